@@ -1,0 +1,121 @@
+"""The exceptions of lazyfs, and the one place that turns them into errno.
+
+    LazyfsError
+    ├── UsageError           the caller's: a bad option, source, mountpoint, size
+    ├── StoreError           the backing store: foreign, newer format, unwritable, damaged beyond use
+    ├── SourceError          where names come from: a manifest or index that cannot be read
+    └── ReadError            a look-up or a read that cannot be answered
+        ├── NameMissing          no such name under the mount                          ENOENT
+        ├── WritesRefused        anything that would change the mount                  EROFS
+        └── OriginError          the origin's
+            ├── OriginRefused        it said no and will say no again (404, 403 …)     EIO
+            ├── OriginUnreachable    transport: connect, reset, time-out, 5xx          EIO, tried again
+            ├── OriginBadAnswer      an answer that does not prove its bytes           EIO, tried again
+            ├── OriginOffline        `--offline` forbids asking                        EIO
+            ├── BlobChanged          another version is under that URL now             ESTALE
+            └── DeadlineExceeded     nothing of the above in time                      EIO
+
+Every message is one line that says what failed, for which URL (redacted), and what to do where there is
+something to do. "Tried again" means by the flight that met it, as long as somebody waits.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class LazyfsError(Exception):
+    """Base of everything that lazyfs raises on purpose; `str()` of it is one line for a person."""
+
+    errno: int = errno.EIO
+
+
+class UsageError(LazyfsError):
+    """The command was asked for something that cannot be meant."""
+
+    errno = errno.EINVAL
+
+
+class StoreError(LazyfsError):
+    """The backing store cannot be used as it is."""
+
+
+class SourceError(LazyfsError):
+    """A source of names cannot be read."""
+
+
+class ReadError(LazyfsError):
+    """A look-up or a read cannot be answered."""
+
+
+class NameMissing(ReadError):
+    """There is no such name under the mount."""
+
+    errno = errno.ENOENT
+
+
+class WritesRefused(ReadError):
+    """The mount is read-only."""
+
+    errno = errno.EROFS
+
+
+class OriginError(ReadError):
+    """The origin's answer, or the lack of one, is the reason.
+
+    `url` is redacted already: no query, no userinfo.
+    """
+
+    retryable: bool = False
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.url = url
+        self.reason = reason
+
+
+class OriginRefused(OriginError):
+    """The origin said no; asking again would not help. `status` is its HTTP status."""
+
+    def __init__(self, url: str, reason: str, status: int) -> None:
+        super().__init__(url, reason)
+        self.status = status
+
+
+class OriginUnreachable(OriginError):
+    """Connect, reset, time-out or a passing 429/5xx.
+
+    *Units*: `retry_after` is seconds from now, as the origin asked for, or None.
+    """
+
+    retryable = True
+
+    def __init__(self, url: str, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(url, reason)
+        self.retry_after = retry_after
+
+
+class OriginBadAnswer(OriginError):
+    """The answer does not prove which bytes of which version it holds, so it was not used."""
+
+    retryable = True
+
+
+class OriginOffline(OriginError):
+    """The bytes are not in the store, and `--offline` forbids asking the origin."""
+
+
+class BlobChanged(OriginError):
+    """The origin has another version under this URL than the one that was opened."""
+
+    errno = errno.ESTALE
+
+
+class DeadlineExceeded(OriginError):
+    """The read's deadline passed before the origin delivered."""
+
+
+def errno_for(exc: BaseException) -> int:
+    """Return the errno that a caller of the file system sees for `exc`; EIO for whatever is unforeseen."""
+    # An OSError's own errno is about the store (EACCES, ENOSPC …), not about what the reader asked for.
+    return exc.errno if isinstance(exc, LazyfsError) else errno.EIO

@@ -1,0 +1,49 @@
+"""What may be read off a URL, and what may be shown of one.  Pure.
+
+A URL is opaque once given (TRAPS: a re-encoded one breaks its signature): these functions look at it and derive
+names from it, and none of them changes what is sent to an origin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from urllib.parse import unquote_to_bytes, urlsplit
+
+
+def redact(url: str) -> str:
+    """Return `url` without userinfo, query and fragment: the form for logs, errors, xattrs and `status`."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "(unreadable URL)"
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
+
+
+def key(url: str) -> str:
+    """Return the name under which the store knows `url`: a SHA-256, since the URL itself may hold a secret."""
+    return hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port: two URLs with the same three are the same origin (RFC 6454 §4)."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(scheme, 0)
+
+
+def last_segment(url: str) -> str:
+    """Return the percent-decoded last segment of the URL's path; empty when it ends in a slash."""
+    return os.fsdecode(unquote_to_bytes(urlsplit(url).path.rpartition("/")[2]))
+
+
+def is_http(text: str) -> bool:
+    """Say whether `text` is an absolute http or https URL with a host."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
