@@ -1,0 +1,335 @@
+"""An open blob and the one read algorithm.
+
+    read ── each block ── in memory, checked? ── answer
+                             │ no
+                          a flight has it? ── landed: answer; else join it, up to the read's deadline
+                             │ no
+                          in the store, matching its checksum? ── answer
+                             │ no
+                          launch a flight (fetch.py) and join it
+
+Only bytes of checked blocks are answered. A read waits for the blocks it touches and for nothing else; what readahead
+launches beside it, it does not wait for.
+
+A block that failed is answered with the same error for `FAILED_FOR` seconds, because the kernel asks for the pages of
+a failed request one by one, and each would otherwise wait for a deadline of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from lazyfs import urls
+from lazyfs.counters import Counters
+from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginOffline, StoreError
+from lazyfs.extents import Extent, Geometry, runs
+from lazyfs.fetch import Fetcher, Remote, read_stored
+from lazyfs.flight import Flight, FlightEnded, Hold
+from lazyfs.memory import Block, CheckedBlocks
+from lazyfs.origin.client import Client
+from lazyfs.readahead import Readahead
+from lazyfs.store import BlobFile, Store
+from lazyfs.versions import BlobId
+
+__all__ = ["Blob", "Blobs", "Remote"]
+
+log = logging.getLogger(__name__)
+
+FAILED_FOR: Final = 3.0
+"""Seconds for which a block that failed fails at once."""
+
+LONGEST_RUN: Final = 16 * 1024 * 1024
+"""Bytes in one ranged request at the most: what a new demand may have to share a connection's worth with."""
+
+FILL_WORKERS: Final = 4
+"""Runs fetched at a time when a whole blob is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """*Units*: `read_timeout` seconds, infinite to wait for ever; `memory` bytes of checked blocks."""
+
+    read_timeout: float = 60.0
+    memory: int = 32 * 1024 * 1024
+
+
+class Blob:
+    """A blob that is open in this process, shared by all its readers; made by `Blobs.open`."""
+
+    def __init__(self, blob_id: BlobId, file: BlobFile, remote: Remote, shared: Blobs) -> None:
+        self.blob_id = blob_id
+        self.remote = remote
+        self.geometry: Geometry = file.geometry
+        self.opens = 0
+        self._file = file
+        self._shared = shared
+        self._fetcher = Fetcher(file, remote, shared.client, shared.memory, shared.counters)
+        self._flights = self._fetcher.flights
+        self._readahead = Readahead(file.geometry)
+        self._ahead: list[Hold] = []
+        self._failed: dict[int, tuple[float, LazyfsError]] = {}
+        self._leading = 0  # flights launched whose leader has not returned
+        self._complete = file.complete()
+
+    async def read(self, offset: int, length: int) -> bytes | memoryview:
+        """Return the bytes `[offset, offset + length)`, cut at the end of the blob only.
+
+        *Raises*: DeadlineExceeded, when the origin did not deliver in time; OriginError; StoreError. *Cancellation*:
+        at any time; flights that nobody else waits for end. *Units*: bytes.
+        """
+        extent = self.geometry.covering(offset, length)
+        if not extent:
+            return b""
+        deadline = trio.current_time() + self._shared.limits.read_timeout
+        if self._complete:
+            blocks = [await self._block(index, deadline) for index in extent.blocks()]
+        else:
+            holds = self._launch_around(extent, self._readahead.on_read(offset, length))
+            try:
+                blocks = [await self._block(index, deadline) for index in extent.blocks()]
+            finally:
+                _release(holds)
+        start = offset - extent.start * self.geometry.block_size
+        length = min(length, self.geometry.size - offset)
+        if len(blocks) == 1:
+            return memoryview(blocks[0])[start : start + length]
+        last = length + start - (len(blocks) - 1) * self.geometry.block_size
+        return b"".join([memoryview(blocks[0])[start:], *blocks[1:-1], memoryview(blocks[-1])[:last]])
+
+    async def fill(self, progress: Callable[[], None] = lambda: None) -> None:
+        """Fetch every missing block, without a deadline; `progress` is called as blocks come in.
+
+        *Raises*: OriginError; StoreError. *Cancellation*: at any time; what has landed stays.
+        """
+        blocks = max(1, LONGEST_RUN // self.geometry.block_size)
+        starts = iter(range(0, self.geometry.blocks, blocks))
+        failure: list[LazyfsError] = []
+
+        async def worker() -> None:
+            for start in starts:
+                try:
+                    await self._fill_run(Extent(start, min(start + blocks, self.geometry.blocks)))
+                except LazyfsError as exc:
+                    failure.append(exc)
+                if failure:
+                    return
+                progress()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(FILL_WORKERS):
+                nursery.start_soon(worker)
+        if failure:
+            raise failure[0]
+
+    def present_bytes(self) -> int:
+        """Return how many bytes of the blob are in the store; reads the map."""
+        return self._file.present_bytes()
+
+    async def _fill_run(self, run: Extent) -> None:
+        """See to it that a run of blocks is in the store."""
+        missing = set(self._file.missing(run))
+        while missing:
+            self._refuse_offline(run)
+            holds = self._launch(run)
+            try:
+                for index in missing:
+                    if (flight := self._flights.find(index)) is not None:
+                        await self._until_done(flight)
+            finally:
+                _release(holds)
+            before, missing = missing, set(self._file.missing(run))
+            if missing >= before:
+                raise StoreError(f"blob {self.blob_id}: the store does not take what was fetched; is its disk full?")
+
+    async def _until_done(self, flight: Flight) -> None:
+        """Wait for a flight's end, as long as it comes nearer."""
+        while True:
+            left = len(flight.blocks)
+            with trio.move_on_after(self._shared.limits.read_timeout):
+                await flight.done()
+                return
+            if len(flight.blocks) >= left:
+                raise self._too_late()
+
+    def _launch_around(self, demand: Extent, ahead: Extent) -> list[Hold]:
+        """Launch flights for the missing blocks of a read, and of what to fetch ahead of it, joined where they touch.
+
+        Returns the holds that are the read's own. No await: to find no flight and to launch one are one step.
+        """
+        if self._shared.client.offline:
+            return []
+        self._ahead = [hold for hold in self._ahead if hold.active]
+        if ahead and ahead.start <= demand.stop:
+            self._ahead += self._launch(Extent(demand.start, ahead.stop))
+            return []
+        self._ahead += self._launch(ahead)
+        return self._launch(demand)
+
+    def _launch(self, run: Extent) -> list[Hold]:
+        """Launch flights for the missing blocks of a run that have none, and return a hold on each."""
+        missing = [index for index in self._file.missing(run) if self._flights.find(index) is None]
+        holds = []
+        for part in runs(missing, max(1, LONGEST_RUN // self.geometry.block_size)):
+            holds.append(self._take_off(part.blocks()).hold())
+        return holds
+
+    def _take_off(self, blocks: Iterable[int]) -> Flight:
+        flight = self._flights.launch(blocks)
+        self._leading += 1
+        self._shared.nursery.start_soon(self._lead, flight)
+        return flight
+
+    async def _lead(self, flight: Flight) -> None:
+        try:
+            await self._fetcher.lead(flight)
+            if not self._complete and self._file.complete():
+                self._complete = True
+                await self._shared.mark_complete(self._file)
+        finally:
+            self._leading -= 1
+            self._shared.forget_if_idle(self)
+
+    async def _block(self, index: int, deadline: float) -> Block:
+        """Return one checked block by the deadline."""
+        counters = self._shared.counters
+        key = (self.blob_id, index)
+        while True:
+            block = self._shared.memory.get(key)
+            if block is not None:
+                counters.blocks_hit += 1
+                return block
+            flight = self._flights.find(index)
+            if flight is not None:
+                block = await self._join(flight, index, deadline)
+            else:
+                block = await read_stored(self._file, index, counters)
+                if block is not None:
+                    counters.blocks_hit += 1
+                    self._shared.memory.add(key, block)
+                elif self._flights.find(index) is None:
+                    self._complete = False
+                    self._refuse_failed(index)
+                    self._refuse_offline(Extent(index, index + 1))
+                    self._take_off([index])
+            if block is not None:
+                return block
+
+    async def _join(self, flight: Flight, index: int, deadline: float) -> Block | None:
+        """Wait for a block of a flight; None when the flight ended without it: look again."""
+        self._refuse_failed(index)
+        try:
+            with trio.move_on_at(deadline):
+                if not flight.dying:
+                    return await flight.wait(index)
+                await flight.ended.wait()
+                return None
+        except FlightEnded:
+            return None
+        except LazyfsError as exc:
+            raise self._failing(index, exc) from None
+        _release(self._ahead)  # nobody reads on from here
+        raise self._failing(index, self._too_late())
+
+    def _too_late(self) -> DeadlineExceeded:
+        seconds = self._shared.limits.read_timeout
+        return DeadlineExceeded(urls.redact(self.remote.url), f"not delivered by the origin in {seconds:g} s")
+
+    def _failing(self, index: int, error: LazyfsError) -> LazyfsError:
+        """Note that a block has failed, for the pages that the kernel asks for next."""
+        now = trio.current_time()
+        self._failed = {other: noted for other, noted in self._failed.items() if noted[0] > now}
+        if index not in self._failed:
+            log.warning("blob %s, block %d: %s", self.blob_id, index, error)
+        self._failed[index] = (now + FAILED_FOR, error)
+        return error
+
+    def _refuse_failed(self, index: int) -> None:
+        until, error = self._failed.get(index, (-math.inf, None))
+        if error is not None and trio.current_time() < until:
+            raise error.with_traceback(None)
+
+    def _refuse_offline(self, run: Extent) -> None:
+        if self._shared.client.offline and any(True for _ in self._file.missing(run)):
+            shown = urls.redact(self.remote.url)
+            raise OriginOffline(shown, "not all of it is in the store, and --offline forbids asking the origin")
+
+    def release(self) -> None:
+        """Give up what was fetched for readers that have left: the last of them has closed the blob."""
+        _release(self._ahead)
+        self._ahead.clear()
+        self._fetcher.release_pass()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody has it open and nothing of it is under way."""
+        return self.opens == 0 and self._leading == 0
+
+    def close_file(self) -> None:
+        """Close its files; it must be idle."""
+        self._file.close()
+
+
+class Blobs:
+    """The blobs that are open in this process, and what they share.
+
+    `nursery` runs the flights; it must outlive every reader.
+    """
+
+    def __init__(self, store: Store, client: Client, counters: Counters, nursery: trio.Nursery, limits: Limits) -> None:
+        self.store = store
+        self.client = client
+        self.counters = counters
+        self.nursery = nursery
+        self.limits = limits
+        self.memory = CheckedBlocks(limits.memory)
+        self._open: dict[BlobId, Blob] = {}
+        self._opening = trio.Lock()
+
+    async def open(self, blob_id: BlobId, remote: Remote) -> Blob:
+        """Open a blob, or share it with those who have it open. *Raises*: StoreError. Pair it with `close`."""
+        async with self._opening:
+            blob = self._open.get(blob_id)
+            if blob is None:
+                try:
+                    file = await trio.to_thread.run_sync(self.store.open_blob, blob_id, remote.url, remote.version.size)
+                except OSError as exc:
+                    raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
+                blob = self._open[blob_id] = Blob(blob_id, file, remote, self)
+            blob.opens += 1
+            return blob
+
+    def close(self, blob: Blob) -> None:
+        """Undo one `open`; what is under way for readers that have left is cancelled."""
+        blob.opens -= 1
+        if blob.opens == 0:
+            blob.release()
+            self.forget_if_idle(blob)
+
+    def forget_if_idle(self, blob: Blob) -> None:
+        """Close a blob's files once nobody needs them."""
+        if blob.idle and self._open.get(blob.blob_id) is blob:
+            del self._open[blob.blob_id]
+            blob.close_file()
+
+    async def mark_complete(self, file: BlobFile) -> None:
+        """Record that all of a blob is in the store: its bytes are synced first."""
+
+        def sync_and_mark() -> None:
+            file.sync()
+            self.store.catalogue.mark_complete(file.blob_id)
+
+        try:
+            await trio.to_thread.run_sync(sync_and_mark)
+        except (OSError, LazyfsError) as exc:
+            log.warning("blob %s is whole but could not be marked so: %s", file.blob_id, exc)
+
+
+def _release(holds: Iterable[Hold]) -> None:
+    for hold in holds:
+        hold.release()

@@ -1,0 +1,25 @@
+"""What a mount has done so far, as numbers.  Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(slots=True)
+class Counters:
+    """Counts since the mount began; `status --json` prints them under these names. *Units*: `*_bytes` bytes."""
+
+    origin_requests: int = 0
+    origin_bytes: int = 0  # of bodies
+    reads: int = 0
+    read_bytes: int = 0
+    blocks_fetched: int = 0
+    blocks_awaited: int = 0  # another process fetched them for us
+    blocks_hit: int = 0  # they were in memory or in the store
+    blocks_corrupt: int = 0  # present, but not matching their checksum
+    retries: int = 0
+    errors: int = 0  # reads and look-ups that ended in an error
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,345 @@
+"""The leader of a flight: takes the blocks' locks, looks again, asks the origin, lands the blocks, commits them.
+
+    pending ── try its lock ──┬─ held elsewhere ── poll: present now? lock free now? ──┐
+       ▲                      └─ ours ── look again: present? ── settled               │
+       │                                    │ missing                                  │
+       │    retryable failure               ▼                                          │
+       └──── back off, unlocked ◄──── one ranged request ── landed ── written ── recorded ── settled, unlocked
+       ▲                                                                               │
+       └───────────────────────────────────────────────────────────────────────────────┘
+
+A block lands, that is, is given to this process's waiters, as soon as its bytes are whole in memory; the commit follows
+behind in a worker thread, a few blocks at a time, so neither a slow disk nor a full one keeps a reader waiting. The
+block's lock is held until the commit, so other processes never fetch what is on its way to the disk.
+
+An origin that ignores ranges answers with the whole blob. Its flight then widens to all that is missing and becomes
+the blob's *pass*: every block is committed as it goes by, and it goes on to the end as long as the blob is open,
+whatever its first reader does, because another reader would have to begin it again from byte 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from lazyfs.counters import Counters
+from lazyfs.errors import LazyfsError, OriginError
+from lazyfs.extents import Extent, Geometry, runs
+from lazyfs.flight import Flight, FlightTable, Hold
+from lazyfs.memory import Block, CheckedBlocks
+from lazyfs.origin.backoff import Backoff
+from lazyfs.origin.client import Answer, Client
+from lazyfs.store import BlobFile
+from lazyfs.versions import Version
+
+log = logging.getLogger(__name__)
+
+UNCOMMITTED: Final = 16
+"""Blocks of a flight that may have landed and not be in the store yet; then receiving waits for the disk."""
+
+_POLL_FIRST: Final = 0.001
+_POLL_LARGEST: Final = 0.01
+"""Seconds between two looks at a block that another process fetches: a commit is seen within a few milliseconds, a
+holder's death within 10."""
+
+_UNBOUNDED: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Where a blob's bytes come from; `head` is what is known of them already, from byte 0."""
+
+    url: str
+    version: Version
+    ranged: bool
+    head: bytes
+
+
+class Fetcher:
+    """Leads the flights of one open blob."""
+
+    def __init__(
+        self, file: BlobFile, remote: Remote, client: Client, memory: CheckedBlocks, counters: Counters
+    ) -> None:
+        self.flights = FlightTable()
+        self.one_pass = not remote.ranged
+        self._file = file
+        self._remote = remote
+        self._client = client
+        self._memory = memory
+        self._counters = counters
+        self._pass: Flight | None = None
+        self._pass_hold: Hold | None = None
+        # Blocks whose lock this process has. A flight releases only what is in here, never a range, since the
+        # locks of all flights of this blob are on one descriptor.
+        self._locked: set[int] = set()
+        self._disk_failed = False
+
+    def release_pass(self) -> None:
+        """Let a pass end with its last waiter: the blob is being closed."""
+        if self._pass_hold is not None:
+            self._pass_hold.release()
+
+    async def lead(self, flight: Flight) -> None:
+        """Fetch the flight's blocks. Never raises: failures go to the flight's waiters.
+
+        *Cancellation*: by the flight's own scope; what has landed is committed first. *Locks*: takes and releases the
+        blocks'.
+        """
+        error: Exception | None = None
+        try:
+            with flight.scope:
+                await self._fetch(flight)
+        except LazyfsError as exc:
+            error = exc
+        except Exception as exc:
+            log.exception("blob %s: an unforeseen failure", self._file.blob_id)
+            error = exc
+        finally:
+            self._release(flight.blocks)
+            self.flights.end(flight, error)
+            if self._pass is flight:
+                self._pass = None
+
+    async def _fetch(self, flight: Flight) -> None:
+        backoff = Backoff()
+        while flight.blocks:
+            pending = len(flight.blocks)
+            try:
+                await self._fetch_some(flight)
+            except OriginError as exc:
+                if not exc.retryable:
+                    raise
+                self._counters.retries += 1
+                if len(flight.blocks) < pending:
+                    backoff.after_progress()
+                wait = backoff.after_failure(getattr(exc, "retry_after", None))
+                log.log(logging.WARNING if backoff.tries == 1 else logging.DEBUG, "%s; next try in %.1f s", exc, wait)
+                self._release(flight.blocks)
+                await trio.sleep(wait)
+
+    async def _fetch_some(self, flight: Flight) -> None:
+        """Get the first pending run into the store, or wait for whoever does."""
+        if self._pass is not None and self._pass is not flight:
+            self.flights.hand_over(flight, self._pass)
+            return
+        run = next(runs(sorted(flight.blocks), _UNBOUNDED))
+        locked = self._lock(run)
+        if not locked:
+            await self._wait_for_other(flight, run.start)
+            return
+        missing = await self._look_again(flight, locked)
+        for part in runs(missing, _UNBOUNDED):
+            await self._ask(flight, part)
+
+    def _lock(self, run: Extent) -> Extent:
+        locked = self._file.locks.try_blocks(run)
+        self._locked.update(locked.blocks())
+        return locked
+
+    def _release(self, blocks: Iterable[int]) -> None:
+        ours = sorted(self._locked.intersection(blocks))
+        self._locked.difference_update(ours)
+        for run in runs(ours, _UNBOUNDED):
+            self._file.locks.release_blocks(run)
+
+    async def _wait_for_other(self, flight: Flight, index: int) -> None:
+        """Wait until another process has committed a block or let go of its lock; return with either."""
+        one, pause = Extent(index, index + 1), _POLL_FIRST
+        while True:
+            if next(self._file.missing(one), None) is None and await self._settle_present(flight, index):
+                self._counters.blocks_awaited += 1
+                return
+            if self._lock(one):
+                return  # the next round looks again and fetches it
+            await trio.sleep(pause)
+            pause = min(pause * 2, _POLL_LARGEST)
+
+    async def _look_again(self, flight: Flight, locked: Extent) -> list[int]:
+        """Settle what was committed between the look that launched the flight and the lock; return the rest."""
+        missing = set(self._file.missing(locked))
+        for index in locked.blocks():
+            if index not in missing and not await self._settle_present(flight, index):
+                missing.add(index)
+        return sorted(missing)
+
+    async def _settle_present(self, flight: Flight, index: int) -> bool:
+        """Settle a block that is marked present, landing it if it is awaited; False when its bytes are damaged."""
+        if flight.awaited(index):
+            block = await read_stored(self._file, index, self._counters)
+            if block is None:
+                return False
+            self._land(flight, index, block)
+        self._settle(flight, [index])
+        return True
+
+    def _land(self, flight: Flight, index: int, block: Block) -> None:
+        self._memory.add((self._file.blob_id, index), block)
+        flight.land(index, block)
+
+    def _settle(self, flight: Flight, blocks: Iterable[int]) -> None:
+        blocks = list(blocks)
+        self._release(blocks)
+        for index in blocks:
+            self.flights.settle(flight, index)
+
+    async def _ask(self, flight: Flight, run: Extent) -> None:
+        """Ask the origin for a run of missing blocks. *Locks*: theirs, held."""
+        geometry = self._file.geometry
+        if self.one_pass:
+            run = Extent(0, geometry.blocks)
+        extent, head = geometry.bytes_of(run), b""
+        if run.start == 0 and not self.one_pass:
+            head = self._remote.head[: len(extent)]
+            extent = Extent(len(head), extent.stop)
+        if not extent:  # the head is all there is of it
+            await self._land_and_commit(flight, None, Assembler(geometry, 0, head))
+            return
+        async with self._client.get(self._remote.url, extent, self._remote.version) as answer:
+            body = answer.body.extent
+            if self.one_pass or body.start != extent.start or body.stop > extent.stop:
+                # The range was ignored, now or always. One pass is enough, however many flights learn it at once.
+                self.one_pass = True
+                if self._pass is not None and self._pass is not flight:
+                    return
+                self._begin_pass(flight)
+                head = b""
+            await self._receive(flight, answer, Assembler(geometry, body.start - len(head), head))
+
+    def _begin_pass(self, flight: Flight) -> None:
+        """Widen a flight to all that is missing; no await, so that there is one pass."""
+        if self._pass is None:
+            self._pass, self._pass_hold = flight, flight.hold()
+        self.flights.widen(flight, self._file.missing(Extent(0, self._file.geometry.blocks)))
+        for run in runs(sorted(flight.blocks - self._locked), _UNBOUNDED):
+            start = run.start
+            while start < run.stop:
+                start = self._lock(Extent(start, run.stop)).stop + 1  # the block after it is held elsewhere
+
+    async def _receive(self, flight: Flight, answer: Answer, assembler: Assembler) -> None:
+        """Cut the body into blocks, and land and commit those that are this flight's."""
+        if answer.body.counted:
+            await self._land_and_commit(flight, answer, assembler)
+            return
+        # The body proves itself only by its end: put it in place, and vouch for it then.
+        checksums: dict[int, int] = {}
+        async with aclosing(assembler.blocks(answer)) as blocks:
+            async for index, block in blocks:
+                if index in flight.blocks and self._owned(index):
+                    checksums[index] = await trio.to_thread.run_sync(self._file.write, index, block)
+        for index, checksum in checksums.items():
+            self._file.record(index, checksum)
+            self._counters.blocks_fetched += 1
+            await self._settle_present(flight, index)
+
+    async def _land_and_commit(self, flight: Flight, answer: Answer | None, assembler: Assembler) -> None:
+        """Land what arrives, at once, and have it committed behind."""
+        send, receive = trio.open_memory_channel[tuple[int, Block]](UNCOMMITTED)
+        failure: OriginError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._commit_behind, flight, receive)
+            with send:
+                try:
+                    async with aclosing(assembler.blocks(answer)) as blocks:
+                        async for index, block in blocks:
+                            if index in flight.blocks:
+                                self._counters.blocks_fetched += 1
+                                self._land(flight, index, block)
+                                await send.send((index, block))
+                except OriginError as exc:
+                    failure = exc  # raised outside the nursery, which would wrap it into a group
+        if failure is not None:
+            raise failure
+
+    def _owned(self, index: int) -> bool:
+        """Say whether this process may write a block; a pass goes by some that it could not lock before."""
+        return index in self._locked or bool(self._lock(Extent(index, index + 1)))
+
+    async def _commit_behind(self, flight: Flight, landed: trio.MemoryReceiveChannel[tuple[int, Block]]) -> None:
+        """Commit what lands, in batches, to the end: also when the flight is cancelled meanwhile."""
+        with trio.CancelScope(shield=True), landed:
+            async for first in landed:
+                batch = [first, *_rest_of(landed)]
+                try:
+                    await trio.to_thread.run_sync(self._commit, [item for item in batch if self._owned(item[0])])
+                except OSError as exc:
+                    # The readers have their bytes; only the store has not.
+                    if not self._disk_failed:
+                        log.warning("the store cannot take blocks: %s; reads go on without it", exc.strerror or exc)
+                    self._disk_failed = True
+                self._settle(flight, [index for index, _ in batch])
+
+    def _commit(self, batch: list[tuple[int, Block]]) -> None:
+        """Put blocks in place, each before its entry (I1). Runs in a worker thread. *Locks*: theirs, held."""
+        for index, block in batch:
+            self._file.record(index, self._file.write(index, block))
+
+
+async def read_stored(file: BlobFile, index: int, counters: Counters) -> bytearray | None:
+    """Return a block of the store, checked; None when it is missing or damaged. Does not block on the disk.
+
+    *Raises*: nothing of the disk's: a block that cannot be read is missing, and is fetched again.
+    """
+    try:
+        try:
+            block = file.read(index, wait=False)
+        except BlockingIOError:
+            block = await trio.to_thread.run_sync(lambda: file.read(index, wait=True))
+        if block is None and next(file.missing(Extent(index, index + 1)), None) is None:
+            counters.blocks_corrupt += 1
+    except OSError:
+        return None
+    return block
+
+
+class Assembler:
+    """Cuts a body that begins at byte `start` into whole blocks; `head` are bytes of it that are here already.
+
+    A block of which the body has only a part is dropped.
+    """
+
+    def __init__(self, geometry: Geometry, start: int, head: bytes) -> None:
+        self._geometry = geometry
+        self._position = start  # of the next byte of the body
+        self._head = head
+        self._begin(-(-start // geometry.block_size))
+
+    async def blocks(self, answer: Answer | None) -> AsyncGenerator[tuple[int, Block], None]:
+        """Yield the blocks of the head and of what `answer` sends, each as soon as it is whole."""
+        for found in self._feed(self._head):
+            yield found
+        while answer is not None and (piece := await answer.receive()):
+            for found in self._feed(piece):
+                yield found
+
+    def _begin(self, index: int) -> None:
+        self._index = index
+        self._filled = 0
+        self._block = bytearray(self._geometry.length(index) if index < self._geometry.blocks else 0)
+
+    def _feed(self, piece: bytes) -> Iterator[tuple[int, Block]]:
+        due = self._index * self._geometry.block_size + self._filled
+        view = memoryview(piece)[max(0, due - self._position) :]
+        self._position += len(piece)
+        while view and self._block:
+            count = min(len(view), len(self._block) - self._filled)
+            self._block[self._filled : self._filled + count] = view[:count]
+            view, self._filled = view[count:], self._filled + count
+            if self._filled == len(self._block):
+                yield self._index, self._block
+                self._begin(self._index + 1)
+
+
+def _rest_of(channel: trio.MemoryReceiveChannel[tuple[int, Block]]) -> list[tuple[int, Block]]:
+    """Take what is in a channel now."""
+    items = []
+    with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+        while True:
+            items.append(channel.receive_nowait())
+    return items

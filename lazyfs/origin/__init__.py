@@ -1,0 +1,1 @@
+"""The origin: asking HTTP servers for bytes, and believing no more than they prove."""

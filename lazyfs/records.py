@@ -1,0 +1,115 @@
+"""The records of the backing store, format 1: this docstring is their specification.  Pure.
+
+FORMAT, a text file:
+
+    format   := "lazyfs store " number "\\n"         number: decimal; this code writes 1 and reads 1
+
+map, one for each blob; all integers little-endian:
+
+    map      := header entry*                        one entry for each block, ceil(size / block_size) of them
+    header   := magic version block_size size reserved check          64 bytes in all
+    magic    := "lazyfsmp"                           8 bytes
+    version  := u32                                  1
+    block_size := u32                                a power of two, 64 KiB to 8 MiB
+    size     := u64                                  bytes in the blob
+    reserved := 32 zero bytes
+    check    := u64                                  XXH3-64 of the 56 bytes before it
+    entry    := u64                                  0: the block is missing; else the checksum of its bytes
+
+A worked example, a blob of 262,145 bytes whose first block is present:
+
+    6c617a796673 6d70 | 01000000 | 00000400 | 0100040000000000 | 00*32 | check | first block's XXH3-64 | 00*8
+
+The checksum of a block is its XXH3-64 with seed 0, except that 0 is written as 1, because 0 says "missing". It is
+there to find rot, torn writes and holes, not attackers. An entry is 8 bytes at a multiple of 8, so it lies in one
+sector and one page: a write of it is seen whole or not at all. A short map, or one that ends in mid-entry, has missing
+blocks at its end.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import xxhash
+
+FORMAT: Final = 1
+MIN_BLOCK_SIZE: Final = 64 * 1024
+MAX_BLOCK_SIZE: Final = 8 * 1024 * 1024
+DEFAULT_BLOCK_SIZE: Final = 256 * 1024
+
+MAP_HEADER_SIZE: Final = 64
+ENTRY_SIZE: Final = 8
+MISSING: Final = 0
+
+_HEADER = struct.Struct("<8sIIQ32x")
+_CHECK = struct.Struct("<Q")
+_MAGIC = b"lazyfsmp"
+_FORMAT_PREFIX = "lazyfs store "
+
+
+class BadRecord(ValueError):
+    """Bytes of the store that are not what the format says."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapHeader:
+    """What a map says of its blob. *Units*: bytes."""
+
+    block_size: int
+    size: int
+
+
+def checksum(block: bytes | bytearray | memoryview) -> int:
+    """Return the checksum of a block's bytes; never 0."""
+    return xxhash.xxh3_64_intdigest(block) or 1
+
+
+def valid_block_size(block_size: int) -> bool:
+    """Say whether a blob may be cut into blocks of this many bytes."""
+    return MIN_BLOCK_SIZE <= block_size <= MAX_BLOCK_SIZE and block_size & (block_size - 1) == 0
+
+
+def pack_map_header(header: MapHeader) -> bytes:
+    """Encode a map's header."""
+    body = _HEADER.pack(_MAGIC, FORMAT, header.block_size, header.size)
+    return body + _CHECK.pack(xxhash.xxh3_64_intdigest(body))
+
+
+def unpack_map_header(data: bytes) -> MapHeader:
+    """Decode a map's header. *Raises*: BadRecord, when any bit of it is not as written."""
+    if len(data) < MAP_HEADER_SIZE:
+        raise BadRecord(f"the map's header is {len(data)} bytes long instead of {MAP_HEADER_SIZE}")
+    body = data[: _HEADER.size]
+    magic, version, block_size, size = _HEADER.unpack(body)
+    if _CHECK.unpack_from(data, _HEADER.size)[0] != xxhash.xxh3_64_intdigest(body):
+        raise BadRecord("the map's header does not match its checksum")
+    if magic != _MAGIC or version != FORMAT or not valid_block_size(block_size):
+        raise BadRecord("the map's header is of another format")
+    return MapHeader(block_size, size)
+
+
+def pack_entry(value: int) -> bytes:
+    """Encode one entry of a map."""
+    return _CHECK.pack(value)
+
+
+def unpack_entries(data: bytes, count: int) -> tuple[int, ...]:
+    """Decode `count` entries; what `data` is too short for is missing."""
+    whole = min(len(data) // ENTRY_SIZE, count)
+    return struct.unpack_from(f"<{whole}Q", data) + (MISSING,) * (count - whole)
+
+
+def pack_format() -> bytes:
+    """The content of FORMAT."""
+    return f"{_FORMAT_PREFIX}{FORMAT}\n".encode()
+
+
+def unpack_format(data: bytes) -> int:
+    """Return the format number of a store. *Raises*: BadRecord."""
+    text = data.decode("ascii", "replace")
+    number = text.removeprefix(_FORMAT_PREFIX).strip()
+    if not text.startswith(_FORMAT_PREFIX) or not number.isdecimal():
+        raise BadRecord("FORMAT does not hold a format number")
+    return int(number)

@@ -1,0 +1,210 @@
+"""One blob in the store: its sparse data, its map and its locks.
+
+The invariants, each kept by the function in brackets:
+
+ I1  A map entry is written only after the bytes it vouches for are in place (`record` after `write`).
+ I2  Bytes leave this module only when they match their map entry (`_verified`).
+ I3  The in-use lock is held, shared, from `open_blob` to `close`: while it is, nobody removes the directory.
+ I4  `data` and `map` are made under the set-up lock, `map` with its header first (`_set_up`).
+
+From I1 and I2: a torn write, a lost write, a flipped bit, a file cut short, or a block that another process evicts
+in mid-read can only look like a missing block. Nothing is synced on the way; `sync` is for whoever marks the blob
+complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from lazyfs import records
+from lazyfs.errors import StoreError
+from lazyfs.extents import Extent, Geometry
+from lazyfs.store import layout as layouts
+from lazyfs.store.layout import Layout
+from lazyfs.store.locks import BlobLocks
+from lazyfs.versions import BlobId
+
+_SET_UP_PATIENCE: Final = 5.0
+"""Seconds to wait for another process that makes or removes the same blob; each takes well under one."""
+
+_MAP_PIECE: Final = 1 << 13
+"""Map entries looked at in one go when a whole map is counted."""
+
+
+class BlobFile:
+    """An open blob of the store. Its methods block on the disk; none needs a lock unless it says so."""
+
+    def __init__(
+        self, blob_id: BlobId, geometry: Geometry, data: int, map_fd: int, lock: int, locks: BlobLocks
+    ) -> None:
+        self.blob_id = blob_id
+        self.geometry = geometry
+        self.locks = locks
+        self._data = data
+        self._map = map_fd
+        self._lock = lock
+        self._nowait = os.RWF_NOWAIT
+        self._all_before = 0  # every block below it was present when last looked at
+
+    def close(self) -> None:
+        """Close the blob. *Locks*: releases all that this process holds of it."""
+        for fd in (self._data, self._map, self._lock):
+            os.close(fd)
+
+    def entries(self, run: Extent) -> tuple[int, ...]:
+        """Return the map entries of a run of blocks; 0 is a missing block."""
+        data = os.pread(self._map, len(run) * records.ENTRY_SIZE, _entry_offset(run.start))
+        return records.unpack_entries(data, len(run))
+
+    def missing(self, run: Extent) -> Iterator[int]:
+        """Yield the missing blocks of a run, ascending."""
+        entries = self.entries(run)
+        return (index for index, entry in zip(run.blocks(), entries, strict=True) if entry == records.MISSING)
+
+    def read(self, index: int, *, wait: bool) -> bytearray | None:
+        """Return a block's bytes, checked; None when it is missing or does not match its entry.
+
+        *Raises*: BlockingIOError without `wait`, when the bytes are not in the page cache; OSError from the disk.
+        """
+        entry = self.entries(Extent(index, index + 1))[0]
+        if entry == records.MISSING:
+            return None
+        block = bytearray(self.geometry.length(index))
+        offset = index * self.geometry.block_size
+        if self._read_into(block, offset, wait=wait) < len(block):
+            return None
+        return self._verified(index, entry, block)
+
+    def write(self, index: int, block: bytes | bytearray | memoryview) -> int:
+        """Put a block's bytes in place and return the checksum for `record`. *Locks*: the block's, held.
+
+        *Raises*: OSError, when the disk is full or fails: then the block is as missing as before.
+        """
+        offset = index * self.geometry.block_size
+        view = memoryview(block)
+        while view:
+            written = os.pwrite(self._data, view, offset)
+            view, offset = view[written:], offset + written
+        return records.checksum(block)
+
+    def record(self, index: int, checksum: int) -> None:
+        """Mark a block present. *Locks*: the block's, held; its bytes have been written (I1). *Raises*: OSError."""
+        os.pwrite(self._map, records.pack_entry(checksum), _entry_offset(index))
+
+    def complete(self) -> bool:
+        """Say whether every block is marked present; looks only at what was not present the last time."""
+        total = self.geometry.blocks
+        while self._all_before < total:
+            run = Extent(self._all_before, min(self._all_before + _MAP_PIECE, total))
+            first = next(self.missing(run), None)
+            self._all_before = run.stop if first is None else first
+            if first is not None:
+                return False
+        return True
+
+    def present_bytes(self) -> int:
+        """Return how many bytes of the blob are marked present; reads the whole map."""
+        total, count = self.geometry.blocks, 0
+        for start in range(0, total, _MAP_PIECE):
+            entries = self.entries(Extent(start, min(start + _MAP_PIECE, total)))
+            count += len(entries) - entries.count(records.MISSING)
+        if not count:
+            return 0
+        tail = self.entries(Extent(total - 1, total))[0] != records.MISSING
+        short = self.geometry.block_size - self.geometry.length(total - 1) if tail else 0
+        return count * self.geometry.block_size - short
+
+    def sync(self) -> None:
+        """Make what was committed so far survive a power loss. *Raises*: OSError."""
+        os.fdatasync(self._data)
+        os.fdatasync(self._map)
+
+    def _read_into(self, block: bytearray, offset: int, *, wait: bool) -> int:
+        """Fill `block` from `offset` and return how far it got; short only at the end of the file."""
+        view, filled = memoryview(block), 0
+        while filled < len(block):
+            flags = 0 if wait else self._nowait
+            try:
+                count = os.preadv(self._data, [view[filled:]], offset + filled, flags)
+            except OSError as exc:
+                if flags and exc.errno == errno.EOPNOTSUPP:
+                    # tmpfs and some others know no RWF_NOWAIT; they have their bytes in memory anyway.
+                    self._nowait = 0
+                    continue
+                raise
+            if count == 0:
+                break
+            filled += count
+        return filled
+
+    def _verified(self, index: int, entry: int, block: bytearray) -> bytearray | None:
+        """Let bytes out only when they match (I2)."""
+        return block if records.checksum(block) == entry else None
+
+
+def open_blob(layout: Layout, blob_id: BlobId, size: int, block_size: int) -> BlobFile:
+    """Open a blob, making it when it is new; a known one keeps the block size it has.
+
+    *Raises*: StoreError, when what lies there is damaged beyond use or busy for 5 s; OSError from the disk.
+    *Locks*: takes in-use shared (held until `close`) and, to make it, set-up. *Units*: bytes.
+    """
+    deadline = time.monotonic() + _SET_UP_PATIENCE
+    while True:
+        directory = layouts.blob_directory(layout, blob_id, create=True)
+        try:
+            opened = _open_in(layout, blob_id, directory, size, block_size)
+        except FileNotFoundError:
+            opened = None  # the directory went to the trash between two steps
+        finally:
+            os.close(directory)
+        if opened is not None:
+            return opened
+        if time.monotonic() > deadline:
+            raise StoreError(f"blob {blob_id} is being removed or made by another process for too long; try again")
+        time.sleep(0.001)
+
+
+def _open_in(layout: Layout, blob_id: BlobId, directory: int, size: int, block_size: int) -> BlobFile | None:
+    """Open the blob in `directory`; None when another process is at work on it, or has removed it meanwhile."""
+    with contextlib.ExitStack() as undo:
+        lock = layouts.open_file("lock", directory, create=True)
+        undo.callback(os.close, lock)
+        locks = BlobLocks(lock)
+        if not (locks.try_use() and layouts.leads_to(layout, blob_id, directory) and locks.try_set_up()):
+            return None
+        map_fd = layouts.open_file("map", directory, create=True)
+        undo.callback(os.close, map_fd)
+        data = layouts.open_file("data", directory, create=True)
+        undo.callback(os.close, data)
+        geometry = _set_up(map_fd, data, size, block_size)
+        locks.end_set_up()
+        undo.pop_all()
+        return BlobFile(blob_id, geometry, data, map_fd, lock, locks)
+
+
+def _set_up(map_fd: int, data: int, size: int, block_size: int) -> Geometry:
+    """Give map and data their header and size where they lack them (I4). *Locks*: set-up, held."""
+    try:
+        header = records.unpack_map_header(os.pread(map_fd, records.MAP_HEADER_SIZE, 0))
+        usable = header.size == size
+    except records.BadRecord:
+        usable = False
+    if not usable:
+        # New, or damaged: with an empty map every block is missing, whatever lies in the data.
+        header = records.MapHeader(block_size, size)
+        os.ftruncate(map_fd, 0)
+        os.pwrite(map_fd, records.pack_map_header(header), 0)
+    geometry = Geometry(size, header.block_size)
+    for fd, length in ((map_fd, _entry_offset(geometry.blocks)), (data, size)):
+        if os.fstat(fd).st_size != length:
+            os.ftruncate(fd, length)
+    return geometry
+
+
+def _entry_offset(index: int) -> int:
+    return records.MAP_HEADER_SIZE + index * records.ENTRY_SIZE

@@ -1,0 +1,186 @@
+"""The store's directories: made, owned and opened safely.
+
+    STORE/            0700 and ours, or it is refused
+      FORMAT          "lazyfs store 1"
+      catalogue.db    the catalogue (catalogue.py)
+      blobs/ab/ID/    data, map, lock (blobfile.py); `ab` are the first hex digits of the id
+      trash/          staged deletions (trash.py)
+      run/            a control socket and a log for each mount
+
+Everything below STORE is opened relative to a descriptor of it, with O_NOFOLLOW, under names of ours only. A store
+on a network file system is refused: its locks and its mapping of unwritten bytes are those of another host.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from lazyfs import mountinfo, records
+from lazyfs.errors import StoreError
+from lazyfs.versions import BlobId, is_blob_id
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "lustre", "beegfs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Descriptors of an open store's directories; they stay open as long as the process."""
+
+    path: Path
+    root: int
+    blobs: int
+    trash: int
+
+    @property
+    def run(self) -> Path:
+        """Where control sockets and logs lie."""
+        return self.path / "run"
+
+    @property
+    def catalogue(self) -> Path:
+        """The catalogue's file."""
+        return self.path / "catalogue.db"
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in (self.trash, self.blobs, self.root):
+            os.close(fd)
+
+
+def open_layout(path: Path) -> Layout:
+    """Open the store at `path`, making it when it is not there or an empty directory of ours.
+
+    *Raises*: StoreError with one line when it is foreign, open to others, of a newer format, on a network file system,
+    or cannot be made. *Locks*: none; any number of processes may do it at once.
+    """
+    try:
+        return _open_layout(path)
+    except StoreError:
+        raise
+    except OSError as exc:
+        remedy = "name another with --store"
+        raise StoreError(f"the store {path} cannot be used: {exc.strerror or exc}; {remedy}") from exc
+
+
+def _open_layout(path: Path) -> Layout:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    root = open_directory(path)
+    try:
+        _check_owner(path, root)
+        _check_file_system(path)
+        _check_format(path, root)
+        for name in ("blobs", "trash", "run"):
+            make_directory(name, root)
+        return Layout(path, root, open_directory("blobs", root), open_directory("trash", root))
+    except BaseException:
+        os.close(root)
+        raise
+
+
+def _check_owner(path: Path, root: int) -> None:
+    """Refuse a directory that others own or may enter; an empty one of ours is closed to them instead."""
+    status = os.fstat(root)
+    if status.st_uid != os.geteuid():
+        raise StoreError(f"the store {path} belongs to another user (uid {status.st_uid}); name another with --store")
+    if stat.S_IMODE(status.st_mode) == 0o700:
+        return
+    if os.listdir(root):
+        raise StoreError(f"the store {path} is open to others; if it is yours: chmod 700 {path}")
+    os.fchmod(root, 0o700)
+
+
+def _check_file_system(path: Path) -> None:
+    mounted = mountinfo.mount_over(os.path.realpath(path))
+    if mounted is not None and (mounted.fstype in _NETWORK or mounted.fstype.startswith("fuse.")):
+        raise StoreError(
+            f"the store {path} is on a file system ({mounted.fstype}) that is not this host's own; "
+            "name a local directory with --store"
+        )
+
+
+def _check_format(path: Path, root: int) -> None:
+    """Read FORMAT, or write it into a directory that is empty or has only what a racing process makes."""
+    try:
+        with os.fdopen(open_file("FORMAT", root, create=False), "rb") as file:
+            number = records.unpack_format(file.read(64))
+    except FileNotFoundError:
+        if any(not name.startswith(("FORMAT", "blobs", "trash", "run")) for name in os.listdir(root)):
+            raise StoreError(f"{path} is not empty and not a store; name another with --store") from None
+        _write_format(root)
+        return
+    except records.BadRecord as exc:
+        raise StoreError(f"{path} is not a store: {exc}; name another with --store") from exc
+    if number > records.FORMAT:
+        raise StoreError(
+            f"the store {path} was written by a newer lazyfs (format {number}, this one knows {records.FORMAT}); "
+            "upgrade lazyfs or name another with --store"
+        )
+
+
+def _write_format(root: int) -> None:
+    """Write FORMAT whole or not at all: a racing process must never read half of it."""
+    name = f"FORMAT.{os.getpid()}"
+    with os.fdopen(open_file(name, root, create=True), "wb") as file:
+        file.write(records.pack_format())
+        file.flush()
+        os.fdatasync(file.fileno())
+    os.rename(name, "FORMAT", src_dir_fd=root, dst_dir_fd=root)
+
+
+def open_directory(path: str | Path, dir_fd: int | None = None) -> int:
+    """Open a directory, never through a symbolic link. *Raises*: OSError."""
+    return os.open(path, _DIRECTORY, dir_fd=dir_fd)
+
+
+def make_directory(name: str, dir_fd: int) -> None:
+    """Make a directory that only we may enter, unless it is there. *Raises*: OSError."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+            raise OSError(errno.ENOTDIR, f"{name} in the store is not a directory") from None
+
+
+def open_file(name: str, dir_fd: int, *, create: bool) -> int:
+    """Open a file of the store to read and write, never through a symbolic link. *Raises*: OSError."""
+    return os.open(name, _FILE | (os.O_CREAT if create else 0), 0o600, dir_fd=dir_fd)
+
+
+def blob_directory(layout: Layout, blob_id: BlobId, *, create: bool) -> int:
+    """Open a blob's directory. *Raises*: FileNotFoundError without `create`; OSError."""
+    shelf = shelf_of(blob_id)
+    if create:
+        make_directory(shelf, layout.blobs)
+    shelf_fd = open_directory(shelf, layout.blobs)
+    try:
+        if create:
+            make_directory(blob_id, shelf_fd)
+        return open_directory(blob_id, shelf_fd)
+    finally:
+        os.close(shelf_fd)
+
+
+def leads_to(layout: Layout, blob_id: BlobId, directory: int) -> bool:
+    """Look again after locking: say whether the blob's name still leads to the open `directory`."""
+    try:
+        now = blob_directory(layout, blob_id, create=False)
+    except FileNotFoundError:
+        return False
+    try:
+        return os.path.samestat(os.fstat(now), os.fstat(directory))
+    finally:
+        os.close(now)
+
+
+def shelf_of(blob_id: BlobId) -> str:
+    """Return the name of the directory under `blobs/` that holds this blob's."""
+    if not is_blob_id(blob_id):
+        raise ValueError(f"not a blob id: {blob_id!r}")
+    return blob_id.partition("-")[2][:2]

@@ -1,0 +1,101 @@
+"""The store's locks: what each protects, their one order, and who may wait for what.
+
+All are open-file-description locks (fcntl(2), F_OFD_SETLK) on the `lock` file of a blob, which is never unlinked
+while the blob is in `blobs/`. The kernel drops them when the last descriptor of the open file goes, so a killed
+process holds nothing, and closing some other descriptor of the file drops nothing.
+
+| lock | bytes of the file | protects | taken how | held while waiting for |
+|---|---|---|---|---|
+| in use | 2^62 | the blob's directory against removal | shared: while open; exclusive: tried, to remove | blocks |
+| set-up | 2^62 + 1 | the making of map and data | exclusive, tried again for 5 s | nothing |
+| block i | i | the fetch of block i | exclusive, tried; then polled | a higher block |
+
+The order is in use, set-up, blocks ascending. Nobody waits for a lower block while it holds a higher one, so two
+processes cannot wait for each other. A lock of the trash is the removed blob's own in-use lock (trash.py).
+
+Within one process all flights of a blob share one open file description, for which these locks never conflict: there
+the flight table (flight.py) keeps two flights off the same block.
+
+Waiting is polling. A blocked F_OFD_SETLKW needs a thread for each waiter, which no cancellation reaches; a look at the
+map entry and a try cost 3 microseconds together, so a waiter that looks every few milliseconds is woken by a commit
+as soon as it matters, and by the holder's death just as soon.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import struct
+from typing import Final
+
+from lazyfs.extents import Extent
+
+_IN_USE: Final = 1 << 62
+_SET_UP: Final = _IN_USE + 1
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, len, pid
+
+
+class BlobLocks:
+    """The locks of one blob, on a descriptor of its lock file that nothing else uses (the caller closes it)."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def try_use(self) -> bool:
+        """Take the in-use lock shared; False while somebody removes the blob. *Raises*: OSError."""
+        return self._try(fcntl.F_RDLCK, _IN_USE, 1)
+
+    def try_own(self) -> bool:
+        """Take the in-use lock exclusively; False while anybody has the blob open. *Raises*: OSError."""
+        return self._try(fcntl.F_WRLCK, _IN_USE, 1)
+
+    def try_set_up(self) -> bool:
+        """Take the set-up lock; False while another process has it. *Raises*: OSError."""
+        return self._try(fcntl.F_WRLCK, _SET_UP, 1)
+
+    def end_set_up(self) -> None:
+        """Release the set-up lock."""
+        self._set(fcntl.F_UNLCK, _SET_UP, 1)
+
+    def try_blocks(self, run: Extent) -> Extent:
+        """Lock as many blocks of `run` as are free from its start on; empty when the first is held elsewhere.
+
+        *Locks*: takes those blocks. The caller then looks at the map again. *Raises*: OSError.
+        """
+        while run:
+            if self._try(fcntl.F_WRLCK, run.start, len(run)):
+                return run
+            # What was in the way may be gone by now: then the same run is tried again, else a shorter one.
+            run = Extent(run.start, min(self._first_held(run), run.stop))
+        return run
+
+    def release_blocks(self, run: Extent) -> None:
+        """Release blocks that this process holds."""
+        if run:
+            self._set(fcntl.F_UNLCK, run.start, len(run))
+
+    def _first_held(self, run: Extent) -> int:
+        """Return the first block of `run` that another process holds; the run's end when none is."""
+        first = run.stop
+        while first > run.start:
+            answer = fcntl.fcntl(
+                self._fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, run.start, first - run.start, 0)
+            )
+            kind, _whence, start, _length, _pid = _FLOCK.unpack(answer)
+            if kind == fcntl.F_UNLCK:
+                return first
+            # The kernel names some conflicting lock, not the lowest one: look again below it.
+            first = max(start, run.start)
+        return first
+
+    def _try(self, kind: int, start: int, length: int) -> bool:
+        try:
+            self._set(kind, start, length)
+        except OSError as exc:
+            if exc.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def _set(self, kind: int, start: int, length: int) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, 0, start, length, 0))

@@ -1,0 +1,106 @@
+"""Removal in two steps: rename into `trash/` under the lock, delete after it.
+
+    blobs/ab/ID/  --rename, holding ID's in-use lock exclusively-->  trash/ID.SERIAL/  --delete-->  gone
+
+The lock goes with the directory, since it is a file in it, and its holder keeps it while deleting: so an entry of the
+trash whose lock is free was left behind by a killed process, and whoever comes next takes it over (try, then look
+again). A reader that opens the same blob meanwhile finds no directory under its name and makes a new one. Nothing
+waits for a deletion.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass
+
+from lazyfs.store import layout as layouts
+from lazyfs.store.layout import Layout
+from lazyfs.store.locks import BlobLocks
+from lazyfs.versions import BlobId
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """An entry of the trash and the descriptor whose lock says that we are deleting it."""
+
+    name: str
+    lock: int
+
+
+def stage(layout: Layout, blob_id: BlobId) -> Staged | None:
+    """Take a blob out of the store; None when it is in use or not there.
+
+    *Locks*: takes in-use exclusively (tried), held until `delete`. *Raises*: OSError.
+    """
+    try:
+        directory = layouts.blob_directory(layout, blob_id, create=False)
+    except FileNotFoundError:
+        return None
+    shelf = layouts.open_directory(layouts.shelf_of(blob_id), layout.blobs)
+    lock = -1
+    try:
+        lock = layouts.open_file("lock", directory, create=True)
+        if not (BlobLocks(lock).try_own() and layouts.leads_to(layout, blob_id, directory)):
+            return None
+        name = f"{blob_id}.{secrets.token_hex(4)}"
+        os.rename(blob_id, name, src_dir_fd=shelf, dst_dir_fd=layout.trash)
+        staged, lock = Staged(name, lock), -1
+        return staged
+    except FileNotFoundError:
+        return None
+    finally:
+        for fd in (lock, shelf, directory):
+            if fd >= 0:
+                os.close(fd)
+
+
+def delete(layout: Layout, staged: Staged) -> None:
+    """Delete what was staged. *Locks*: releases its lock at the end. *Raises*: OSError."""
+    try:
+        _delete_directory(layout.trash, staged.name)
+    finally:
+        os.close(staged.lock)
+
+
+def sweep(layout: Layout) -> int:
+    """Delete what killed processes left in the trash, oldest first, and return how many entries that were.
+
+    *Locks*: tries each entry's; skips what another process is deleting. *Raises*: OSError.
+    """
+    return sum(_take_over(layout, name) for name in sorted(os.listdir(layout.trash), key=lambda n: _age(layout, n)))
+
+
+def _age(layout: Layout, name: str) -> float:
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(name, dir_fd=layout.trash, follow_symlinks=False).st_ctime
+    return 0.0
+
+
+def _take_over(layout: Layout, name: str) -> bool:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        directory = layouts.open_directory(name, layout.trash)
+        try:
+            lock = layouts.open_file("lock", directory, create=True)
+        finally:
+            os.close(directory)
+        if not BlobLocks(lock).try_own():
+            os.close(lock)
+            return False
+        delete(layout, Staged(name, lock))
+        return True
+    return False
+
+
+def _delete_directory(parent: int, name: str) -> None:
+    """Delete a staged directory, its lock last, so that until the end it can be seen to be ours."""
+    directory = layouts.open_directory(name, parent)
+    try:
+        for file in sorted(os.listdir(directory), key=lambda file: file == "lock"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file, dir_fd=directory)
+    finally:
+        os.close(directory)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(name, dir_fd=parent)
