@@ -241,11 +241,10 @@ class _transport_errors:  # noqa: N801 - reads as the context manager it is
         return None
 
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
-        shown = urls.redact(self._url)
         if isinstance(exc, httpx.TransportError):
-            raise OriginUnreachable(shown, _reason(exc)) from None
+            raise OriginUnreachable(urls.redact(self._url), _reason(exc)) from None
         if isinstance(exc, (httpx.InvalidURL, httpx.RequestError, UnicodeError)):
-            raise OriginRefused(shown, f"cannot be asked for ({type(exc).__name__})", 0) from None
+            raise OriginRefused(urls.redact(self._url), f"cannot be asked for ({type(exc).__name__})", 0) from None
 
 
 def _reason(exc: httpx.TransportError) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.store.blobfile import BlobFile, open_blob
-from lazyfs.store.catalogue import Catalogue
+from lazyfs.store.catalogue import BlobRow, Catalogue, Known
 from lazyfs.store.layout import Layout, open_layout
 from lazyfs.versions import BlobId
 
-__all__ = ["BlobFile", "Store", "default_path"]
+__all__ = ["BlobFile", "BlobRow", "Known", "Store", "default_path"]
 
 
 def default_path() -> Path:

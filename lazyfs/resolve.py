@@ -1,0 +1,182 @@
+"""Resolving: from a URL to the version it names, once for all who ask, from the catalogue where that knows it.
+
+    known(url) ── catalogue has it ── answer at once, and ask the origin behind when it is older than `FRESH_FOR`
+                └ it has not ── one probe for all who wait, tried again until the deadline of each
+
+What the origin says goes to the catalogue in batches, from a worker thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+import trio
+
+from lazyfs import urls
+from lazyfs.counters import Counters
+from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginError, StoreError
+from lazyfs.origin.backoff import Backoff
+from lazyfs.origin.client import Client
+from lazyfs.store import Known, Store
+
+log = logging.getLogger(__name__)
+
+FRESH_FOR: Final = 60.0
+"""Seconds for which what the catalogue knows is not asked again."""
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """Work that is done once for all who ask for the same key meanwhile.
+
+    *Cancellation*: of one who waits touches nobody else; the work ends when the last one has left.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._under_way: dict[str, _Work[T]] = {}
+
+    async def do(self, key: str, function: Callable[[], Awaitable[T]]) -> T:
+        """Return what `function` returns, called for this or an earlier caller that still waits. *Raises*: likewise."""
+        work = self._under_way.get(key)
+        if work is None:
+            work = self._under_way[key] = _Work()
+            self._nursery.start_soon(self._run, key, work, function)
+        work.waiting += 1
+        try:
+            await work.ended.wait()
+        finally:
+            work.waiting -= 1
+            if work.waiting == 0 and not work.ended.is_set():
+                work.scope.cancel()
+                if self._under_way.get(key) is work:
+                    del self._under_way[key]
+        if work.error is not None:
+            raise work.error.with_traceback(None)
+        return work.results[0]
+
+    async def _run(self, key: str, work: _Work[T], function: Callable[[], Awaitable[T]]) -> None:
+        try:
+            with work.scope:
+                work.results.append(await function())
+        except Exception as exc:
+            if not isinstance(exc, LazyfsError):
+                log.exception("an unforeseen failure")
+            work.error = exc
+        finally:
+            if self._under_way.get(key) is work:
+                del self._under_way[key]
+            work.ended.set()
+
+
+class _Work(Generic[T]):
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.waiting = 0
+        self.results: list[T] = []
+        self.error: Exception | None = None
+
+
+class Resolver:
+    """Knows what URLs name; one for each process. `nursery` runs what it does behind."""
+
+    def __init__(
+        self, store: Store, client: Client, counters: Counters, nursery: trio.Nursery, read_timeout: float
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._counters = counters
+        self._nursery = nursery
+        self._read_timeout = read_timeout
+        self._probes = Shared[Known](nursery)
+        self._revalidating: set[str] = set()
+        self._news: tuple[trio.MemorySendChannel[Known], trio.MemoryReceiveChannel[Known]]
+        self._news = trio.open_memory_channel[Known](float("inf"))
+        self.on_change: Callable[[Known], None] = lambda known: None
+        nursery.start_soon(self._write_behind)
+
+    async def known(self, url: str, *, only_fresh: bool = False) -> Known:
+        """Return what `url` names.
+
+        What the catalogue knows is returned at once, and revalidated behind when it is old; with `only_fresh` an old one
+        is asked about first, and returned only when the origin cannot be reached.
+
+        *Raises*: OriginRefused, OriginOffline, DeadlineExceeded, StoreError. *Cancellation*: at any time.
+        """
+        known = self._store.catalogue.known(url)
+        if known is not None:
+            if self._client.offline or time.time() - known.checked_at < FRESH_FOR:
+                return known
+            if not only_fresh:
+                self.revalidate(known)
+                return known
+        try:
+            return await self.ask(url, known)
+        except OriginError as exc:
+            if known is not None and exc.retryable:
+                return known
+            raise
+
+    async def ask(self, url: str, known: Known | None = None) -> Known:
+        """Ask the origin what `url` names now, once for all who ask; tries again until the read's deadline.
+
+        With `known`, one try is enough: there is something to fall back on. *Raises*: as `known`.
+        """
+        with trio.move_on_after(self._read_timeout):
+            return await self._probes.do(url, lambda: self._probe(url, known))
+        raise DeadlineExceeded(urls.redact(url), f"no answer from the origin in {self._read_timeout:g} s")
+
+    def revalidate(self, known: Known) -> None:
+        """Ask behind whether what is known still holds; `on_change` hears of it if not."""
+        if known.url not in self._revalidating and not self._client.offline:
+            self._revalidating.add(known.url)
+            self._nursery.start_soon(self._revalidate, known)
+
+    async def _revalidate(self, known: Known) -> None:
+        try:
+            now = await self.ask(known.url, known)
+            if now.version != known.version:
+                self.on_change(now)
+        except LazyfsError as exc:
+            log.info("could not revalidate: %s", exc)
+        finally:
+            self._revalidating.discard(known.url)
+
+    async def _probe(self, url: str, known: Known | None) -> Known:
+        backoff = Backoff()
+        while True:
+            try:
+                found = await self._client.probe(url, known.version if known else None)
+            except OriginError as exc:
+                if not exc.retryable or known is not None:
+                    raise
+                self._counters.retries += 1
+                wait = backoff.after_failure(getattr(exc, "retry_after", None))
+                log.log(logging.WARNING if backoff.tries == 1 else logging.DEBUG, "%s; next try in %.1f s", exc, wait)
+                await trio.sleep(wait)
+                continue
+            if found is None:
+                assert known is not None
+                news = dataclasses.replace(known, checked_at=time.time())
+            else:
+                news = Known(url, found.version, found.ranged, found.head, time.time())
+            self._news[0].send_nowait(news)
+            return news
+
+    async def _write_behind(self) -> None:
+        """Write news to the catalogue, all that there are at a time; the last ones also when cancelled."""
+        async for first in self._news[1]:
+            batch = [first]
+            while self._news[1].statistics().current_buffer_used:
+                batch.append(self._news[1].receive_nowait())
+            try:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._store.catalogue.remember, batch)
+            except StoreError as exc:
+                log.warning("%s", exc)

@@ -1,0 +1,242 @@
+"""The names under a mount, and their inodes.  Pure: no input or output, nothing waits.
+
+The inode number is a hash of the path and of the version that the name stands for: a new version is a new inode,
+and the kernel may keep pages and attributes of the old one for as long as it likes. The number of a name does not depend
+on what else is there or on the order of arrival: a daemon that is started anew gives the same ones.
+
+A node is *visible* when its size is known; until then it is announced, and `readdir` leaves it out. A node that was
+taken out of its directory keeps its inode until the kernel has forgotten it (`forget`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import xxhash
+
+from lazyfs.entries import Entry, Kind, Refusal, unsafe
+from lazyfs.urls import redact
+
+ROOT_INODE: Final = 1
+
+
+class Node:
+    """A name under the mount."""
+
+    __slots__ = ("inode", "lookups", "name", "parent")
+
+    def __init__(self, name: str, parent: Directory | None) -> None:
+        self.name = name
+        self.parent = parent
+        self.inode = 0  # 0 until it is visible
+        self.lookups = 0  # references that the kernel holds
+
+    @property
+    def path(self) -> str:
+        """The path under the mount, without a leading slash; empty for the root."""
+        parts = []
+        node: Node | None = self
+        while node is not None and node.name:
+            parts.append(node.name)
+            node = node.parent
+        return "/".join(reversed(parts))
+
+    @property
+    def attached(self) -> bool:
+        """Whether its directory still has it under its name."""
+        return self.parent is None or self.parent.children.get(self.name) is self
+
+    @property
+    def visible(self) -> bool:
+        """Whether `readdir` shows it."""
+        return True
+
+
+class Directory(Node):
+    """A directory; with `urls`, one that those indexes list."""
+
+    __slots__ = ("children", "listed_at", "urls")
+
+    def __init__(self, name: str, parent: Directory | None) -> None:
+        super().__init__(name, parent)
+        self.children: dict[str, Node] = {}
+        self.urls: list[str] = []
+        self.listed_at: float | None = None  # trio's clock; None until every index has been listed once
+
+
+class Symlink(Node):
+    """A symbolic link."""
+
+    __slots__ = ("entry",)
+
+    def __init__(self, name: str, parent: Directory, entry: Entry) -> None:
+        super().__init__(name, parent)
+        self.entry = entry
+
+    @property
+    def target(self) -> str:
+        """Where it leads, as the manifest says."""
+        return self.entry.symlink or ""
+
+
+class File(Node):
+    """A file; `size` and `mtime_ns` are None while they are not known."""
+
+    __slots__ = ("entry", "mtime_ns", "size")
+
+    def __init__(self, name: str, parent: Directory, entry: Entry) -> None:
+        super().__init__(name, parent)
+        self.entry = entry
+        self.size = entry.size
+        self.mtime_ns = entry.mtime_ns
+
+    @property
+    def visible(self) -> bool:
+        """Whether its size is known."""
+        return self.size is not None
+
+
+class Tree:
+    """All names of a mount. `files` counts the visible ones, `size` adds up their bytes."""
+
+    def __init__(self) -> None:
+        self.root = Directory("", None)
+        self.root.inode = ROOT_INODE
+        self.files = 0
+        self.size = 0
+        # Invariant: every visible attached node, and every detached one with lookups, is in here under its inode.
+        self._inodes: dict[int, Node] = {ROOT_INODE: self.root}
+
+    def node(self, inode: int) -> Node | None:
+        """Return the node of an inode number."""
+        return self._inodes.get(inode)
+
+    def find(self, path: str) -> Node | None:
+        """Return the node at a path; the root for an empty one."""
+        node: Node | None = self.root
+        for part in filter(None, path.split("/")):
+            node = node.children.get(part) if isinstance(node, Directory) else None
+        return node
+
+    def add(self, entry: Entry, base: Directory | None = None) -> Node | Refusal:
+        """Add a name below `base`, with the directories on its way; the first to come keeps a name."""
+        if reason := unsafe(entry.path):
+            return Refusal(entry.path, reason)
+        *parents, name = entry.path.split("/")
+        directory = base or self.root
+        for part in parents:
+            node = directory.children.get(part)
+            if node is None:
+                node = self._attach(Directory(part, directory))
+            if not isinstance(node, Directory):
+                return Refusal(entry.path, f"{node.path!r} is a file, not a directory")
+            directory = node
+        there = directory.children.get(name)
+        if entry.kind is Kind.DIRECTORY:
+            return self._add_directory(entry, name, directory, there)
+        if there is not None:
+            return Refusal(entry.path, "the name is taken by an earlier entry")
+        if entry.kind is Kind.SYMLINK:
+            return self._attach(Symlink(name, directory, entry))
+        return self._attach(File(name, directory, entry))
+
+    def know(self, file: File, size: int, mtime_ns: int | None, version: str) -> None:
+        """Make an announced file visible, now that its size and version are known."""
+        file.size, file.mtime_ns = size, mtime_ns if file.mtime_ns is None else file.mtime_ns
+        if file.attached:
+            self._show(file, version)
+
+    def replace(self, old: File, entry: Entry, size: int, mtime_ns: int | None, version: str) -> File:
+        """Put a new version of a file in the place of an attached one, under a new inode."""
+        parent = old.parent
+        assert parent is not None
+        self.detach(old)
+        new = File(old.name, parent, entry)
+        new.size, new.mtime_ns = size, mtime_ns if entry.mtime_ns is None else entry.mtime_ns
+        parent.children[new.name] = new
+        self._show(new, version)
+        return new
+
+    def detach(self, node: Node) -> None:
+        """Take a name, and all below it, out of the tree; inodes that the kernel knows stay until it forgets them."""
+        if node.parent is None:
+            raise ValueError("the root cannot be removed")
+        for inner in list(_below(node)):
+            if isinstance(inner, File) and inner.visible:
+                self.files -= 1
+                self.size -= inner.size or 0
+            if inner.lookups == 0:
+                self._inodes.pop(inner.inode, None)
+        del node.parent.children[node.name]
+
+    def remember(self, node: Node) -> None:
+        """Count one look-up that the kernel has been told of."""
+        node.lookups += 1
+
+    def forget(self, inode: int, lookups: int) -> None:
+        """Take back look-ups; a detached node goes with its last one."""
+        node = self._inodes.get(inode)
+        if node is None:
+            return
+        node.lookups = max(0, node.lookups - lookups)
+        if node.lookups == 0 and not self._reachable(node):
+            del self._inodes[inode]
+
+    def _reachable(self, node: Node) -> bool:
+        while node.parent is not None:
+            if not node.attached:
+                return False
+            node = node.parent
+        return True
+
+    def _add_directory(self, entry: Entry, name: str, parent: Directory, there: Node | None) -> Node | Refusal:
+        if there is None:
+            there = self._attach(Directory(name, parent))
+        if not isinstance(there, Directory):
+            return Refusal(entry.path, "the name is taken by an earlier entry")
+        if entry.url is not None and entry.url not in there.urls:
+            there.urls.append(entry.url)
+        return there
+
+    def _attach(self, node: Node) -> Node:
+        assert node.parent is not None
+        node.parent.children[node.name] = node
+        if node.visible:
+            self._show(node, _announced_version(node))
+        return node
+
+    def _show(self, node: Node, version: str) -> None:
+        """Give a node its inode number."""
+        number = _inode_number(node.path, version)
+        while number in self._inodes:  # one in 10^13 for a million names
+            number = number % (1 << 63) + 2
+        node.inode = number
+        self._inodes[number] = node
+        if isinstance(node, File):
+            self.files += 1
+            self.size += node.size or 0
+
+
+def cookie(name: str) -> int:
+    """Return a name's place in its directory: stable under additions, removals and a new daemon. 3 and above."""
+    return xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogateescape")) >> 2 | 3
+
+
+def _announced_version(node: Node) -> str:
+    """What tells apart the versions of a node that is visible before its origin was asked."""
+    if isinstance(node, File):
+        return node.entry.digest or f"{node.entry.size} {node.entry.mtime_ns} {redact(node.entry.url or '')}"
+    return node.target if isinstance(node, Symlink) else ""
+
+
+def _inode_number(path: str, version: str) -> int:
+    text = f"{path}\0{version}".encode("utf-8", "surrogateescape")
+    return (xxhash.xxh3_64_intdigest(text) >> 1) | 2  # 63 bits, neither 0 nor the root's
+
+
+def _below(node: Node) -> Iterator[Node]:
+    yield node
+    if isinstance(node, Directory):
+        for child in node.children.values():
+            yield from _below(child)
