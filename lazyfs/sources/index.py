@@ -117,6 +117,11 @@ class _Links(HTMLParser):
         self._inside = False
         self._text.clear()
 
+    def end_body(self) -> None:
+        # A body cut short in "12345" would leave a size of 12, so an unfinished line is but its link.
+        self._text.clear()
+        self.end_line()
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "a":
             href = next((value for name, value in attrs if name == "href"), None)
@@ -159,7 +164,7 @@ def _from_html(body: bytes, base: Base, shown: str) -> Iterator[Entry | Refusal]
         parser.found.clear()
     # close() is left out on purpose: it tries to make sense of an unfinished tag, in quadratic time
     # (CVE-2025-6069), and half an anchor is nothing to show.
-    parser.end_line()
+    parser.end_body()
     yield from _children(parser.found, base)
 
 
