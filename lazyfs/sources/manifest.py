@@ -82,9 +82,7 @@ def parse_toml(text: str, base_url: str | None) -> Iterator[Entry | Refusal]:
     except tomllib.TOMLDecodeError as exc:
         raise SourceError(f"the manifest is not TOML: {' '.join(str(exc).split())[:200]}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits; thousands of brackets
-        raise SourceError(
-            "the manifest is not TOML that can be read: a value is too long or too deep"
-        ) from None
+        raise SourceError("the manifest is not TOML that can be read: a value is too long or too deep") from None
     tables = document.get("file") if document else []  # an empty manifest is one of no files
     if not isinstance(tables, list):
         raise SourceError("the manifest has no [[file]] tables")

@@ -183,24 +183,27 @@ def test_bytes_that_no_request_can_carry_are_escaped_in_the_url() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "tail", ["20 KB", "20KB", "20.0", "1.2K", "12M", "-", "", "20 bytes", "2" * 19, "9" * 40]
-)
+@pytest.mark.parametrize("tail", ["20 KB", "20KB", "20.0", "1.2K", "12M", "-", "", "20 bytes", "2" * 19, "9" * 40])
 def test_only_a_plain_integer_is_a_size(tail: str) -> None:
     entry = entries(f"<pre><a href=x>x</a>  2024-01-02 10:00  {tail}\n")["x"]
     assert (entry.size, entry.mtime_ns) == (None if tail != "2" * 19 else int(tail), TEN_O_CLOCK)
 
 
 def test_sizes_in_front_of_the_name_are_not_lent_to_the_one_before() -> None:
-    found = entries(
-        "<pre><a href=x>x</a>\n2024-01-02 10:00  20  <a href=y>y</a><br>2024-01-02 10:00  30  <a href=z>"
-    )
+    found = entries("<pre><a href=x>x</a>\n2024-01-02 10:00  20  <a href=y>y</a><br>2024-01-02 10:00  30  <a href=z>")
     assert [entry.size for entry in found.values()] == [None, None, None]
 
 
-@pytest.mark.parametrize(
-    "when", ["31-Feb-2024 10:00", "02-Foo-2024 10:00", "2024-01-02 25:00", "0000-01-01 00:00"]
-)
+def test_a_page_cut_short_never_gives_a_wrong_size_or_name() -> None:
+    body = (PAGES / "nginx.html").read_bytes()
+    whole = page("nginx.html")
+    for end in range(len(body)):
+        for path, entry in entries(body[:end]).items():
+            assert entry.url == whole[path].url
+            assert entry.size in (None, whole[path].size)
+
+
+@pytest.mark.parametrize("when", ["31-Feb-2024 10:00", "02-Foo-2024 10:00", "2024-01-02 25:00", "0000-01-01 00:00"])
 def test_a_time_on_no_calendar_is_no_time(when: str) -> None:
     assert entries(f"<a href=x>x</a>  {when}  20\n")["x"].mtime_ns is None
 
@@ -246,9 +249,7 @@ def test_the_type_is_guessed_only_when_none_is_given() -> None:
 def test_json_items_that_cannot_be_shown_do_not_hide_the_rest() -> None:
     items = [1, {}, {"name": 1}, {"name": "s", "type": "other"}, {"name": "a/b", "type": "file"}]
     items += [{"name": "..", "type": "directory"}, {"name": "\ud800", "type": "file"}]
-    items += [
-        {"name": "ok", "type": "file", "size": size, "mtime": "7"} for size in (True, -1, 1.5, "1", 2**63)
-    ]
+    items += [{"name": "ok", "type": "file", "size": size, "mtime": "7"} for size in (True, -1, 1.5, "1", 2**63)]
     *refused, last = read(json.dumps(items), "application/json; charset=utf-8")
     assert len(refused) == 7
     assert all(isinstance(item, Refusal) for item in refused)

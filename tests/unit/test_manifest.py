@@ -191,9 +191,7 @@ def test_good_sizes() -> None:
     assert [entry(size=size).size for size in (0, 1, SIZE_MAX, None)] == [0, 1, SIZE_MAX, None]
 
 
-@pytest.mark.parametrize(
-    "digest", ["", "0" * 64, "sha256:", "sha256:" + "g" * 64, "sha512:" + "0" * 128, 5, True]
-)
+@pytest.mark.parametrize("digest", ["", "0" * 64, "sha256:", "sha256:" + "g" * 64, "sha512:" + "0" * 128, 5, True])
 def test_bad_digests(digest: object) -> None:
     assert "digest" in refusal(digest=digest)
 
@@ -302,12 +300,7 @@ def test_a_table_that_is_none_is_refused_alone() -> None:
 
 
 values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text()
-    | st.sampled_from(["https://h/u", "a/b"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["https://h/u", "a/b"]),
     lambda inner: st.lists(inner, max_size=3),
     max_leaves=3,
 )

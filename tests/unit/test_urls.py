@@ -54,9 +54,7 @@ def test_last_segment(url: str, name: str) -> None:
     assert last_segment(url) == name
 
 
-@pytest.mark.parametrize(
-    "url", ["http://h", "https://h/x", "HTTPS://h:8443/", "http://u@h/", "http://[::1]:8/"]
-)
+@pytest.mark.parametrize("url", ["http://h", "https://h/x", "HTTPS://h:8443/", "http://u@h/", "http://[::1]:8/"])
 def test_is_http(url: str) -> None:
     assert is_http(url)
 
