@@ -44,6 +44,6 @@ def is_http(text: str) -> bool:
     """Say whether `text` is an absolute http or https URL with a host."""
     try:
         parts = urlsplit(text)
-        return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
