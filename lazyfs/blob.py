@@ -29,15 +29,13 @@ from lazyfs import urls
 from lazyfs.counters import Counters
 from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginOffline, StoreError
 from lazyfs.extents import Extent, Geometry, runs
-from lazyfs.fetch import Fetcher, Remote, read_stored
+from lazyfs.fetch import Fetcher, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
 from lazyfs.memory import Block, CheckedBlocks
 from lazyfs.origin.client import Client
 from lazyfs.readahead import Readahead
 from lazyfs.store import BlobFile, Store
-from lazyfs.versions import BlobId
-
-__all__ = ["Blob", "Blobs", "Remote"]
+from lazyfs.versions import BlobId, Known
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +60,14 @@ class Limits:
 class Blob:
     """A blob that is open in this process, shared by all its readers; made by `Blobs.open`."""
 
-    def __init__(self, blob_id: BlobId, file: BlobFile, remote: Remote, shared: Blobs) -> None:
+    def __init__(self, blob_id: BlobId, file: BlobFile, known: Known, shared: Blobs) -> None:
         self.blob_id = blob_id
-        self.remote = remote
+        self.known = known
         self.geometry: Geometry = file.geometry
         self.opens = 0
         self._file = file
         self._shared = shared
-        self._fetcher = Fetcher(file, remote, shared.client, shared.memory, shared.counters)
+        self._fetcher = Fetcher(file, known, shared.client, shared.memory, shared.counters)
         self._flights = self._fetcher.flights
         self._readahead = Readahead(file.geometry)
         self._ahead: list[Hold] = []
@@ -238,7 +236,7 @@ class Blob:
 
     def _too_late(self) -> DeadlineExceeded:
         seconds = self._shared.limits.read_timeout
-        return DeadlineExceeded(urls.redact(self.remote.url), f"not delivered by the origin in {seconds:g} s")
+        return DeadlineExceeded(urls.redact(self.known.url), f"not delivered by the origin in {seconds:g} s")
 
     def _failing(self, index: int, error: LazyfsError) -> LazyfsError:
         """Note that a block has failed, for the pages that the kernel asks for next."""
@@ -256,7 +254,7 @@ class Blob:
 
     def _refuse_offline(self, run: Extent) -> None:
         if self._shared.client.offline and any(True for _ in self._file.missing(run)):
-            shown = urls.redact(self.remote.url)
+            shown = urls.redact(self.known.url)
             raise OriginOffline(shown, "not all of it is in the store, and --offline forbids asking the origin")
 
     def release(self) -> None:
@@ -291,16 +289,16 @@ class Blobs:
         self._open: dict[BlobId, Blob] = {}
         self._opening = trio.Lock()
 
-    async def open(self, blob_id: BlobId, remote: Remote) -> Blob:
+    async def open(self, blob_id: BlobId, known: Known) -> Blob:
         """Open a blob, or share it with those who have it open. *Raises*: StoreError. Pair it with `close`."""
         async with self._opening:
             blob = self._open.get(blob_id)
             if blob is None:
                 try:
-                    file = await trio.to_thread.run_sync(self.store.open_blob, blob_id, remote.url, remote.version.size)
+                    file = await trio.to_thread.run_sync(self.store.open_blob, blob_id, known.url, known.version.size)
                 except OSError as exc:
                     raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
-                blob = self._open[blob_id] = Blob(blob_id, file, remote, self)
+                blob = self._open[blob_id] = Blob(blob_id, file, known, self)
             blob.opens += 1
             return blob
 
@@ -316,6 +314,16 @@ class Blobs:
         if blob.idle and self._open.get(blob.blob_id) is blob:
             del self._open[blob.blob_id]
             blob.close_file()
+
+    async def present_bytes(self, blob_id: BlobId, size: int) -> int:
+        """Return how many bytes of a blob are in the store, open or not. *Raises*: StoreError."""
+        blob = self._open.get(blob_id)
+        if blob is not None:
+            return blob.present_bytes()
+        try:
+            return await trio.to_thread.run_sync(self.store.present_bytes, blob_id, size)
+        except OSError as exc:
+            raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
 
     async def mark_complete(self, file: BlobFile) -> None:
         """Record that all of a blob is in the store: its bytes are synced first."""

@@ -23,7 +23,6 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -36,7 +35,7 @@ from lazyfs.memory import Block, CheckedBlocks
 from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Answer, Client
 from lazyfs.store import BlobFile
-from lazyfs.versions import Version
+from lazyfs.versions import Known
 
 log = logging.getLogger(__name__)
 
@@ -51,26 +50,14 @@ holder's death within 10."""
 _UNBOUNDED: Final = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """Where a blob's bytes come from; `head` is what is known of them already, from byte 0."""
-
-    url: str
-    version: Version
-    ranged: bool
-    head: bytes
-
-
 class Fetcher:
     """Leads the flights of one open blob."""
 
-    def __init__(
-        self, file: BlobFile, remote: Remote, client: Client, memory: CheckedBlocks, counters: Counters
-    ) -> None:
+    def __init__(self, file: BlobFile, known: Known, client: Client, memory: CheckedBlocks, counters: Counters) -> None:
         self.flights = FlightTable()
-        self.one_pass = not remote.ranged
+        self.one_pass = not known.ranged
         self._file = file
-        self._remote = remote
+        self._known = known
         self._client = client
         self._memory = memory
         self._counters = counters
@@ -196,12 +183,12 @@ class Fetcher:
             run = Extent(0, geometry.blocks)
         extent, head = geometry.bytes_of(run), b""
         if run.start == 0 and not self.one_pass:
-            head = self._remote.head[: len(extent)]
+            head = self._known.head[: len(extent)]
             extent = Extent(len(head), extent.stop)
         if not extent:  # the head is all there is of it
             await self._land_and_commit(flight, None, Assembler(geometry, 0, head))
             return
-        async with self._client.get(self._remote.url, extent, self._remote.version) as answer:
+        async with self._client.get(self._known.url, extent, self._known.version) as answer:
             body = answer.body.extent
             if self.one_pass or body.start != extent.start or body.stop > extent.stop:
                 # The range was ignored, now or always. One pass is enough, however many flights learn it at once.

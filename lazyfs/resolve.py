@@ -21,7 +21,8 @@ from lazyfs.counters import Counters
 from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginError, StoreError
 from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Client
-from lazyfs.store import Known, Store
+from lazyfs.store import Store
+from lazyfs.versions import Known
 
 log = logging.getLogger(__name__)
 
@@ -101,46 +102,35 @@ class Resolver:
         self.on_change: Callable[[Known], None] = lambda known: None
         nursery.start_soon(self._write_behind)
 
-    async def known(self, url: str, *, only_fresh: bool = False) -> Known:
-        """Return what `url` names.
+    async def known(self, url: str, *, patient: bool = True) -> Known:
+        """Return what `url` names: what the catalogue knows at once, revalidated behind when it is old.
 
-        What the catalogue knows is returned at once, and revalidated behind when it is old; with `only_fresh` an old one
-        is asked about first, and returned only when the origin cannot be reached.
+        Otherwise the origin is asked, once for all who ask; `patient`, again and again until the read's deadline.
 
-        *Raises*: OriginRefused, OriginOffline, DeadlineExceeded, StoreError. *Cancellation*: at any time.
+        *Raises*: OriginError, StoreError. *Cancellation*: at any time.
         """
         known = self._store.catalogue.known(url)
         if known is not None:
-            if self._client.offline or time.time() - known.checked_at < FRESH_FOR:
-                return known
-            if not only_fresh:
-                self.revalidate(known)
-                return known
-        try:
-            return await self.ask(url, known)
-        except OriginError as exc:
-            if known is not None and exc.retryable:
-                return known
-            raise
+            self.revalidate(known)
+            return known
+        return await self._ask(url, None, patient=patient)
 
-    async def ask(self, url: str, known: Known | None = None) -> Known:
-        """Ask the origin what `url` names now, once for all who ask; tries again until the read's deadline.
-
-        With `known`, one try is enough: there is something to fall back on. *Raises*: as `known`.
-        """
+    async def _ask(self, url: str, known: Known | None, *, patient: bool) -> Known:
         with trio.move_on_after(self._read_timeout):
-            return await self._probes.do(url, lambda: self._probe(url, known))
+            return await self._probes.do(url, lambda: self._probe(url, known, patient=patient))
         raise DeadlineExceeded(urls.redact(url), f"no answer from the origin in {self._read_timeout:g} s")
 
-    def revalidate(self, known: Known) -> None:
-        """Ask behind whether what is known still holds; `on_change` hears of it if not."""
-        if known.url not in self._revalidating and not self._client.offline:
+    def revalidate(self, known: Known, *, now: bool = False) -> None:
+        """Ask behind whether what is known still holds, when it is old or `now`; `on_change` hears of it if not."""
+        if self._client.offline or (time.time() - known.checked_at < FRESH_FOR and not now):
+            return
+        if known.url not in self._revalidating:
             self._revalidating.add(known.url)
             self._nursery.start_soon(self._revalidate, known)
 
     async def _revalidate(self, known: Known) -> None:
         try:
-            now = await self.ask(known.url, known)
+            now = await self._ask(known.url, known, patient=False)
             if now.version != known.version:
                 self.on_change(now)
         except LazyfsError as exc:
@@ -148,13 +138,13 @@ class Resolver:
         finally:
             self._revalidating.discard(known.url)
 
-    async def _probe(self, url: str, known: Known | None) -> Known:
+    async def _probe(self, url: str, known: Known | None, *, patient: bool) -> Known:
         backoff = Backoff()
         while True:
             try:
                 found = await self._client.probe(url, known.version if known else None)
             except OriginError as exc:
-                if not exc.retryable or known is not None:
+                if not (exc.retryable and patient):
                     raise
                 self._counters.retries += 1
                 wait = backoff.after_failure(getattr(exc, "retry_after", None))

@@ -1,8 +1,8 @@
 """The names under a mount, and their inodes.  Pure: no input or output, nothing waits.
 
 The inode number is a hash of the path and of the version that the name stands for: a new version is a new inode,
-and the kernel may keep pages and attributes of the old one for as long as it likes. The number of a name does not depend
-on what else is there or on the order of arrival: a daemon that is started anew gives the same ones.
+and the kernel may keep pages and attributes of the old one for as long as it likes. The number of a name does not
+depend on what else is there or on the order of arrival: a daemon that is started anew gives the same ones.
 
 A node is *visible* when its size is known; until then it is announced, and `readdir` leaves it out. A node that was
 taken out of its directory keeps its inode until the kernel has forgotten it (`forget`).
@@ -10,6 +10,7 @@ taken out of its directory keeps its inode until the kernel has forgotten it (`f
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Final
 
@@ -17,6 +18,7 @@ import xxhash
 
 from lazyfs.entries import Entry, Kind, Refusal, unsafe
 from lazyfs.urls import redact
+from lazyfs.versions import BlobId, Known, blob_id_for
 
 ROOT_INODE: Final = 1
 
@@ -81,15 +83,21 @@ class Symlink(Node):
 
 
 class File(Node):
-    """A file; `size` and `mtime_ns` are None while they are not known."""
+    """A file; `size` and `mtime_ns` are None while they are not known, `known` until its origin was asked."""
 
-    __slots__ = ("entry", "mtime_ns", "size")
+    __slots__ = ("entry", "known", "mtime_ns", "size")
 
     def __init__(self, name: str, parent: Directory, entry: Entry) -> None:
         super().__init__(name, parent)
         self.entry = entry
         self.size = entry.size
         self.mtime_ns = entry.mtime_ns
+        self.known: Known | None = None
+
+    @property
+    def blob_id(self) -> BlobId | None:
+        """The blob that it stands for; None until its origin was asked."""
+        return blob_id_for(self.known.url, self.known.version, self.entry.digest) if self.known else None
 
     @property
     def visible(self) -> bool:
@@ -141,22 +149,27 @@ class Tree:
             return self._attach(Symlink(name, directory, entry))
         return self._attach(File(name, directory, entry))
 
-    def know(self, file: File, size: int, mtime_ns: int | None, version: str) -> None:
-        """Make an announced file visible, now that its size and version are known."""
-        file.size, file.mtime_ns = size, mtime_ns if file.mtime_ns is None else file.mtime_ns
-        if file.attached:
-            self._show(file, version)
+    def know(self, file: File, known: Known) -> None:
+        """Record what an origin says of a file; one that was only announced becomes visible."""
+        announced = not file.visible
+        self._learn(file, known)
+        if announced and file.attached:
+            self._show(file, file.blob_id or "")
 
-    def replace(self, old: File, entry: Entry, size: int, mtime_ns: int | None, version: str) -> File:
+    def replace(self, old: File, known: Known) -> File:
         """Put a new version of a file in the place of an attached one, under a new inode."""
-        parent = old.parent
-        assert parent is not None
+        assert old.parent is not None
         self.detach(old)
-        new = File(old.name, parent, entry)
-        new.size, new.mtime_ns = size, mtime_ns if entry.mtime_ns is None else entry.mtime_ns
-        parent.children[new.name] = new
-        self._show(new, version)
+        new = File(old.name, old.parent, dataclasses.replace(old.entry, size=None, mtime_ns=None))
+        self._learn(new, known)
+        old.parent.children[new.name] = new
+        self._show(new, new.blob_id or "")
         return new
+
+    def _learn(self, file: File, known: Known) -> None:
+        file.known, file.size = known, known.version.size
+        if file.mtime_ns is None:
+            file.mtime_ns = known.version.mtime_ns
 
     def detach(self, node: Node) -> None:
         """Take a name, and all below it, out of the tree; inodes that the kernel knows stay until it forgets them."""

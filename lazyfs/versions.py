@@ -39,6 +39,20 @@ class Version:
         return http_date_ns(self.last_modified)
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a URL named when it was last asked, as far as it must be known to fetch from it.
+
+    *Units*: `head` are the bytes from 0 that came along; `checked_at` seconds since the epoch.
+    """
+
+    url: str
+    version: Version
+    ranged: bool = True
+    head: bytes = b""
+    checked_at: float = 0.0
+
+
 def etag_in(headers: Mapping[str, str]) -> str | None:
     """Return the ETag of an answer when it is one (RFC 9110 §8.8.3: quoted, perhaps weak), else None."""
     etag = headers.get("etag", "").strip()

@@ -47,8 +47,8 @@ class _RecordError(Exception):
     """Why a record is refused; becomes a Refusal where the record's number is known."""
 
 
-def parse_jsonl(lines: Iterable[bytes], base_url: str | None) -> Iterator[Entry | Refusal]:
-    """Yield an entry, or a refusal with its line number, for each line that is not blank.
+def parse_jsonl(lines: Iterable[bytes], base_url: str | None, first: int = 1) -> Iterator[Entry | Refusal]:
+    """Yield an entry, or a refusal with its line number, for each line that is not blank; `first` is the first's.
 
     Lines are taken from `lines` one at a time, so no more than one is held; `base_url` is what relative URLs
     are joined to, None for a manifest that did not come from a URL. Nothing that a line holds raises.
@@ -57,7 +57,7 @@ def parse_jsonl(lines: Iterable[bytes], base_url: str | None) -> Iterator[Entry 
     *Source*: jsonlines.org; 1,000,000 lines of path, url and size take 4.1 s here, 2.0 s of them in json.
     """
     base = None if base_url is None else Base.of(base_url)
-    for number, raw in enumerate(lines, 1):
+    for number, raw in enumerate(lines, first):
         line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
         if not line or line.isspace():
             continue

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from lazyfs import records
 from lazyfs.errors import StoreError
-from lazyfs.store.blobfile import BlobFile, open_blob
-from lazyfs.store.catalogue import BlobRow, Catalogue, Known
+from lazyfs.store.blobfile import BlobFile, open_blob, open_known
+from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.layout import Layout, open_layout
 from lazyfs.versions import BlobId
 
-__all__ = ["BlobFile", "BlobRow", "Known", "Store", "default_path"]
+__all__ = ["BlobFile", "BlobRow", "Store", "default_path"]
 
 
 def default_path() -> Path:
@@ -59,6 +60,14 @@ class Store:
             blob.close()
             raise
         return blob
+
+    def present_bytes(self, blob_id: BlobId, size: int) -> int:
+        """Return how many bytes of a blob the store has; blocks on the disk. *Raises*: OSError."""
+        try:
+            with contextlib.closing(open_known(self.layout, blob_id, size)) as blob:
+                return blob.present_bytes()
+        except FileNotFoundError:
+            return 0
 
     def bytes_on_disk(self) -> int:
         """Return the bytes of blob data that the store keeps on disk; blocks on the disk."""

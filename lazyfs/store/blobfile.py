@@ -169,6 +169,12 @@ def open_blob(layout: Layout, blob_id: BlobId, size: int, block_size: int) -> Bl
         time.sleep(0.001)
 
 
+def open_known(layout: Layout, blob_id: BlobId, size: int) -> BlobFile:
+    """Open a blob that the store has. *Raises*: FileNotFoundError when it has not; as `open_blob`."""
+    os.close(layouts.blob_directory(layout, blob_id, create=False))
+    return open_blob(layout, blob_id, size, records.DEFAULT_BLOCK_SIZE)
+
+
 def _open_in(layout: Layout, blob_id: BlobId, directory: int, size: int, block_size: int) -> BlobFile | None:
     """Open the blob in `directory`; None when another process is at work on it, or has removed it meanwhile."""
     with contextlib.ExitStack() as undo:

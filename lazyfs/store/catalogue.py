@@ -21,7 +21,7 @@ from typing import Any
 
 from lazyfs import urls
 from lazyfs.errors import StoreError
-from lazyfs.versions import BlobId, Version
+from lazyfs.versions import BlobId, Known, Version
 
 _BUSY_SECONDS = 10.0
 
@@ -51,17 +51,6 @@ CREATE TABLE IF NOT EXISTS blobs (
     last_used  REAL NOT NULL
 ) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a URL named when it was last asked. *Units*: `checked_at` seconds since the epoch."""
-
-    url: str
-    version: Version
-    ranged: bool
-    head: bytes
-    checked_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,125 @@
+"""Reading sources: listings page by page, manifests piece by piece, so that nothing else waits for them.
+
+A listing is kept in the catalogue, and a manifest from a URL is a blob like any other: both are there again when the
+origin is not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from lazyfs import urls
+from lazyfs.entries import Entry, Refusal
+from lazyfs.errors import OriginError, SourceError, StoreError
+from lazyfs.origin.client import Client
+from lazyfs.sources import listing
+from lazyfs.sources.index import parse_index
+from lazyfs.sources.manifest import LINE_MAX, parse_jsonl, parse_toml
+from lazyfs.sources.spec import Source
+from lazyfs.store import Store
+
+log = logging.getLogger(__name__)
+
+PAGE_MAX: Final = 256 * 1024 * 1024
+"""Bytes in one listing: some 2,000,000 names of nginx's."""
+
+TOML_MAX: Final = 64 * 1024 * 1024
+"""Bytes in a TOML manifest, which is held in memory; larger ones are written as JSON Lines."""
+
+PIECE: Final = 64 * 1024
+"""Bytes of a manifest read at a time: some 500 lines, 2 ms of parsing between two looks at what else is to do."""
+
+Pieces = Callable[[int, int], Awaitable[bytes | memoryview]]
+"""Returns up to `length` bytes from `offset`; none at the end."""
+
+
+async def list_index(client: Client, store: Store, url: str) -> list[Entry | Refusal]:
+    """Return what the index at `url` lists, or listed when its origin could last be reached.
+
+    *Raises*: OriginError, SourceError. *Cancellation*: at any time.
+    """
+    try:
+        page, content_type, final_url = await client.fetch_page(url, PAGE_MAX)
+    except OriginError as exc:
+        kept = store.catalogue.listing(url)
+        if kept is None or not (exc.retryable or client.offline):
+            raise
+        if not client.offline:
+            log.warning("%s; showing the listing that was kept", exc)
+        return await trio.to_thread.run_sync(listing.unpack, kept, url)
+    base = final_url if urls.origin_of(final_url) == urls.origin_of(url) else url
+    found = await trio.to_thread.run_sync(lambda: list(parse_index(page, content_type, base)))
+    try:
+        await trio.to_thread.run_sync(lambda: store.catalogue.remember_listing(url, listing.pack(found, url)))
+    except StoreError as exc:
+        log.warning("%s", exc)
+    return found
+
+
+async def read_manifest(source: Source, pieces: Pieces) -> AsyncIterator[list[Entry | Refusal]]:
+    """Yield a manifest's entries in batches as they are read.
+
+    *Raises*: SourceError, when it is no manifest at all; what `pieces` raises. *Cancellation*: between batches.
+    """
+    base_url = source.place if source.remote else None
+    if source.toml:
+        text = await _whole(source, pieces)
+        yield await trio.to_thread.run_sync(lambda: list(parse_toml(text, base_url)))
+        return
+    lines, offset = _Lines(), 0
+    while piece := await pieces(offset, PIECE):
+        offset += len(piece)
+        yield list(lines.feed(piece, base_url))
+        await trio.lowlevel.checkpoint()
+    yield list(lines.feed(b"\n", base_url))
+
+
+async def _whole(source: Source, pieces: Pieces) -> str:
+    content = bytearray()
+    while piece := await pieces(len(content), PIECE):
+        content += piece
+        if len(content) > TOML_MAX:
+            raise SourceError(f"{source.shown}: over {TOML_MAX >> 20} MiB; write it as JSON Lines (.jsonl)")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as exc:
+        raise SourceError(f"{source.shown}: not UTF-8 at byte {exc.start}") from exc
+
+
+class _Lines:
+    """Cuts pieces into lines and parses them; of a line that is too long it keeps as much as shows that it is."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._number = 1
+
+    def feed(self, piece: bytes | memoryview, base_url: str | None) -> Iterator[Entry | Refusal]:
+        *lines, rest = bytes(piece).split(b"\n")
+        if lines:
+            lines[0] = self._rest + lines[0]
+            self._rest = b""
+        self._rest = (self._rest + rest)[: LINE_MAX + 1]
+        yield from parse_jsonl(lines, base_url, self._number)
+        self._number += len(lines)
+
+
+def local_pieces(path: Path) -> Pieces:
+    """Return how to read a local manifest. *Raises*: SourceError, when it cannot be opened."""
+    try:
+        file = path.open("rb")
+        file.peek(1)
+    except OSError as exc:
+        raise SourceError(f"the manifest {path} cannot be read: {exc.strerror or exc}") from exc
+
+    async def pieces(_offset: int, length: int) -> bytes:
+        piece = await trio.to_thread.run_sync(file.read, length)
+        if not piece:
+            file.close()
+        return piece
+
+    return pieces

@@ -1,0 +1,78 @@
+"""What a SOURCE on the command line means.  Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from lazyfs import entries, urls
+from lazyfs.errors import UsageError
+
+
+class Form(enum.Enum):
+    """The kinds of source."""
+
+    FILE = "file"
+    INDEX = "index"
+    MANIFEST = "manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One source; `place` is a URL or, for a manifest, perhaps a local path; `name` is where it appears, if it says."""
+
+    form: Form
+    place: str
+    name: str = ""
+
+    @property
+    def remote(self) -> bool:
+        """Whether it names an origin."""
+        return urls.is_http(self.place)
+
+    @property
+    def toml(self) -> bool:
+        """Whether a manifest is in TOML, not in JSON Lines."""
+        return _path(self.place).endswith(".toml")
+
+    @property
+    def shown(self) -> str:
+        """The source as logs and errors show it."""
+        return urls.redact(self.place) if self.remote else self.place
+
+
+def parse_source(text: str) -> Source:
+    """Read `URL`, `NAME=URL`, `URL/`, `FILE.toml`, `FILE.jsonl` or a URL of such a file.
+
+    *Raises*: UsageError with one line.
+    """
+    if text.startswith("oci://"):
+        raise UsageError(f"{text}: registries are not supported yet; name the files' URLs or a manifest")
+    if urls.is_http(text):
+        return _url_source(text, "")
+    name, equals, url = text.partition("=")
+    if equals and urls.is_http(url):
+        if reason := entries.unsafe(name):
+            raise UsageError(f"{name!r} cannot be the name of a file: {reason}")
+        return _url_source(url, name)
+    if text.endswith((".toml", ".jsonl")):
+        return Source(Form.MANIFEST, text)
+    raise UsageError(f"{text!r} is no source: name an http(s) URL, NAME=URL, FILE.toml or FILE.jsonl")
+
+
+def _url_source(url: str, name: str) -> Source:
+    path = _path(url)
+    if path.endswith("/") or not path:
+        return Source(Form.INDEX, url, name)
+    if not name and path.endswith((".toml", ".jsonl")):
+        return Source(Form.MANIFEST, url)
+    name = name or urls.last_segment(url)
+    if reason := entries.unsafe(name):
+        shown = urls.redact(url)
+        raise UsageError(f"{shown} does not end in a name that can be shown ({reason}): give one, as in NAME=URL")
+    return Source(Form.FILE, url, name)
+
+
+def _path(place: str) -> str:
+    return urlsplit(place).path if urls.is_http(place) else place

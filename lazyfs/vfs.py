@@ -1,0 +1,363 @@
+"""The file system without FUSE: names to nodes, nodes to blobs, blobs to bytes.
+
+`readdir` shows what is known now, and waits only for a listing that nobody has looked at before. A look-up of a name
+that is announced but not resolved resolves it at once, past all that is resolved in the background, and waits for it.
+
+What a source said and what the origin says may differ. A listing that is out of date gives way: the name gets a new
+node, and ESTALE makes the kernel look it up again. A manifest that is wrong is an error.
+
+A file handle is its inode number, so nothing is lost with the process that gave it out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import trio
+
+from lazyfs import urls
+from lazyfs.blob import Blob, Blobs
+from lazyfs.entries import Entry, Kind, Refusal
+from lazyfs.errors import (
+    BlobChanged,
+    DeadlineExceeded,
+    LazyfsError,
+    NameMissing,
+    OriginBadAnswer,
+    OriginError,
+    OriginRefused,
+)
+from lazyfs.origin.backoff import Backoff
+from lazyfs.resolve import FRESH_FOR, Resolver, Shared
+from lazyfs.tree import Directory, File, Node, Symlink, Tree, cookie
+from lazyfs.versions import Known, Version
+
+log = logging.getLogger(__name__)
+
+RESOLVING: Final = 32
+"""Names resolved at a time in the background; what is looked up comes on top."""
+
+RESOLVE_AGAIN: Final = 15.0
+"""Seconds until a name that could not be resolved is tried again in the background."""
+
+PROBLEMS_KEPT: Final = 200
+"""Names that cannot be shown whose reason is kept for `status`."""
+
+Lister = Callable[[str], Awaitable[list[Entry | Refusal]]]
+
+
+class Problems:
+    """Names that cannot be shown, and why."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.reasons: dict[str, str] = {}  # the first PROBLEMS_KEPT of them
+
+    def add(self, name: str, reason: str) -> None:
+        """Note one; a later reason for the same name replaces the earlier one."""
+        if name not in self.reasons:
+            self.count += 1
+            if len(self.reasons) >= PROBLEMS_KEPT:
+                return
+            log.warning("%s: %s", name, reason)
+        self.reasons[name] = reason
+
+    def solved(self, name: str) -> None:
+        """Take one back."""
+        if self.reasons.pop(name, None) is not None:
+            self.count -= 1
+
+
+class Vfs:
+    """The names of a mount and what is behind them.
+
+    `on_stale` is called with a directory's inode and a name in it that the kernel must not believe any longer.
+    """
+
+    def __init__(self, blobs: Blobs, resolver: Resolver, lister: Lister, nursery: trio.Nursery) -> None:
+        self.tree = Tree()
+        self.problems = Problems()
+        self.counters = blobs.counters
+        self.on_stale: Callable[[int, str], None] = lambda inode, name: None
+        self._blobs = blobs
+        self._resolver = resolver
+        self._lister = lister
+        self._nursery = nursery
+        self._read_timeout = blobs.limits.read_timeout
+        self._listings = Shared[None](nursery)
+        self._open: dict[int, tuple[Blob, int]] = {}
+        self._bound: dict[str, set[File]] = {}  # files with `known`, by URL
+        self._again: deque[tuple[float, File]] = deque()
+        self._queue, announced = trio.open_memory_channel[File](math.inf)
+        resolver.on_change = self._changed
+        for _ in range(RESOLVING):
+            nursery.start_soon(self._resolve_announced, announced.clone())
+        nursery.start_soon(self._resolve_again)
+
+    # Names come and go.
+
+    def announce(self, found: Iterable[Entry | Refusal], base: Directory | None = None) -> list[Node]:
+        """Take over what a source says; what it does not say is asked of the origins behind. Does not wait."""
+        nodes = []
+        for item in found:
+            node = self.tree.add(item, base) if isinstance(item, Entry) else item
+            if isinstance(node, Refusal):
+                self.problems.add(node.where, node.reason)
+                continue
+            nodes.append(node)
+            if isinstance(node, File) and not node.visible:
+                self._queue.send_nowait(node)
+        return nodes
+
+    def remove(self, path: str) -> None:
+        """Take a name away; who has it open reads on. *Raises*: NameMissing."""
+        node = self.tree.find(path)
+        if node is None or node.parent is None:
+            raise NameMissing(f"{path}: no such name under the mount")
+        self._take_away(node)
+
+    async def resolve(self, file: File, *, patient: bool = True) -> None:
+        """Learn what a file is from its origin. *Raises*: OriginError, StoreError."""
+        entry = file.entry
+        assert entry.url is not None
+        try:
+            known = await self._resolver.known(entry.url, patient=patient)
+        except OriginError:
+            if entry.digest is None or entry.size is None:
+                raise
+            # The blob is known all the same, and all of it may be in the store.
+            known = Known(entry.url, Version(entry.size))
+        self._bind(file, known)
+
+    def _bind(self, file: File, known: Known) -> None:
+        if file.size is not None and file.size != known.version.size:
+            if not self._listed_by_index(file):
+                raise OriginBadAnswer(
+                    urls.redact(known.url), f"{known.version.size} bytes, but the manifest says {file.size}"
+                )
+            if file.attached:
+                self._replace(file, known)
+            raise BlobChanged(urls.redact(known.url), "it is not as it was listed")
+        self.tree.know(file, known)
+        self._bound.setdefault(known.url, set()).add(file)
+        self.problems.solved(file.path)
+
+    def _listed_by_index(self, file: File) -> bool:
+        return file.parent is not None and bool(file.parent.urls) and file.entry.digest is None
+
+    def _changed(self, known: Known) -> None:
+        """Another version is under a URL now: names lead to it from here on, open handles stay with the old one."""
+        for file in list(self._bound.get(known.url, ())):
+            if file.attached and file.known is not None and file.known.version != known.version:
+                self._replace(file, known)
+
+    def _replace(self, file: File, known: Known) -> None:
+        assert file.parent is not None
+        log.info("%s has changed at its origin", file.path)
+        self._unbind(file)
+        new = self.tree.replace(file, known)
+        self._bound.setdefault(known.url, set()).add(new)
+        self.on_stale(file.parent.inode, file.name)
+
+    def _take_away(self, node: Node) -> None:
+        assert node.parent is not None
+        if isinstance(node, File):
+            self._unbind(node)
+        self.tree.detach(node)
+        self.on_stale(node.parent.inode, node.name)
+
+    def _unbind(self, file: File) -> None:
+        if file.known is not None:
+            files = self._bound.get(file.known.url, set())
+            files.discard(file)
+            if not files:
+                self._bound.pop(file.known.url, None)
+
+    async def _resolve_announced(self, announced: trio.MemoryReceiveChannel[File]) -> None:
+        """Resolve what is announced, in order; one of RESOLVING tasks."""
+        async for file in announced:
+            if file.visible or not file.attached:
+                continue
+            try:
+                await self.resolve(file)
+            except OriginRefused as exc:
+                self.problems.add(file.path, exc.reason)
+                if file.attached:
+                    self._take_away(file)
+            except LazyfsError as exc:
+                self.problems.add(file.path, str(exc))
+                self._again.append((trio.current_time() + RESOLVE_AGAIN, file))
+
+    async def _resolve_again(self) -> None:
+        while True:
+            await trio.sleep(RESOLVE_AGAIN / 4)
+            while self._again and self._again[0][0] <= trio.current_time():
+                self._queue.send_nowait(self._again.popleft()[1])
+
+    # Directories.
+
+    async def lookup(self, parent: int, name: str) -> Node:
+        """Return the node of a name, resolved. *Raises*: NameMissing, OriginError, StoreError."""
+        directory = await self._directory(parent)
+        node = directory.children.get(name)
+        if node is None:
+            raise NameMissing(f"{name}: no such name in /{directory.path}")
+        if isinstance(node, File) and not node.visible:
+            try:
+                await self.resolve(node)
+            except OriginRefused as exc:
+                self.problems.add(node.path, exc.reason)
+                raise NameMissing(str(exc)) from exc
+        return node
+
+    async def entries(self, inode: int) -> list[tuple[int, Node]]:
+        """Return the visible names of a directory with their cookies, in the cookies' order."""
+        directory = await self._directory(inode)
+        nodes = [(cookie(node.name), node) for node in directory.children.values() if node.visible]
+        nodes.sort(key=lambda pair: pair[0])
+        return nodes
+
+    async def list_directory(self, directory: Directory, *, patient: bool = True) -> None:
+        """List a directory that has indexes, once for all who ask. *Raises*: OriginError, SourceError, StoreError."""
+        with trio.move_on_after(self._read_timeout):
+            await self._listings.do(directory.path, lambda: self._list(directory, patient=patient))
+            return
+        raise DeadlineExceeded(f"/{directory.path}", f"not listed by its origin in {self._read_timeout:g} s")
+
+    def node(self, inode: int) -> Node:
+        """Return the node of an inode number. *Raises*: NameMissing."""
+        node = self.tree.node(inode)
+        if node is None:
+            raise NameMissing(f"inode {inode} is not known")
+        return node
+
+    async def _directory(self, inode: int) -> Directory:
+        directory = self.node(inode)
+        if not isinstance(directory, Directory):
+            raise NameMissing(f"{directory.path}: not a directory")
+        if directory.urls and directory.listed_at is None:
+            await self.list_directory(directory)
+        elif directory.listed_at is not None and trio.current_time() - directory.listed_at > FRESH_FOR:
+            directory.listed_at = trio.current_time()
+            self._nursery.start_soon(self._list_behind, directory)
+        return directory
+
+    async def _list_behind(self, directory: Directory) -> None:
+        try:
+            await self.list_directory(directory, patient=False)
+        except LazyfsError as exc:
+            log.info("could not list again: %s", exc)
+
+    async def _list(self, directory: Directory, *, patient: bool) -> None:
+        for url in directory.urls:
+            found = await self._ask_list(url, patient=patient)
+            if directory.listed_at is not None:
+                self._drop_outdated(directory, url, found)
+            self.announce((item for item in found if self._is_new(directory, item)), directory)
+        directory.listed_at = trio.current_time()
+
+    async def _ask_list(self, url: str, *, patient: bool) -> list[Entry | Refusal]:
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._lister(url)
+            except OriginError as exc:
+                if not (exc.retryable and patient):
+                    raise
+                self.counters.retries += 1
+                await trio.sleep(backoff.after_failure(getattr(exc, "retry_after", None)))
+
+    def _is_new(self, directory: Directory, item: Entry | Refusal) -> bool:
+        """Whether a listing's item says something: an index that is listed again repeats most of what it said."""
+        if isinstance(item, Refusal) or item.kind is Kind.DIRECTORY:
+            return True
+        return directory.listed_at is None or item.path not in directory.children
+
+    def _drop_outdated(self, directory: Directory, url: str, found: list[Entry | Refusal]) -> None:
+        """Take away the names that an index had listed and lists no longer, or lists with another size or date."""
+        now = {item.path: item for item in found if isinstance(item, Entry)}
+        for node in list(directory.children.values()):
+            entry = node.entry if isinstance(node, File) else None
+            base = url.partition("?")[0]
+            if entry is not None and entry.url is not None and entry.url.startswith(base):
+                listed = now.get(node.name)
+                if listed is None or (listed.size, listed.mtime_ns) != (entry.size, entry.mtime_ns):
+                    self._take_away(node)
+            elif isinstance(node, Directory) and node.urls and node.name not in now:
+                self._take_away(node)
+
+    # Files.
+
+    async def open(self, inode: int) -> int:
+        """Open a file and return its handle. *Raises*: NameMissing, BlobChanged, OriginError, StoreError."""
+        file = self.node(inode)
+        if not isinstance(file, File):
+            raise NameMissing(f"{file.path}: not a file")
+        if file.known is None:
+            await self.resolve(file)
+        else:
+            self._resolver.revalidate(file.known)
+        assert file.known is not None
+        assert file.blob_id is not None
+        blob = await self._blobs.open(file.blob_id, file.known)
+        _, opens = self._open.get(inode, (blob, 0))
+        self._open[inode] = (blob, opens + 1)
+        return inode
+
+    async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
+        """Return bytes of an open file. *Raises*: as `Blob.read`. *Units*: bytes."""
+        blob, _ = self._open[handle]
+        try:
+            content = await blob.read(offset, length)
+        except BlobChanged:
+            self._resolver.revalidate(blob.known, now=True)
+            raise
+        self.counters.reads += 1
+        self.counters.read_bytes += len(content)
+        return content
+
+    def release(self, handle: int) -> None:
+        """Close a handle once."""
+        blob, opens = self._open.pop(handle)
+        if opens > 1:
+            self._open[handle] = (blob, opens - 1)
+        self._blobs.close(blob)
+
+    async def fill(self, path: str, progress: Callable[[int, int], None]) -> None:
+        """Make a file's blob complete in the store; `progress` gets the bytes present and the size.
+
+        *Raises*: NameMissing, OriginError, StoreError. *Cancellation*: at any time.
+        """
+        node: Node = self.tree.root
+        for part in filter(None, path.split("/")):
+            node = await self.lookup(node.inode, part)
+        handle = await self.open(node.inode)
+        try:
+            blob, _ = self._open[handle]
+            progress(blob.present_bytes(), blob.geometry.size)
+            await blob.fill(lambda: progress(blob.present_bytes(), blob.geometry.size))
+        finally:
+            self.release(handle)
+
+    async def xattrs(self, inode: int) -> dict[str, str]:
+        """Return the extended attributes of a node: what is known of a file's blob, no secrets."""
+        file = self.node(inode)
+        if not isinstance(file, File):
+            return {}
+        values = {"url": urls.redact(file.entry.url or ""), "digest": file.entry.digest, "cached": "0"}
+        if file.known is not None and file.blob_id is not None:
+            values["etag"] = file.known.version.etag
+            values["blob"] = file.blob_id
+            values["cached"] = str(await self._blobs.present_bytes(file.blob_id, file.known.version.size))
+        return {f"user.lazyfs.{name}": value for name, value in values.items() if value}
+
+
+def symlink_target(node: Node) -> str:
+    """Return where a symlink leads. *Raises*: NameMissing for any other node."""
+    if not isinstance(node, Symlink):
+        raise NameMissing(f"{node.path}: not a symbolic link")
+    return node.target
