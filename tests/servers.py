@@ -281,12 +281,21 @@ class MisbehavingOrigin:
         return self.wait(url) if url else self._control("GET", "stats")
 
     def wait(
-        self, url: str | None = None, *, requests: int = 0, most_open: int | None = None
+        self,
+        url: str | None = None,
+        *,
+        requests: int = 0,
+        most_open: int | None = None,
+        most_connected: int | None = None,
     ) -> dict[str, Any]:
-        """Wait until so many requests came for this path, or for all, and at most so many are under way."""
+        """Wait until so many requests came for this path, or for all, and at most so many are under way.
+
+        `most_connected` bounds the connections that are open, whatever they ask for.  Returns the stats.
+        """
         query: dict[str, str | float] = {"requests": requests, "timeout": PATIENCE}
         query |= {} if url is None else {"path": urlsplit(url).path}
         query |= {} if most_open is None else {"open": most_open}
+        query |= {} if most_connected is None else {"connections": most_connected}
         return self._control("GET", f"wait?{urlencode(query)}")
 
     def log(self, *, settle: bool = True) -> list[dict[str, Any]]:

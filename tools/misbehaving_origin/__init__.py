@@ -12,9 +12,10 @@
 
     /token/LIMIT                     bearer tokens, for `bearer`
     GET  /control/stats              what happened, as JSON: see ledger.py
-    GET  /control/wait?path=P&requests=N&open=N&timeout=S
-                                     P's stats (everybody's without P), given once P has seen at least so many
-                                     requests and has at most so many under way; 504 if not within S seconds
+    GET  /control/wait?path=P&requests=N&open=N&connections=N&timeout=S
+                                     P's stats (everybody's without P), once P has seen at least so many
+                                     requests, has at most so many under way, and at most so many connections
+                                     are open in all; 504 if not within S seconds
     POST /control/swap/NAME[?size=S] a new version of NAME under all paths; its size stays unless it is given
     POST /control/release            end every stall and delay that is on; those answers then go on
     POST /control/reset              forget all counts, versions, tokens and signatures; and release

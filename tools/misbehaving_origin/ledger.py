@@ -83,6 +83,7 @@ class Ledger:
             self._open += change
             self._total += max(change, 0)
             self._peak = max(self._peak, self._open)
+            self.changed.notify_all()
 
     def arrived(self, path: str, asked: str | None) -> tuple[PathCount, int]:
         """Note a request and its Range; return the path's count and this request's number, from 1."""
@@ -112,13 +113,26 @@ class Ledger:
             count.open -= 1
             self.changed.notify_all()
 
-    def wait(self, path: str | None, requests: int, most_open: int | None, timeout: float) -> bool:
-        """Wait until `path`, or all together, saw so many requests and has so few open.  Units: seconds."""
+    def wait(
+        self,
+        path: str | None,
+        requests: int = 0,
+        most_open: int | None = None,
+        most_connected: int | None = None,
+        timeout: float = 0.0,
+    ) -> bool:
+        """Wait until `path`, or all together, saw so many requests and has so few open; say if it came true.
+
+        `most_connected` is of all connections.  *Units*: seconds.
+        """
 
         def reached() -> bool:
             counts = list(self._paths.values()) if path is None else [self._paths.get(path, PathCount())]
-            enough = sum(count.requests for count in counts) >= requests
-            return enough and (most_open is None or sum(count.open for count in counts) <= most_open)
+            return (
+                sum(count.requests for count in counts) >= requests
+                and (most_open is None or sum(count.open for count in counts) <= most_open)
+                and (most_connected is None or self._open <= most_connected)
+            )
 
         with self.changed:
             return self.changed.wait_for(reached, timeout)

@@ -110,14 +110,13 @@ class Origin:
                 stats = self.ledger.stats() | {"urls": [door.base for door in self.doors]}
                 return _json(stats)
             case "GET", ("wait", _, _):
+                path = query.get("path")
                 timeout = min(float(query.get("timeout", "5")), WAIT_MOST)
-                path, most_open = query.get("path"), query.get("open")
-                reached = self.ledger.wait(
-                    path,
-                    int(query.get("requests", "0")),
-                    None if most_open is None else int(most_open),
-                    timeout,
+                most_open, most_connected = (
+                    int(query[name]) if name in query else None for name in ("open", "connections")
                 )
+                requests = int(query.get("requests", "0"))
+                reached = self.ledger.wait(path, requests, most_open, most_connected, timeout)
                 return _json(self.ledger.stats(path), 200 if reached else 504)
             case "POST", ("swap", _, name):
                 size = contents.parse_size(query["size"]) if "size" in query else None
