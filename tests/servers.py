@@ -99,15 +99,8 @@ class Nginx:
         """Start it, and return when it listens."""
         assert self._process is None, "it runs"
         errors = self.directory / "error.log"
-        command: list[str | Path] = [
-            "nginx",
-            "-p",
-            self.directory,
-            "-c",
-            self.directory / "nginx.conf",
-            "-e",
-            errors,
-        ]
+        configuration = self.directory / "nginx.conf"
+        command: list[str | Path] = ["nginx", "-p", self.directory, "-c", configuration, "-e", errors]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in self._polls("listen"):
             if self._process.poll() is not None:
