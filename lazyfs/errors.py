@@ -119,3 +119,12 @@ def errno_for(exc: BaseException) -> int:
     """Return the errno that a caller of the file system sees for `exc`; EIO for whatever is unforeseen."""
     # An OSError's own errno is about the store (EACCES, ENOSPC …), not about what the reader asked for.
     return exc.errno if isinstance(exc, LazyfsError) else errno.EIO
+
+
+def first_reason(exc: BaseException) -> LazyfsError | None:
+    """Return the first of our errors in an exception, which may be a group of some; None when there is none."""
+    if isinstance(exc, LazyfsError):
+        return exc
+    if isinstance(exc, BaseExceptionGroup):
+        return next((found for inner in exc.exceptions if (found := first_reason(inner))), None)
+    return None

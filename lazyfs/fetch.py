@@ -19,7 +19,6 @@ whatever its first reader does, because another reader would have to begin it ag
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
@@ -323,10 +322,9 @@ class Assembler:
                 self._begin(self._index + 1)
 
 
-def _rest_of(channel: trio.MemoryReceiveChannel[tuple[int, Block]]) -> list[tuple[int, Block]]:
+def _rest_of(landed: trio.MemoryReceiveChannel[tuple[int, Block]]) -> list[tuple[int, Block]]:
     """Take what is in a channel now."""
-    items = []
-    with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-        while True:
-            items.append(channel.receive_nowait())
-    return items
+    rest = []
+    while landed.statistics().current_buffer_used:
+        rest.append(landed.receive_nowait())
+    return rest

@@ -161,12 +161,24 @@ class Resolver:
 
     async def _write_behind(self) -> None:
         """Write news to the catalogue, all that there are at a time; the last ones also when cancelled."""
-        async for first in self._news[1]:
-            batch = [first]
-            while self._news[1].statistics().current_buffer_used:
-                batch.append(self._news[1].receive_nowait())
+        sender, news = self._news
+        with sender, news:
             try:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._store.catalogue.remember, batch)
-            except StoreError as exc:
-                log.warning("%s", exc)
+                async for first in news:
+                    await self._write([first, *_rest_of(news)])
+            finally:
+                await self._write(_rest_of(news))
+
+    async def _write(self, batch: list[Known]) -> None:
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._store.catalogue.remember, batch)
+        except StoreError as exc:
+            log.warning("%s", exc)
+
+
+def _rest_of(news: trio.MemoryReceiveChannel[Known]) -> list[Known]:
+    rest = []
+    while news.statistics().current_buffer_used:
+        rest.append(news.receive_nowait())
+    return rest

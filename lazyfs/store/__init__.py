@@ -11,21 +11,10 @@ from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.store.blobfile import BlobFile, open_blob, open_known
 from lazyfs.store.catalogue import BlobRow, Catalogue
-from lazyfs.store.layout import Layout, open_layout
+from lazyfs.store.layout import Layout, default_path, open_layout
 from lazyfs.versions import BlobId
 
 __all__ = ["BlobFile", "BlobRow", "Store", "default_path"]
-
-
-def default_path() -> Path:
-    """Return where the store lies when nobody says: `/var/cache/lazyfs` for root, else the user's cache directory."""
-    if given := os.environ.get("LAZYFS_STORE"):
-        return Path(given)
-    if os.geteuid() == 0:
-        return Path("/var/cache/lazyfs")
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("lazyfs"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,5 @@
+"""`python -m lazyfs`."""
+
+from lazyfs.cli import main
+
+main()

@@ -1,0 +1,219 @@
+"""The commands and their options; what they do is in the modules beside, imported when a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazyfs import __version__, records, sizes
+from lazyfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from lazyfs.session import Settings
+
+
+class Size(click.ParamType[int]):
+    """Bytes, or a number with K, M, G, T."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a size."""
+        try:
+            return value if isinstance(value, int) else sizes.parse_size(value)
+        except UsageError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+def _store_option(function: Any) -> Any:
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path),
+        envvar="LAZYFS_STORE",
+        help="The backing store, shared by every process that names it.",
+    )(function)
+
+
+def _fetching_options(function: Any) -> Any:
+    """The options of whatever asks origins."""
+    for option in reversed(
+        (
+            click.option("--block-size", type=Size(), default=records.DEFAULT_BLOCK_SIZE, metavar="SIZE",
+                         help="The unit of presence, for blobs new to the store (64K to 8M, a power of two)."),
+            click.option("--header", "headers", multiple=True, metavar="'K: V'",
+                         help="Sent to the origins that the sources name, and to no other."),
+            click.option("--header-file", "header_files", multiple=True, type=click.Path(path_type=Path),
+                         help="The same from a file, a header a line: keeps secrets off the command line."),
+            click.option("--ca-file", type=click.Path(path_type=Path), help="Trust these authorities for TLS."),
+            click.option("--proxy", metavar="URL", help="Ask origins through this HTTP proxy."),
+            click.option("--offline", is_flag=True, help="Never touch the network: serve what the store has."),
+            click.option("--read-timeout", type=click.FloatRange(min=0), default=60.0, metavar="SECONDS",
+                         help="A read that cannot be served by then fails with EIO (0: wait for ever)."),
+        )
+    ):  # fmt: skip
+        function = option(function)
+    return _store_option(function)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="lazyfs %(version)s")
+def commands() -> None:
+    """Mount files from HTTP servers. Only what is read is fetched, once for every process on the host."""
+
+
+@commands.command()
+@_fetching_options
+@click.option("--foreground", "-f", is_flag=True, help="Stay, and log to stderr.")
+@click.option("--allow-other", is_flag=True, help="Let other users read the mount.")
+@click.option("-o", "mount_options", multiple=True, metavar="OPTS", help="Options for FUSE, with commas between them.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
+    """Mount SOURCE... at MOUNTPOINT, read-only, and return when it answers.
+
+    SOURCE is a file's URL or NAME=URL, a directory index (a URL that ends in a slash), or a manifest (FILE.toml,
+    FILE.jsonl, or its URL).
+
+    \b
+    lazyfs mount https://example.org/disk.img /mnt/x
+    lazyfs mount https://example.org/images/ /mnt/images
+    """
+    from lazyfs.cli import mounting
+
+    fuse_options = {word for text in options["mount_options"] for word in text.split(",") if word}
+    if options["allow_other"]:
+        fuse_options.add("allow_other")
+    settings = _settings(sources, options)
+    mounting.mount(sources, mountpoint, settings, frozenset(fuse_options), foreground=options["foreground"])
+
+
+@commands.command()
+@click.option("--lazy", "-l", is_flag=True, help="Detach it at once; its daemon ends with the last reader.")
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+def umount(mountpoint: Path, lazy: bool) -> None:
+    """Unmount MOUNTPOINT, also when its daemon is dead."""
+    from lazyfs.cli import mounting
+
+    mounting.unmount(mountpoint, lazy=lazy)
+
+
+@commands.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+def add(mountpoint: Path, sources: tuple[str, ...]) -> None:
+    """Add SOURCE... to a running mount."""
+    from lazyfs.cli import mounting
+
+    mounting.add(mountpoint, sources)
+
+
+@commands.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+def remove(mountpoint: Path, paths: tuple[str, ...]) -> None:
+    """Remove PATH... (below the mountpoint) from a running mount; who has them open reads on."""
+    from lazyfs.cli import mounting
+
+    mounting.remove(mountpoint, paths)
+
+
+@commands.command()
+@_fetching_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the one file that is fetched here, too.")
+@click.option("--digest", metavar="sha256:HEX", help="Check the one file that is fetched.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE|PATH...")
+def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **options: Any) -> None:
+    """Make files complete in the store: SOURCE..., or PATH... under a mount.
+
+    Any number of processes that fetch the same file at once cost the origin its bytes once.
+    """
+    from lazyfs.cli import fetching
+
+    fetching.fetch(sources, _settings(sources, options), output, digest)
+
+
+@commands.command()
+@_store_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+def status(mountpoint: Path | None, store: Path | None, as_json: bool) -> None:
+    """Show the store and its mounts, or one mount."""
+    from lazyfs.cli import showing
+
+    showing.status(mountpoint, _store_path(store), as_json=as_json)
+
+
+@commands.command("ls")
+@_store_option
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def list_blobs(store: Path | None, as_json: bool) -> None:
+    """List the blobs in the store."""
+    from lazyfs.cli import showing
+
+    showing.list_blobs(_store_path(store), as_json=as_json)
+
+
+@commands.command()
+def demo() -> None:
+    """Show the main job with an origin of its own: mount, ls, a partial read, a full read, unmount."""
+    from lazyfs.cli import demo
+
+    demo.run()
+
+
+def _store_path(given: Path | None) -> Path:
+    """Return the store's absolute path, given, or the default."""
+    from lazyfs.store import default_path
+
+    return (given or default_path()).expanduser().absolute()
+
+
+def _settings(sources: tuple[str, ...], options: dict[str, Any]) -> Settings:
+    """Make a session's settings of the options. *Raises*: UsageError."""
+    import math
+
+    from lazyfs import urls
+    from lazyfs.blob import Limits
+    from lazyfs.origin.client import ClientOptions
+    from lazyfs.session import Settings
+
+    if not records.valid_block_size(options["block_size"]):
+        raise click.BadParameter("a power of two from 64K to 8M", param_hint="--block-size")
+    headers = [_header(text) for text in options["headers"]]
+    for path in options["header_files"]:
+        headers += [_header(line) for line in _lines_of(path) if line]
+    ca_file = options["ca_file"]
+    if ca_file is not None and not ca_file.is_file():
+        raise UsageError(f"--ca-file {ca_file}: no such file")
+    named = frozenset(urls.origin_of(url) for text in sources if (url := _url_in(text)))
+    return Settings(
+        _store_path(options["store"]),
+        ClientOptions(tuple(headers), named, ca_file, options["proxy"], options["offline"]),
+        Limits(read_timeout=options["read_timeout"] or math.inf),
+        options["block_size"],
+    )
+
+
+def _url_in(source: str) -> str | None:
+    """Return the URL of a source that names an origin."""
+    from lazyfs import urls
+
+    url = source if urls.is_http(source) else source.partition("=")[2]
+    return url if urls.is_http(url) else None
+
+
+def _header(text: str) -> tuple[str, str]:
+    """Read `K: V`. *Raises*: UsageError, which does not repeat the value."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip() or not (name.strip() + value).isprintable():
+        raise UsageError("a header is written as 'Name: value', on one line")
+    return name.strip(), value.strip()
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"the header file {path} cannot be read: {exc}") from exc

@@ -1,0 +1,6 @@
+"""demo."""
+
+
+def run() -> None:
+    """Not there yet."""
+    raise NotImplementedError

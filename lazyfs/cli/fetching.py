@@ -1,0 +1,178 @@
+"""fetch: make blobs complete in the store, from sources or through a running mount."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from lazyfs import control, mountinfo, sizes
+from lazyfs.cli.mounting import absolute, socket_of
+from lazyfs.errors import LazyfsError, UsageError, first_reason
+from lazyfs.session import Session, Settings, open_session
+from lazyfs.sources.spec import parse_source
+from lazyfs.tree import Directory, File, Node
+
+PIECE: Final = 1 << 20
+"""Bytes read at a time to write a file out or to hash it."""
+
+LINE_EVERY: Final = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+Progress = Callable[[int, int], None]
+
+
+def fetch(sources: tuple[str, ...], settings: Settings, output: Path | None, digest: str | None) -> None:
+    """Fetch everything the sources name. *Raises*: LazyfsError; the first failure, after the rest was done."""
+    if digest is not None and not (digest.startswith("sha256:") and len(digest) == len("sha256:") + 64):
+        raise UsageError("--digest is written as sha256:HEX, with 64 hexadecimal digits")
+    paths = [source for source in sources if _is_path(source)]
+    if paths and (output or digest):
+        raise UsageError("--output and --digest go with a source, not with a path under a mount: read the path itself")
+    for path in paths:
+        _fetch_path(Path(path))
+    rest = [source for source in sources if source not in paths]
+    if rest:
+        try:
+            trio.run(_fetch_sources, rest, settings, output, digest)
+        except BaseException as exc:
+            reason = first_reason(exc)
+            if reason is None:
+                raise
+            raise reason from exc
+
+
+def _is_path(text: str) -> bool:
+    """Say whether an argument is a path under a mount, not a source."""
+    return "://" not in text and not text.endswith((".toml", ".jsonl")) and _mount_of(Path(text)) is not None
+
+
+def _mount_of(path: Path) -> mountinfo.Mounted | None:
+    mounted = mountinfo.mount_over(absolute(path))
+    return mounted if mounted is not None and mounted.fstype == mountinfo.FSTYPE else None
+
+
+def _fetch_path(path: Path) -> None:
+    mounted = _mount_of(path)
+    assert mounted is not None
+    below = os.path.relpath(absolute(path), mounted.mountpoint)
+    with contextlib.closing(control.Connection(socket_of(mounted), timeout=None)) as connection, _bar(below) as show:
+        for answer in connection.request("fetch", path=below):
+            if isinstance(answer, list):
+                show(*answer)
+
+
+async def _fetch_sources(sources: list[str], settings: Settings, output: Path | None, digest: str | None) -> None:
+    async with open_session(settings) as session:
+        for text in sources:
+            await session.add(parse_source(text))
+        paths = await _files_of(session, session.vfs.tree.root)
+        if (output or digest) and len(paths) != 1:
+            raise UsageError(f"--output and --digest go with one file; the sources name {len(paths)}")
+        failures = []
+        for path in paths:
+            try:
+                with _bar(path) as show:
+                    await session.vfs.fill(path, show)
+                if output or digest:
+                    await _write_out(session, path, output, digest)
+            except LazyfsError as exc:
+                failures.append(exc)
+        for problem, reason in session.vfs.problems.reasons.items():
+            failures.append(LazyfsError(f"{problem}: {reason}"))
+        for failure in failures[1:]:
+            print(f"lazyfs: {failure}", file=sys.stderr)
+        if failures:
+            raise failures[0]
+
+
+async def _files_of(session: Session, directory: Directory) -> list[str]:
+    """Return the paths of all files below a directory, indexes listed on the way, in the order they were named."""
+    paths: list[str] = []
+    nodes: list[Node] = list(directory.children.values())
+    while nodes:
+        node = nodes.pop(0)
+        if isinstance(node, Directory):
+            if node.urls and node.listed_at is None:
+                await session.vfs.list_directory(node)
+            nodes = [*node.children.values(), *nodes]
+        elif isinstance(node, File):
+            paths.append(node.path)
+    return paths
+
+
+async def _write_out(session: Session, path: str, output: Path | None, digest: str | None) -> None:
+    """Check a fetched file's digest and write it out, whole or not at all."""
+    node = session.vfs.tree.find(path)
+    assert isinstance(node, File)
+    handle = await session.vfs.open(node.inode)
+    hashed = hashlib.sha256()
+    unfinished = output.with_name(f".{output.name}.{secrets.token_hex(4)}") if output else None
+    try:
+        with unfinished.open("xb") if unfinished else contextlib.nullcontext() as file:
+            offset = 0
+            while piece := await session.vfs.read(handle, offset, PIECE):
+                offset += len(piece)
+                hashed.update(piece)
+                if file is not None:
+                    await trio.to_thread.run_sync(file.write, piece)
+        if digest is not None and hashed.hexdigest() != digest.removeprefix("sha256:").lower():
+            raise LazyfsError(f"{path}: its digest is sha256:{hashed.hexdigest()}, not the one that was given")
+        if output and unfinished:
+            unfinished.rename(output)
+    except OSError as exc:
+        raise LazyfsError(f"{output} cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        session.vfs.release(handle)
+        if unfinished:
+            unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _bar(name: str) -> Iterator[Progress]:
+    """Show progress on stderr: a bar with rate and time left on a terminal, a line now and then in a log."""
+    if not sys.stderr.isatty():
+        yield from _lines(name)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda present, size: bar.update(task, completed=present, total=size)
+        bar.update(task, completed=bar.tasks[0].total or 0)
+
+
+def _lines(name: str) -> Iterator[Progress]:
+    began, due, first = time.monotonic(), time.monotonic() + LINE_EVERY, -1
+    size = 0
+
+    def show(present: int, total: int) -> None:
+        nonlocal due, first, size
+        size = total
+        first = present if first < 0 else first
+        if (now := time.monotonic()) >= due:
+            due = now + LINE_EVERY
+            rate = (present - first) / (now - began)
+            left = f", {(total - present) / rate:.0f} s left" if rate else ""
+            print(
+                f"{name}: {present * 100 // max(total, 1)} %, {sizes.format_size(int(rate))}/s{left}", file=sys.stderr
+            )
+
+    yield show
+    print(f"{name}: {sizes.format_size(size)} in {time.monotonic() - began:.1f} s", file=sys.stderr)

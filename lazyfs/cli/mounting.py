@@ -1,0 +1,128 @@
+"""mount, umount, add, remove."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from lazyfs import control, mountinfo
+from lazyfs.errors import LazyfsError, UsageError
+from lazyfs.mount import Mount, run_in_background, run_in_foreground, unmount_command
+from lazyfs.session import Settings
+from lazyfs.sources.spec import parse_source
+
+PATIENCE: Final = 10.0
+"""Seconds for a look at what may be a stuck mount, and for a daemon to end after its mount has gone."""
+
+
+def mount(
+    sources: tuple[str, ...], mountpoint: Path, settings: Settings, options: frozenset[str], *, foreground: bool
+) -> None:
+    """Mount, and return when the mount answers. *Raises*: LazyfsError; then nothing is left mounted."""
+    parsed = tuple(parse_source(text) for text in sources)
+    where = absolute(mountpoint)
+    _clean_up_dead(where)
+    if not os.path.isdir(where):
+        raise UsageError(f"the mountpoint {where} is not a directory; make it with: mkdir -p {where}")
+    _refuse_overlap(where, settings.store)
+    local = tuple(_absolute_manifest(source.place) for source in parsed if not source.remote)
+    for path in local:
+        if not path.is_file():
+            raise UsageError(f"the manifest {path} is not there")
+    (run_in_foreground if foreground else run_in_background)(Mount(where, parsed, settings, options))
+
+
+def unmount(mountpoint: Path, *, lazy: bool) -> None:
+    """Unmount, and return when the daemon has ended, unless `lazy`. *Raises*: LazyfsError."""
+    where = absolute(mountpoint)
+    mounted = mounted_at(where)
+    daemon = None
+    with contextlib.suppress(control.ControlError):
+        daemon = control.Connection(socket_of(mounted), timeout=PATIENCE)
+    done = subprocess.run(unmount_command(where, lazy=lazy), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        if holders := _holders(where):
+            raise LazyfsError(f"{where} is busy: {', '.join(holders)}; end them, or detach it with --lazy")
+        raise LazyfsError(f"{where} could not be unmounted: {done.stderr.strip().splitlines()[-1]}")
+    if daemon is not None and not lazy and not daemon.wait_for_end():
+        raise LazyfsError(f"{where} is unmounted, but its daemon has not ended in {PATIENCE:g} s")
+
+
+def add(mountpoint: Path, sources: tuple[str, ...]) -> None:
+    """Add sources to a running mount. *Raises*: LazyfsError."""
+    places = [str(text if (source := parse_source(text)).remote else Path(source.place).absolute()) for text in sources]
+    control.call(socket_of(mounted_at(absolute(mountpoint))), "add", sources=places)
+
+
+def remove(mountpoint: Path, paths: tuple[str, ...]) -> None:
+    """Remove names from a running mount. *Raises*: LazyfsError."""
+    control.call(socket_of(mounted_at(absolute(mountpoint))), "remove", paths=list(paths))
+
+
+def absolute(mountpoint: Path) -> str:
+    """Return the absolute path of a mountpoint without a look at the mountpoint itself, which may be stuck."""
+    path = os.path.abspath(mountpoint)
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) if path != "/" else path
+
+
+def mounted_at(where: str) -> mountinfo.Mounted:
+    mounted = mountinfo.mount_at(where)
+    if mounted is None or mounted.fstype != mountinfo.FSTYPE:
+        raise UsageError(f"{where} is not a lazyfs mount")
+    return mounted
+
+
+def socket_of(mounted: mountinfo.Mounted) -> Path:
+    """Return where a mount's daemon listens: the mount's source names the store."""
+    store = mounted.source.partition("#")[2]
+    return Path(store) / "run" / control.socket_name(mounted.mountpoint)
+
+
+def _clean_up_dead(where: str) -> None:
+    """Unmount what a dead daemon left. *Raises*: UsageError, when something is mounted there and alive."""
+    while (mounted := mountinfo.mount_at(where)) is not None:
+        if not mounted.fstype.startswith("fuse"):
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            look = subprocess.run(
+                ["stat", "-f", where],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=PATIENCE,
+                env={"LC_ALL": "C"},
+            )
+            if "not connected" in look.stderr:
+                subprocess.run(unmount_command(where, lazy=True), capture_output=True, check=False, timeout=PATIENCE)
+                continue
+        raise UsageError(f"{where} has a mount already; unmount it with: lazyfs umount {where}")
+
+
+def _refuse_overlap(where: str, store: Path) -> None:
+    inside = os.path.realpath(store)
+    if os.path.commonpath((where, inside)) == where:
+        raise UsageError(f"the store {store} is under the mountpoint {where}: it would be hidden; name another")
+    if os.path.commonpath((where, inside)) == inside:
+        raise UsageError(f"the mountpoint {where} is inside the store {store}; name another")
+
+
+def _absolute_manifest(place: str) -> Path:
+    return Path(place).absolute()
+
+
+def _holders(where: str) -> list[str]:
+    """Name the processes that have something under a mount open, without a look at the mount."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        links = [process / "cwd", process / "root"]
+        with contextlib.suppress(OSError):
+            links += (process / "fd").iterdir()
+        for link in links:
+            with contextlib.suppress(OSError):
+                if (os.readlink(link) + "/").startswith(where + "/"):
+                    found.append(f"{(process / 'comm').read_text().strip()} (pid {process.name})")
+                    break
+    return found

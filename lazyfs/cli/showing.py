@@ -1,0 +1,135 @@
+"""status and ls: what the store has, and what its mounts are doing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lazyfs import control, mountinfo, records
+from lazyfs.cli.mounting import absolute, mounted_at, socket_of
+from lazyfs.errors import StoreError
+from lazyfs.sizes import format_size
+from lazyfs.store import Store
+
+
+def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
+    """Print the store and its mounts; with a mountpoint, that mount and its store. *Raises*: LazyfsError."""
+    only = None
+    if mountpoint is not None:
+        only = socket_of(mounted_at(absolute(mountpoint)))
+        store_path = only.parent.parent
+    mounts = [control.call(only, "status")] if only else _mounts(store_path)
+    with contextlib.closing(_open(store_path)) as store:
+        described: dict[str, Any] = {
+            "path": str(store_path),
+            "format": records.FORMAT,
+            "blobs": len(store.catalogue.blobs()),
+            "bytes_on_disk": store.bytes_on_disk(),
+            "max_cache": None,
+        }
+    if as_json:
+        click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))
+        return
+    blobs = described["blobs"]
+    click.echo(f"store {store_path}: {blobs} blobs, {format_size(described['bytes_on_disk'])} on disk")
+    if not mounts:
+        click.echo("no mounts")
+    for mount in mounts:
+        _print_mount(mount)
+
+
+def list_blobs(store_path: Path, *, as_json: bool) -> None:
+    """Print the blobs of the store, the last used first. *Raises*: LazyfsError."""
+    with contextlib.closing(_open(store_path)) as store:
+        rows: list[dict[str, Any]] = [
+            {
+                "blob": blob.blob_id,
+                "url": blob.url,
+                "size": blob.size,
+                "cached": _present(store, blob.blob_id, blob.size),
+                "complete": blob.complete,
+                "last_used": blob.last_used,
+            }
+            for blob in store.catalogue.blobs()
+        ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = [
+        [
+            str(row["blob"])[:20],
+            format_size(row["size"]),
+            f"{row['cached'] * 100 // max(row['size'], 1)} %" if row["size"] else "100 %",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last_used"])),
+            row["url"],
+        ]
+        for row in rows
+    ]
+    _print_table(["BLOB", "SIZE", "CACHED", "LAST USED", "URL"], table)
+
+
+def _present(store: Store, blob_id: Any, size: int) -> int:
+    try:
+        return store.present_bytes(blob_id, size)
+    except OSError as exc:
+        raise StoreError(f"blob {blob_id}: {exc.strerror or exc}") from exc
+
+
+def _open(store_path: Path) -> Store:
+    if not store_path.exists():
+        raise StoreError(f"there is no store at {store_path}; name one with --store")
+    return Store.open(store_path)
+
+
+def _mounts(store_path: Path) -> list[dict[str, Any]]:
+    """Ask every mount of the store; a socket that nobody listens on is what a killed daemon left."""
+    found = []
+    for socket in sorted((store_path / "run").glob("*.sock")):
+        try:
+            found.append(control.call(socket, "status"))
+        except control.ControlError as exc:
+            if not _mounted_with(socket):
+                socket.unlink(missing_ok=True)
+            else:
+                click.echo(f"lazyfs: {exc}", err=True)
+    return found
+
+
+def _mounted_with(socket: Path) -> bool:
+    return any(
+        mounted.fstype == mountinfo.FSTYPE and os.path.realpath(socket_of(mounted)) == os.path.realpath(socket)
+        for mounted in mountinfo.mounts()
+    )
+
+
+def _print_mount(mount: dict[str, Any]) -> None:
+    counters = mount["counters"]
+    click.echo(f"\n{mount['mountpoint']}: {mount['files']} files, daemon {mount['pid']}")
+    click.echo(
+        f"  read      {format_size(counters['read_bytes'])} in {counters['reads']} reads, {counters['errors']} errors"
+    )
+    click.echo(
+        f"  origin    {format_size(counters['origin_bytes'])} in {counters['origin_requests']} requests,"
+        f" {counters['retries']} retries"
+    )
+    click.echo(
+        f"  blocks    {counters['blocks_fetched']} fetched, {counters['blocks_awaited']} awaited from other processes,"
+        f" {counters['blocks_hit']} hit, {counters['blocks_corrupt']} corrupt"
+    )
+    click.echo(f"  log       {mount['log']}")
+    if mount["problems"]:
+        click.echo(f"  not shown {mount['problems']} names:")
+        for name, reason in list(mount["reasons"].items())[:20]:
+            click.echo(f"    {name}: {reason}")
+
+
+def _print_table(head: list[str], rows: list[list[str]]) -> None:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,175 @@
+"""The control socket: how the commands talk to a running mount.
+
+Each mount listens on `run/ID.sock` in its store. A request is one line of JSON, `{"op": NAME, ...}`; the answer is
+lines of JSON, of which the last is `{"done": ...}` or `{"error": "one line"}`; those before it are progress. A client
+that hangs up cancels what it asked for. The directory is 0700, so who may connect is who owns the store.
+
+Sockets are reached through a descriptor of their directory, because a socket's path may have no more than 107 bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from lazyfs.errors import LazyfsError, first_reason
+
+log = logging.getLogger(__name__)
+
+REQUEST_MAX: Final = 1 << 20
+"""Bytes in one request."""
+
+Operation = Callable[[Mapping[str, Any]], AsyncIterator[Any]]
+"""Yields progress, and last what `done` is to hold."""
+
+
+class ControlError(LazyfsError):
+    """A mount did not answer, or said no."""
+
+
+def socket_name(mountpoint: str) -> str:
+    """Return the name in `run/` of the socket of the mount at an absolute path."""
+    return hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16] + ".sock"
+
+
+@contextlib.contextmanager
+def _reachable(path: Path) -> Iterator[str]:
+    """Yield a path to a socket that is short enough for connect and bind."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+# The mount's side.
+
+
+async def serve(path: Path, operations: Mapping[str, Operation], *, task_status: trio.TaskStatus[None]) -> None:
+    """Answer requests until cancelled; the socket goes with it."""
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with _reachable(path) as name:
+        listening.bind(name)
+    listening.listen(64)
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    try:
+        task_status.started()
+        await trio.serve_listeners(partial(_answer, operations), [listener])
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def _answer(operations: Mapping[str, Operation], stream: trio.SocketStream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async with stream, trio.open_nursery() as nursery:
+            request = await _receive_line(stream)
+            if request is None:
+                return
+            nursery.start_soon(_hang_up, stream, nursery.cancel_scope)
+            await _perform(stream, request, operations)
+            nursery.cancel_scope.cancel()
+
+
+async def _perform(stream: trio.SocketStream, line: bytes, operations: Mapping[str, Operation]) -> None:
+    last: Any = None
+    try:
+        request = json.loads(line)
+        async with contextlib.aclosing(operations[request["op"]](request)) as answers:  # type: ignore[type-var]
+            async for answer in answers:
+                if last is not None:
+                    await stream.send_all(json.dumps(last).encode() + b"\n")
+                last = answer
+        reply = {"done": last}
+    except Exception as exc:
+        reason = first_reason(exc)
+        if reason is None:
+            log.exception("an unforeseen failure in a control request")
+        reply = {"error": str(reason or f"the mount could not do it ({type(exc).__name__}); its log says more")}
+    await stream.send_all(json.dumps(reply).encode() + b"\n")
+
+
+async def _receive_line(stream: trio.SocketStream) -> bytes | None:
+    received = bytearray()
+    while b"\n" not in received:
+        piece = await stream.receive_some()
+        if not piece or len(received) > REQUEST_MAX:
+            return None
+        received += piece
+    return bytes(received.partition(b"\n")[0])
+
+
+async def _hang_up(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    """Cancel what a client asked for when it goes."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        while await stream.receive_some():
+            pass
+    scope.cancel()
+
+
+# The commands' side: plain sockets, for commands that should start fast.
+
+
+class Connection:
+    """A connection to a mount.
+
+    *Raises*: ControlError when nobody answers. *Units*: `timeout` seconds for each answer, None for no bound.
+    """
+
+    def __init__(self, path: Path, timeout: float | None = 10.0) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        try:
+            with _reachable(path) as name:
+                self._socket.connect(name)
+        except OSError as exc:
+            self._socket.close()
+            raise ControlError(f"no mount answers at {path}: {exc.strerror or exc}") from exc
+        self._lines = self._socket.makefile("rb")
+
+    def request(self, op: str, **arguments: Any) -> Iterator[Any]:
+        """Send a request; yield its progress and last its result. *Raises*: ControlError, what went wrong."""
+        try:
+            self._socket.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
+            for line in self._lines:
+                answer = json.loads(line)
+                if isinstance(answer, dict) and "error" in answer:
+                    raise ControlError(answer["error"])
+                if isinstance(answer, dict) and "done" in answer:
+                    yield answer["done"]
+                    return
+                yield answer
+        except OSError as exc:
+            raise ControlError(f"the mount does not answer: {exc.strerror or exc}") from exc
+        raise ControlError("the mount ended before it had answered")
+
+    def wait_for_end(self) -> bool:
+        """Wait until the mount's process lets go of the connection; False when the time-out comes first."""
+        try:
+            return not self._socket.recv(1)
+        except ConnectionError:
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Hang up."""
+        self._lines.close()
+        self._socket.close()
+
+
+def call(path: Path, op: str, **arguments: Any) -> Any:
+    """Send a request and return its result. *Raises*: ControlError."""
+    with contextlib.closing(Connection(path)) as connection:
+        *_, result = connection.request(op, **arguments)
+        return result

@@ -1,0 +1,231 @@
+"""The pyfuse3 adapter: translates between the kernel's requests and `Vfs`, nothing else.
+
+pyfuse3 ends its main loop, and with it the mount, on any exception but FUSEError; so every handler turns each of them
+into an errno here. Inodes and attributes of visible nodes never change (tree.py), so the kernel may keep them, and the
+pages with them, for as long as it likes; what must not be believed any longer is invalidated by name.
+
+*Source*: pyfuse3 3.5 `handlers.pxi`, `internal.pxi`; kernel fs/fuse/dir.c, file.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, InodeT, ReaddirToken, RequestContext
+
+from lazyfs.errors import LazyfsError, NameMissing, errno_for
+from lazyfs.tree import Directory, File, Node, Symlink
+from lazyfs.vfs import Vfs, symlink_target
+
+log = logging.getLogger(__name__)
+
+OPTIONS: Final = frozenset({"ro", "nosuid", "nodev", "default_permissions", "subtype=lazyfs"})
+"""What every mount has, whatever else it is given."""
+
+KEEP: Final = 86400.0
+"""Seconds for which the kernel may keep names and attributes."""
+
+MAX_REQUESTS: Final = 10_000
+"""Requests under way at a time: pyfuse3's own limit of 99 lets as many stalled reads stop `ls` as well."""
+
+WAKE_EVERY: Final = 0.5
+"""Seconds between two timer signals; see `serve`."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _translated(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Turn every exception into an errno: anything else would end the mount."""
+
+    @functools.wraps(handler)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as exc:
+            adapter = args[0]
+            assert isinstance(adapter, Adapter)
+            if not isinstance(exc, NameMissing):
+                adapter.vfs.counters.errors += 1
+            if not isinstance(exc, LazyfsError):
+                log.exception("an unforeseen failure in %s", handler.__name__)
+            raise FUSEError(errno_for(exc)) from None
+
+    return wrapper
+
+
+class Adapter(pyfuse3.Operations):
+    """Answers the kernel from a `Vfs`."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, vfs: Vfs) -> None:
+        super().__init__()
+        self.vfs = vfs
+        self._uid, self._gid = os.getuid(), os.getgid()
+        self._mounted_ns = time.time_ns()
+        self._listings: dict[int, list[tuple[int, Node]]] = {}
+        self._next_listing = 1
+        vfs.on_stale = self._invalidate
+
+    @_translated
+    async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Find a name."""
+        node = await self.vfs.lookup(parent_inode, os.fsdecode(name))
+        self.vfs.tree.remember(node)
+        return self._attributes(node)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """Take back look-ups."""
+        for inode, lookups in inode_list:
+            self.vfs.tree.forget(inode, lookups)
+
+    @_translated
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        """Describe a node."""
+        return self._attributes(self.vfs.node(inode))
+
+    @_translated
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
+        """Return where a symlink leads."""
+        return os.fsencode(symlink_target(self.vfs.node(inode)))
+
+    @_translated
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        """Begin a listing: what is known now, so that it stays the same while it is read."""
+        handle = FileHandleT(self._next_listing)
+        self._next_listing += 1
+        self._listings[handle] = await self.vfs.entries(inode)
+        return handle
+
+    @_translated
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        """Go on with a listing behind the name whose cookie is `start_id`."""
+        entries = self._listings[fh]
+        low, high = 0, len(entries)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if entries[middle][0] <= start_id else (low, middle)
+        for cookie, node in entries[low:]:
+            if not pyfuse3.readdir_reply(token, os.fsencode(node.name), self._attributes(node), cookie):
+                break
+            self.vfs.tree.remember(node)
+
+    @_translated
+    async def releasedir(self, fh: FileHandleT) -> None:
+        """End a listing."""
+        del self._listings[fh]
+
+    @_translated
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """Open a file to read."""
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise FUSEError(errno.EROFS)
+        return FileInfo(fh=FileHandleT(await self.vfs.open(inode)), keep_cache=True)
+
+    @_translated
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        """Read from an open file."""
+        return await self.vfs.read(fh, off, size)  # type: ignore[return-value] # pyfuse3 takes any buffer
+
+    @_translated
+    async def release(self, fh: FileHandleT) -> None:
+        """Close a file."""
+        self.vfs.release(fh)
+
+    @_translated
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        """Describe the mount: what it holds, and that nothing is free."""
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_blocks = -(-self.vfs.tree.size // 4096)
+        data.f_files = self.vfs.tree.files
+        data.f_bfree = data.f_bavail = data.f_ffree = data.f_favail = 0
+        data.f_namemax = 255
+        return data
+
+    @_translated
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[Any]:
+        """Name the extended attributes."""
+        return [name.encode() for name in await self.vfs.xattrs(inode)]
+
+    @_translated
+    async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
+        """Return one extended attribute."""
+        # The kernel asks for security.capability at each exec and for ACLs: none of these needs a look at the store.
+        if name.startswith(b"user.lazyfs."):
+            value = (await self.vfs.xattrs(inode)).get(os.fsdecode(name))
+            if value is not None:
+                return os.fsencode(value)
+        raise FUSEError(pyfuse3.ENOATTR)
+
+    def _attributes(self, node: Node) -> EntryAttributes:
+        attributes = EntryAttributes()
+        attributes.st_ino = InodeT(node.inode)
+        attributes.entry_timeout = attributes.attr_timeout = KEEP
+        attributes.st_uid, attributes.st_gid = self._uid, self._gid
+        attributes.st_nlink = 1
+        mtime_ns = None
+        match node:
+            case File():
+                attributes.st_mode = _mode(stat.S_IFREG | (0o444 if node.entry.mode is None else node.entry.mode))
+                attributes.st_size = node.size or 0
+                mtime_ns = node.mtime_ns
+            case Symlink():
+                attributes.st_mode = _mode(stat.S_IFLNK | 0o777)
+                attributes.st_size = len(os.fsencode(node.target))
+                mtime_ns = node.entry.mtime_ns
+            case Directory():
+                attributes.st_mode = _mode(stat.S_IFDIR | 0o555)
+                attributes.st_nlink = 2
+        attributes.st_blksize = 4096
+        attributes.st_blocks = -(-attributes.st_size // 512)
+        mtime_ns = self._mounted_ns if mtime_ns is None else mtime_ns
+        attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = mtime_ns
+        return attributes
+
+    def _invalidate(self, parent: int, name: str) -> None:
+        """Have the kernel look a name up again; from pyfuse3's own thread, since it waits for look-ups under way."""
+        pyfuse3.invalidate_entry_async(InodeT(parent), os.fsencode(name), ignore_enoent=True)
+
+
+def _mode(mode: int) -> Any:
+    return mode
+
+
+async def serve(vfs: Vfs, mountpoint: str, options: frozenset[str], *, task_status: trio.TaskStatus[None]) -> None:
+    """Mount, report readiness, and answer the kernel until the mount is gone. *Raises*: RuntimeError from libfuse.
+
+    *Cancellation*: unmounts. The timer signal is for a race in pyfuse3: it reads the FUSE descriptor when that has
+    become readable, but a request that is interrupted in between is gone, and the read then blocks the whole process
+    until the next request. A signal ends it with EINTR, after which pyfuse3 looks again.
+    """
+    pyfuse3.init(Adapter(vfs), mountpoint, set(OPTIONS | options))
+    unmount = True
+    signal.signal(signal.SIGALRM, lambda _number, _frame: None)
+    signal.setitimer(signal.ITIMER_REAL, WAKE_EVERY, WAKE_EVERY)
+    try:
+        task_status.started()
+        await pyfuse3.main(max_tasks=MAX_REQUESTS)
+        unmount = False  # the loop ends by itself when the kernel has let go of the mount
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pyfuse3.close(unmount=unmount)
+
+
+def terminate() -> None:
+    """End `serve`, whoever has files open."""
+    pyfuse3.terminate()

@@ -1,0 +1,263 @@
+"""A mount's daemon: wires a session to FUSE and to the control socket, and ends both cleanly.
+
+    daemonize first, then everything else: nothing is forked once the mount is there (a child would keep its
+    descriptors open), and no thread exists when the fork happens.
+
+      command ── fork ── daemon: session, sources, FUSE, tuning, control socket ── "ready" down the pipe ──┐
+         └── waits for one line of the pipe: "ready", or what went wrong ◄──────────────────────────────────┘
+
+SIGTERM, SIGINT and SIGHUP detach the mount; the daemon goes on for those who have files open, for GRACE seconds at
+the most, and a second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import trio
+
+from lazyfs import control, fuse, mountinfo
+from lazyfs.errors import LazyfsError, NameMissing, UsageError, first_reason
+from lazyfs.session import Session, Settings, open_session
+from lazyfs.sources.spec import Source, parse_source
+
+log = logging.getLogger(__name__)
+
+GRACE: Final = 5.0
+"""Seconds for which a detached mount still serves those who have files open."""
+
+READ_AHEAD_KB: Final = 1024
+"""The kernel's own readahead: a FUSE read is then up to 1 MiB, which trebles what a sequential reader gets."""
+
+MAX_BACKGROUND: Final = 64
+"""Readahead requests that the kernel may have under way (its default is 12)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What to mount where; `mountpoint` is absolute, `options` go to FUSE."""
+
+    mountpoint: str
+    sources: tuple[Source, ...]
+    settings: Settings
+    options: frozenset[str] = frozenset()
+
+    @property
+    def log_file(self) -> Path:
+        """Where the daemon's log goes."""
+        return self.settings.store / "run" / control.socket_name(self.mountpoint).replace(".sock", ".log")
+
+    @property
+    def socket(self) -> Path:
+        """Where the daemon listens."""
+        return self.settings.store / "run" / control.socket_name(self.mountpoint)
+
+
+async def run(mount: Mount, ready: Callable[[], None] = lambda: None, *, log_to_store: bool = False) -> None:
+    """Serve a mount until it is gone; `ready` is called when it answers. *Raises*: LazyfsError, perhaps in a group."""
+    async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
+        if log_to_store:
+            _log_to(_log_handler(mount.log_file))
+        await _add_all(session, mount.sources)
+        await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
+        _tune_kernel(mount.mountpoint)
+        await nursery.start(partial(control.serve, mount.socket, _operations(session, mount)))
+        nursery.start_soon(_obey_signals, mount.mountpoint)
+        ready()
+
+
+async def _add_all(session: Session, sources: tuple[Source, ...]) -> None:
+    """Take the sources in, all at once."""
+    async with trio.open_nursery() as nursery:
+        for source in sources:
+            nursery.start_soon(session.add, source)
+
+
+async def _serve_fuse(
+    session: Session, mount: Mount, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Serve FUSE, and end the rest when it ends."""
+    store = str(mount.settings.store).replace("\\", "\\\\").replace(",", "\\,")
+    try:
+        options = mount.options | {f"fsname=lazyfs#{store}"}
+        await fuse.serve(session.vfs, mount.mountpoint, options, task_status=task_status)
+    except RuntimeError as exc:
+        raise UsageError(
+            f"cannot mount at {mount.mountpoint}: {exc}; is fuse3 installed, and /dev/fuse there?"
+        ) from exc
+    scope.cancel()
+
+
+async def _obey_signals(mountpoint: str) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        await anext(signals)
+        log.info("unmounting %s", mountpoint)
+        await trio.run_process(unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)
+        with trio.move_on_after(GRACE):
+            await anext(signals)
+        fuse.terminate()
+
+
+def unmount_command(mountpoint: str, *, lazy: bool) -> list[str]:
+    """Return the command that unmounts: fusermount3 for users, umount for root, which needs no help."""
+    if os.geteuid() == 0:
+        return ["umount", *(["-l"] if lazy else []), mountpoint]
+    return ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
+
+
+def _tune_kernel(mountpoint: str) -> None:
+    """Raise the kernel's limits for this mount where we may; without them it is slower, nothing else."""
+    mounted = mountinfo.mount_at(mountpoint)
+    if mounted is None:
+        return
+    connection = Path("/sys/fs/fuse/connections") / str(mounted.minor)
+    for path, value in (
+        (Path(f"/sys/class/bdi/{mounted.device}/read_ahead_kb"), READ_AHEAD_KB),
+        (connection / "max_background", MAX_BACKGROUND),
+        (connection / "congestion_threshold", MAX_BACKGROUND * 3 // 4),
+    ):
+        try:
+            path.write_text(str(value))
+        except OSError as exc:
+            log.debug("%s: %s", path, exc.strerror)
+
+
+def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
+    """What the control socket can be asked for."""
+
+    async def status(_request: Mapping[str, Any]) -> AsyncIterator[Any]:
+        problems = session.vfs.problems
+        yield {
+            "mountpoint": mount.mountpoint,
+            "pid": os.getpid(),
+            "files": session.vfs.tree.files,
+            "counters": session.counters.as_dict(),
+            "problems": problems.count,
+            "reasons": problems.reasons,
+            "log": str(mount.log_file),
+        }
+
+    async def add(request: Mapping[str, Any]) -> AsyncIterator[Any]:
+        paths: list[str] = []
+        for text in request["sources"]:
+            paths += await session.add(parse_source(text))
+        yield paths
+
+    async def remove(request: Mapping[str, Any]) -> AsyncIterator[Any]:
+        for path in request["paths"]:
+            if session.vfs.tree.find(path) is None:
+                raise NameMissing(f"{path}: no such name under {mount.mountpoint}")
+        for path in request["paths"]:
+            session.vfs.remove(path)
+        yield True
+
+    async def fetch(request: Mapping[str, Any]) -> AsyncIterator[Any]:
+        send, receive = trio.open_memory_channel[tuple[int, int]](1)
+
+        def progress(present: int, size: int) -> None:
+            with contextlib.suppress(trio.WouldBlock):  # one that nobody has looked at yet is as good
+                send.send_nowait((present, size))
+
+        async def fill() -> None:
+            with send:
+                await session.vfs.fill(request["path"], progress)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fill)
+            async for present, size in receive:
+                yield [present, size]
+        yield True
+
+    return {"status": status, "add": add, "remove": remove, "fetch": fetch}
+
+
+# The process.
+
+
+def run_in_foreground(mount: Mount) -> None:
+    """Serve a mount from this process. *Raises*: LazyfsError."""
+    _log_to(logging.StreamHandler())
+    _run(partial(run, mount))
+
+
+def run_in_background(mount: Mount) -> None:
+    """Start the daemon and return when the mount answers. *Raises*: LazyfsError with what the daemon says.
+
+    *Source*: daemon(7), "SysV Daemons", as far as it still applies.
+    """
+    readable, writable = os.pipe()
+    if os.fork() == 0:
+        _become_daemon(mount, writable)
+    os.close(writable)
+    with os.fdopen(readable, "rb") as pipe:
+        line = pipe.readline().decode("utf-8", "surrogateescape").strip()
+    os.wait()
+    if line != "ready":
+        raise LazyfsError(line or f"the daemon ended before {mount.mountpoint} was mounted; see {mount.log_file}")
+
+
+def _become_daemon(mount: Mount, pipe: int) -> NoReturn:
+    os.setsid()
+    if os.fork() != 0:
+        os._exit(0)
+    os.chdir("/")
+    pipe = _keep_only(pipe)
+    status = 1
+    try:
+        _run(partial(run, mount, partial(_report, pipe, "ready"), log_to_store=True))
+        status = 0
+    except LazyfsError as exc:
+        _report(pipe, str(exc))
+    except BaseException as exc:
+        log.critical("the daemon ended", exc_info=True)
+        _report(pipe, f"the daemon failed: {exc!r}")
+    logging.shutdown()
+    os._exit(status)  # a worker thread that hangs in the disk must not keep the process
+
+
+def _log_handler(path: Path) -> logging.Handler:
+    """The daemon's log: two files of 1 MiB at the most, beside the socket."""
+    return logging.handlers.RotatingFileHandler(path, maxBytes=1 << 20, backupCount=1, encoding="utf-8")
+
+
+def _keep_only(pipe: int) -> int:
+    """Let go of all other descriptors that were inherited: whoever waits for their end would wait for ours."""
+    kept = os.dup2(pipe, 3, inheritable=False)
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    return kept
+
+
+def _report(pipe: int, line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(pipe, line.encode("utf-8", "surrogateescape") + b"\n")
+        os.close(pipe)
+
+
+def _run(main: Any) -> None:
+    """Run trio; of a group of exceptions raise what a person should read."""
+    try:
+        trio.run(main)
+    except BaseException as exc:
+        reason = first_reason(exc)
+        if reason is not None:
+            raise reason from exc
+        raise
+
+
+def _log_to(handler: logging.Handler) -> None:
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)

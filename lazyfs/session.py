@@ -1,0 +1,151 @@
+"""A process's working set: store, client, blobs, names, wired together, and the sources that feed the names.
+
+A mount is a session with a FUSE adapter on its `vfs`; `lazyfs fetch` is one without.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from lazyfs import records
+from lazyfs.blob import Blobs, Limits
+from lazyfs.counters import Counters
+from lazyfs.entries import Entry, Kind, Refusal
+from lazyfs.errors import LazyfsError, SourceError
+from lazyfs.origin.client import Client, ClientOptions
+from lazyfs.resolve import Resolver
+from lazyfs.sources.feed import Pieces, list_index, local_pieces, read_manifest
+from lazyfs.sources.spec import Form, Source
+from lazyfs.store import Store
+from lazyfs.tree import Directory, File
+from lazyfs.versions import blob_id_for
+from lazyfs.vfs import Vfs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a session works. *Units*: `block_size` bytes."""
+
+    store: Path
+    client: ClientOptions = field(default_factory=ClientOptions)
+    limits: Limits = field(default_factory=Limits)
+    block_size: int = records.DEFAULT_BLOCK_SIZE
+
+
+class Session:
+    """What is open; made by `open_session`."""
+
+    def __init__(self, store: Store, client: Client, counters: Counters, nursery: trio.Nursery, limits: Limits) -> None:
+        self.store = store
+        self.client = client
+        self.counters = counters
+        self.blobs = Blobs(store, client, counters, nursery, limits)
+        self.resolver = Resolver(store, client, counters, nursery, limits.read_timeout)
+        self.vfs = Vfs(self.blobs, self.resolver, partial(list_index, client, store), nursery)
+        self._nursery = nursery
+
+    async def add(self, source: Source) -> list[str]:
+        """Take a source in and return the paths it named so far; a long manifest is read on behind.
+
+        *Raises*: SourceError, OriginError, StoreError: then nothing of it is left.
+        """
+        match source.form:
+            case Form.FILE:
+                return [await self._add_file(source)]
+            case Form.INDEX:
+                return [await self._add_index(source)]
+            case Form.MANIFEST:
+                paths: list[str] = await self._nursery.start(self._read_manifest, source)
+                return paths
+
+    async def _add_file(self, source: Source) -> str:
+        node = self.vfs.tree.add(Entry(source.name, url=source.place))
+        if isinstance(node, Refusal):
+            raise SourceError(f"{source.shown}: {node.reason}")
+        assert isinstance(node, File)
+        try:
+            await self.vfs.resolve(node, patient=False)
+        except BaseException:
+            self.vfs.remove(source.name)
+            raise
+        return source.name
+
+    async def _add_index(self, source: Source) -> str:
+        directory = self.vfs.tree.root
+        if source.name:
+            node = self.vfs.tree.add(Entry(source.name, Kind.DIRECTORY, source.place))
+            if not isinstance(node, Directory):
+                raise SourceError(f"{source.shown}: the name {source.name} is taken")
+            directory = node
+        elif source.place not in directory.urls:
+            directory.urls.append(source.place)
+        try:
+            await self.vfs.list_directory(directory, patient=False)
+        except BaseException:
+            directory.urls.remove(source.place)
+            if source.name:
+                self.vfs.remove(source.name)
+            raise
+        return source.name
+
+    async def _read_manifest(self, source: Source, task_status: trio.TaskStatus[list[str]]) -> None:
+        """Announce a manifest's entries; ready after the first of them, so that one that is none fails its caller."""
+        started = False
+        try:
+            async with self._pieces(source) as pieces:
+                async for found in read_manifest(source, pieces):
+                    nodes = self.vfs.announce(_located(item, source) for item in found)
+                    if not started and found:
+                        started = True
+                        task_status.started([node.path for node in nodes])
+        except LazyfsError as exc:
+            if not started:
+                raise
+            self.vfs.problems.add(source.shown, f"read only in part: {exc}")
+        if not started:
+            task_status.started([])
+
+    @asynccontextmanager
+    async def _pieces(self, source: Source) -> AsyncIterator[Pieces]:
+        """Open a manifest: a local file, or a blob like any other, so that it is there again without its origin."""
+        if not source.remote:
+            yield local_pieces(Path(source.place))
+            return
+        known = await self.resolver.known(source.place, patient=False)
+        blob = await self.blobs.open(blob_id_for(source.place, known.version, None), known)
+        try:
+            yield blob.read
+        finally:
+            self.blobs.close(blob)
+
+
+def _located(item: Entry | Refusal, source: Source) -> Entry | Refusal:
+    """Name the manifest in what is reported of its lines."""
+    return Refusal(f"{source.shown}, {item.where}", item.reason) if isinstance(item, Refusal) else item
+
+
+@asynccontextmanager
+async def open_session(settings: Settings) -> AsyncIterator[Session]:
+    """Open a session; what it has under way when it is left is cancelled. *Raises*: StoreError."""
+    store = await trio.to_thread.run_sync(Store.open, settings.store, settings.block_size)
+    counters = Counters()
+    client = Client(settings.client, counters)
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield Session(store, client, counters, nursery, settings.limits)
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await client.aclose()
+        store.close()
