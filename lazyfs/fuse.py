@@ -17,6 +17,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 import pyfuse3
@@ -79,7 +80,12 @@ class Adapter(pyfuse3.Operations):
         self._mounted_ns = time.time_ns()
         self._listings: dict[int, list[tuple[int, Node]]] = {}
         self._next_listing = 1
+        self.answering = trio.Event()
         vfs.on_stale = self._invalidate
+
+    def init(self) -> None:
+        """Note that the kernel has shaken hands: the answer goes out before any other task runs."""
+        self.answering.set()
 
     @_translated
     async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -207,19 +213,24 @@ def _mode(mode: int) -> Any:
 
 
 async def serve(vfs: Vfs, mountpoint: str, options: frozenset[str], *, task_status: trio.TaskStatus[None]) -> None:
-    """Mount, report readiness, and answer the kernel until the mount is gone. *Raises*: RuntimeError from libfuse.
+    """Mount, report readiness when the kernel has shaken hands, and answer it until the mount is gone.
 
-    *Cancellation*: unmounts. The timer signal is for a race in pyfuse3: it reads the FUSE descriptor when that has
-    become readable, but a request that is interrupted in between is gone, and the read then blocks the whole process
-    until the next request. A signal ends it with EINTR, after which pyfuse3 looks again.
+    *Raises*: RuntimeError from libfuse. *Cancellation*: unmounts.
+
+    The timer signal is for a race in pyfuse3: it reads the FUSE descriptor when that has become readable, but a request
+    that is interrupted in between is gone, and the read then blocks the whole process until the next request. A signal
+    ends it with EINTR, after which pyfuse3 looks again.
     """
-    pyfuse3.init(Adapter(vfs), mountpoint, set(OPTIONS | options))
+    adapter = Adapter(vfs)
+    pyfuse3.init(adapter, mountpoint, set(OPTIONS | options))
     unmount = True
     signal.signal(signal.SIGALRM, lambda _number, _frame: None)
     signal.setitimer(signal.ITIMER_REAL, WAKE_EVERY, WAKE_EVERY)
     try:
-        task_status.started()
-        await pyfuse3.main(max_tasks=MAX_REQUESTS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(pyfuse3.main, max_tasks=MAX_REQUESTS))
+            await adapter.answering.wait()
+            task_status.started()
         unmount = False  # the loop ends by itself when the kernel has let go of the mount
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
