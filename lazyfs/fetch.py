@@ -20,7 +20,7 @@ whatever its first reader does, because another reader would have to begin it ag
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Final
 
@@ -285,41 +285,44 @@ async def read_stored(file: BlobFile, index: int, counters: Counters) -> bytearr
 
 
 class Assembler:
-    """Cuts a body that begins at byte `start` into whole blocks; `head` are bytes of it that are here already.
+    """Receives a body that begins at byte `start` into whole blocks; `head` are bytes of it that are here already.
 
     A block of which the body has only a part is dropped.
     """
 
     def __init__(self, geometry: Geometry, start: int, head: bytes) -> None:
         self._geometry = geometry
-        self._position = start  # of the next byte of the body
+        self._index = -(-start // geometry.block_size)
         self._head = head
-        self._begin(-(-start // geometry.block_size))
+        self._skip = self._index * geometry.block_size - start  # bytes of a block whose start the body has not
 
     async def blocks(self, answer: Answer | None) -> AsyncGenerator[tuple[int, Block], None]:
         """Yield the blocks of the head and of what `answer` sends, each as soon as it is whole."""
-        for found in self._feed(self._head):
-            yield found
-        while answer is not None and (piece := await answer.receive()):
-            for found in self._feed(piece):
-                yield found
+        if answer is not None and not await _fill(memoryview(bytearray(self._skip)), 0, answer):
+            return
+        filled = len(self._head)
+        while self._index < self._geometry.blocks:
+            block = bytearray(self._geometry.length(self._index))
+            block[:filled] = self._head[:filled]
+            if answer is None and filled < len(block):
+                return
+            if answer is not None and not await _fill(memoryview(block), filled, answer):
+                return
+            filled = 0
+            yield self._index, block
+            self._index += 1
+        if answer is not None:
+            await answer.receive_into(memoryview(bytearray(1)))  # its end, which proves the rest, frees the connection
 
-    def _begin(self, index: int) -> None:
-        self._index = index
-        self._filled = 0
-        self._block = bytearray(self._geometry.length(index) if index < self._geometry.blocks else 0)
 
-    def _feed(self, piece: bytes) -> Iterator[tuple[int, Block]]:
-        due = self._index * self._geometry.block_size + self._filled
-        view = memoryview(piece)[max(0, due - self._position) :]
-        self._position += len(piece)
-        while view and self._block:
-            count = min(len(view), len(self._block) - self._filled)
-            self._block[self._filled : self._filled + count] = view[:count]
-            view, self._filled = view[count:], self._filled + count
-            if self._filled == len(self._block):
-                yield self._index, self._block
-                self._begin(self._index + 1)
+async def _fill(buffer: memoryview, filled: int, answer: Answer) -> bool:
+    """Fill a buffer from where it is filled to; False when the body ends before."""
+    while filled < len(buffer):
+        count = await answer.receive_into(buffer[filled:])
+        if not count:
+            return False
+        filled += count
+    return True
 
 
 def _rest_of(landed: trio.MemoryReceiveChannel[tuple[int, Block]]) -> list[tuple[int, Block]]:

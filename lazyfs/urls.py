@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from urllib.parse import unquote_to_bytes, urlsplit
 
 
@@ -38,6 +39,14 @@ def origin_of(url: str) -> tuple[str, str, int]:
 def last_segment(url: str) -> str:
     """Return the percent-decoded last segment of the URL's path; empty when it ends in a slash."""
     return os.fsdecode(unquote_to_bytes(urlsplit(url).path.rpartition("/")[2]))
+
+
+def target(url: str) -> bytes | None:
+    """Return what a request for `url` names, path and query, to the letter; None when no request line can carry it."""
+    rest = url.partition("://")[2].partition("#")[0]
+    path = rest[len(re.split("[/?]", rest, maxsplit=1)[0]) :]
+    text = path if path.startswith("/") else "/" + path
+    return text.encode() if text.isascii() and text.isprintable() and " " not in text else None
 
 
 def is_http(text: str) -> bool:

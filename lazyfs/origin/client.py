@@ -3,8 +3,10 @@
 This is the one module that imports httpx. It sends and counts; what an answer proves is decided in `ranges`. Every
 failure leaves it as an `OriginError` whose message has no query, userinfo or header value in it.
 
-Cancellation: a request that is cancelled closes its connection. The pool is unbounded, so none ever queues in it:
-httpcore 1.0.9 loses the slot of a request that is cancelled while it queues (encode/httpcore#1093).
+httpx is the client for what requests mean; their bytes go over connections of our own (wire.py), or over httpx's where
+a proxy is in between. Cancellation: a request that is cancelled closes its connection. httpx's pool is unbounded, so
+that none ever queues in it: httpcore 1.0.9 loses the slot of a request that is cancelled while it queues
+(encode/httpcore#1093).
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import http.cookiejar
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import httpx
 
@@ -26,6 +28,7 @@ from lazyfs import __version__, ranges, urls
 from lazyfs.counters import Counters
 from lazyfs.errors import BlobChanged, OriginBadAnswer, OriginOffline, OriginRefused, OriginUnreachable
 from lazyfs.extents import Extent
+from lazyfs.origin import wire
 from lazyfs.ranges import Body
 from lazyfs.versions import Version
 
@@ -35,6 +38,8 @@ logging.getLogger("httpcore").setLevel(logging.WARNING)
 
 MAX_HOPS: Final = 10
 """Redirects followed for one request."""
+
+_PAGE_PIECE: Final = 64 * 1024
 
 _TIMEOUT = httpx.Timeout(10.0, read=20.0, pool=None)
 """Seconds for connecting and sending, and for the next bytes of an answer; the read's deadline is the caller's."""
@@ -62,30 +67,86 @@ class Found:
     head: bytes
 
 
+class _Wire(httpx.AsyncBaseTransport):
+    """httpx's requests over our own connections."""
+
+    def __init__(self, trust: Callable[[], ssl.SSLContext]) -> None:
+        self._pool = wire.Pool(trust)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request. *Raises*: WireError."""
+        place = urls.origin_of(str(request.url))
+        target = urls.target(request.extensions["url"]) or request.url.raw_path
+        exchange, head = await self._pool.exchange(place, target, request.headers.raw)
+        stream, extensions = _WireStream(exchange), {"exchange": exchange}
+        return httpx.Response(head.status, headers=head.headers, stream=stream, extensions=extensions)
+
+    async def aclose(self) -> None:
+        """Close the idle connections."""
+        await self._pool.aclose()
+
+
+class _WireStream(httpx.AsyncByteStream):
+    """The body of an answer that came over our own connections, as httpx would see it; `_Reader` takes it directly."""
+
+    def __init__(self, exchange: wire.Exchange) -> None:
+        self._exchange = exchange
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the body."""
+        piece = memoryview(bytearray(_PAGE_PIECE))
+        while count := await self._exchange.receive_into(piece):
+            yield bytes(piece[:count])
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it."""
+        await self._exchange.aclose()
+
+
+class _Reader:
+    """Receives a body into buffers, whichever transport it comes by."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._exchange: wire.Exchange | None = response.extensions.get("exchange")
+        self._pieces = response.aiter_raw()
+        self._rest = memoryview(b"")
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Fill the start of a non-empty buffer; 0 at the end of the body."""
+        if self._exchange is not None:
+            return await self._exchange.receive_into(buffer)
+        if not self._rest:
+            self._rest = memoryview(await anext(self._pieces, b""))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
 class Answer:
     """A body under way; `body` says what it proves to hold."""
 
     def __init__(self, body: Body, url: str, response: httpx.Response, counters: Counters) -> None:
         self.body = body
         self._url = url
-        self._pieces = response.aiter_raw()
+        self._reader = _Reader(response)
         self._counters = counters
         self._due = len(body.extent)
 
-    async def receive(self) -> bytes:
-        """Return the next bytes of the body; none at its end.
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Fill the start of a non-empty buffer with the next bytes of the body and return how many; 0 at its end.
 
         *Raises*: OriginBadAnswer, when there are more or fewer than `body.extent`; OriginUnreachable. Where the body is
         not `counted`, what was received is proven only by the end.
         """
         with _transport_errors(self._url):
-            piece = await anext(self._pieces, b"")
-        self._counters.origin_bytes += len(piece)
-        self._due -= len(piece)
-        if self._due < 0 or (self._due and not piece):
+            count = await self._reader.receive_into(buffer)
+        self._counters.origin_bytes += count
+        self._due -= count
+        if self._due < 0 or (self._due and not count):
             wrong = "more bytes than were due" if self._due < 0 else f"a body that ended {self._due} bytes early"
             raise OriginBadAnswer(urls.redact(self._url), wrong)
-        return piece
+        return count
 
 
 class Client:
@@ -94,7 +155,7 @@ class Client:
     def __init__(self, options: ClientOptions, counters: Counters) -> None:
         self._options = options
         self._counters = counters
-        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._http = self._client()
 
     @property
     def offline(self) -> bool:
@@ -103,8 +164,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for client in self._clients.values():
-            await client.aclose()
+        await self._http.aclose()
 
     async def probe(self, url: str, pinned: Version | None = None) -> Found | None:
         """Ask what a URL names, with a GET of its first byte; None when `pinned` is still current.
@@ -121,10 +181,11 @@ class Client:
             if not found.ranged or not body.extent:
                 return found  # what else a 200 sends is not read: the connection is closed
             answer = Answer(body, url, response, self._counters)
-            head = await answer.receive()
-            while await answer.receive():
-                pass  # to its end: a connection is used again only after that
-            return Found(body.version, ranged=True, head=head)
+            head = bytearray(len(body.extent) + 1)
+            length = 0
+            while count := await answer.receive_into(memoryview(head)[length:]):
+                length += count  # to its end: a connection is used again only after that
+            return Found(body.version, ranged=True, head=bytes(head[:length]))
 
     @asynccontextmanager
     async def get(self, url: str, extent: Extent, pinned: Version) -> AsyncIterator[Answer]:
@@ -147,11 +208,11 @@ class Client:
             if response.status_code != 200:
                 _proven(url, outcome, response.status_code)
                 raise OriginBadAnswer(urls.redact(url), f"HTTP {response.status_code} for a whole page")
-            page = bytearray()
+            page, piece, reader = bytearray(), memoryview(bytearray(_PAGE_PIECE)), _Reader(response)
             with _transport_errors(url):
-                async for piece in response.aiter_raw():
-                    page += piece
-                    self._counters.origin_bytes += len(piece)
+                while count := await reader.receive_into(piece):
+                    page += piece[:count]
+                    self._counters.origin_bytes += count
                     if len(page) > limit:
                         raise OriginBadAnswer(urls.redact(url), f"a page of more than {limit} bytes")
             return bytes(page), response.headers.get("content-type", ""), str(response.url)
@@ -177,30 +238,28 @@ class Client:
     async def _send_one(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
         own = self._options.headers if urls.origin_of(url) in self._options.named else ()
         with _transport_errors(url):
-            client = self._client(urlsplit(url).scheme.lower())
             self._counters.origin_requests += 1
-            return await client.send(client.build_request("GET", url, headers=[*own, *headers.items()]), stream=True)
+            own_headers = [*own, *headers.items()]
+            request = self._http.build_request("GET", url, headers=own_headers, extensions={"url": url})
+            return await self._http.send(request, stream=True)
 
-    def _client(self, scheme: str) -> httpx.AsyncClient:
-        """Return the client for a scheme; plain HTTP does without loading the authorities, which takes 20 ms."""
-        if scheme not in self._clients:
-            self._clients[scheme] = httpx.AsyncClient(
-                headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
-                cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
-                verify=self._trust(scheme),
-                proxy=self._options.proxy,
-                timeout=_TIMEOUT,
-                limits=_LIMITS,
-                follow_redirects=False,
-                trust_env=False,
-            )
-        return self._clients[scheme]
-
-    def _trust(self, scheme: str) -> ssl.SSLContext:
+    def _trust(self) -> ssl.SSLContext:
         """The system's authorities (what the administrator trusts, not what a package ships), or `--ca-file`'s."""
-        if scheme == "http" and not self._options.proxy:
-            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
         return ssl.create_default_context(cafile=self._options.ca_file)
+
+    def _client(self) -> httpx.AsyncClient:
+        """Make the client: over our own connections, or over httpx's where a proxy is in between."""
+        transport: httpx.AsyncBaseTransport = _Wire(self._trust)
+        if proxy := self._options.proxy:
+            transport = httpx.AsyncHTTPTransport(verify=self._trust(), proxy=proxy, limits=_LIMITS, trust_env=False)
+        return httpx.AsyncClient(
+            headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
+            cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
+            transport=transport,
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            trust_env=False,
+        )
 
 
 def _proven(url: str, outcome: ranges.Outcome, status: int) -> Body:
@@ -241,6 +300,8 @@ class _transport_errors:  # noqa: N801 - reads as the context manager it is
         return None
 
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, wire.WireError):
+            raise OriginUnreachable(urls.redact(self._url), str(exc)) from None
         if isinstance(exc, httpx.TransportError):
             raise OriginUnreachable(urls.redact(self._url), _reason(exc)) from None
         if isinstance(exc, (httpx.InvalidURL, httpx.RequestError, UnicodeError)):
