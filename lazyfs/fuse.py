@@ -24,6 +24,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, InodeT, ReaddirToken, RequestContext
 
+from lazyfs import mountinfo
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
 from lazyfs.tree import Directory, File, Node, Symlink
 from lazyfs.vfs import Vfs, symlink_target
@@ -223,7 +224,7 @@ async def serve(vfs: Vfs, mountpoint: str, options: frozenset[str], *, task_stat
     """
     adapter = Adapter(vfs)
     pyfuse3.init(adapter, mountpoint, set(OPTIONS | options))
-    unmount = True
+    mounted = mountinfo.mount_at(mountpoint)
     signal.signal(signal.SIGALRM, lambda _number, _frame: None)
     signal.setitimer(signal.ITIMER_REAL, WAKE_EVERY, WAKE_EVERY)
     try:
@@ -231,12 +232,7 @@ async def serve(vfs: Vfs, mountpoint: str, options: frozenset[str], *, task_stat
             nursery.start_soon(partial(pyfuse3.main, max_tasks=MAX_REQUESTS))
             await adapter.answering.wait()
             task_status.started()
-        unmount = False  # the loop ends by itself when the kernel has let go of the mount
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pyfuse3.close(unmount=unmount)
-
-
-def terminate() -> None:
-    """End `serve`, whoever has files open."""
-    pyfuse3.terminate()
+        # What is mounted there by now may be somebody else's.
+        pyfuse3.close(unmount=mountinfo.mount_at(mountpoint) == mounted)

@@ -71,7 +71,7 @@ async def run(mount: Mount, ready: Callable[[], None] = lambda: None, *, log_to_
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         _tune_kernel(mount.mountpoint)
         await nursery.start(partial(control.serve, mount.socket, _operations(session, mount)))
-        nursery.start_soon(_obey_signals, mount.mountpoint)
+        nursery.start_soon(_obey_signals, mount.mountpoint, nursery.cancel_scope)
         ready()
 
 
@@ -97,14 +97,15 @@ async def _serve_fuse(
     scope.cancel()
 
 
-async def _obey_signals(mountpoint: str) -> None:
+async def _obey_signals(mountpoint: str, scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         await anext(signals)
         log.info("unmounting %s", mountpoint)
         await trio.run_process(unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)
         with trio.move_on_after(GRACE):
             await anext(signals)
-        fuse.terminate()
+        log.warning("%s was still in use: its readers have lost it", mountpoint)
+        scope.cancel()
 
 
 def unmount_command(mountpoint: str, *, lazy: bool) -> list[str]:

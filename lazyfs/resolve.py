@@ -117,7 +117,7 @@ class Resolver:
 
     async def _ask(self, url: str, known: Known | None, *, patient: bool) -> Known:
         with trio.move_on_after(self._read_timeout):
-            return await self._probes.do(url, lambda: self._probe(url, known, patient=patient))
+            return await self._probes.do(f"{patient} {url}", lambda: self._probe(url, known, patient=patient))
         raise DeadlineExceeded(urls.redact(url), f"no answer from the origin in {self._read_timeout:g} s")
 
     def revalidate(self, known: Known, *, now: bool = False) -> None:
