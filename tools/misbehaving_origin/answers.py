@@ -86,9 +86,7 @@ def _phrase(status: int) -> str:
         return "Unheard Of"
 
 
-def plain_answer(
-    status: int, text: str, media_type: str = "text/plain; charset=utf-8", **headers: str
-) -> Answer:
+def plain_answer(status: int, text: str, media_type: str = "text/plain; charset=utf-8", **headers: str) -> Answer:
     """Return an answer whose body is `text`; underscores in the headers' names stand for dashes."""
     blob = bytes_blob(text.encode("utf-8", "surrogateescape"), media_type)
     named = {name.replace("_", "-"): value for name, value in headers.items()}

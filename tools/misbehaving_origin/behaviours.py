@@ -138,9 +138,7 @@ def status(_: Exchange, argument: str) -> Answer:
     answer = plain_answer(int(code), f"{code}, as asked\n")
     if pause:
         dated = pause.startswith("d")
-        answer.headers["Retry-After"] = (
-            formatdate(time.time() + float(pause[1:]), usegmt=True) if dated else pause
-        )
+        answer.headers["Retry-After"] = formatdate(time.time() + float(pause[1:]), usegmt=True) if dated else pause
     return answer
 
 
@@ -196,9 +194,7 @@ def bearer(exchange: Exchange, argument: str) -> Answer | None:
     if scheme.lower() == "bearer" and exchange.ledger.take(token):
         return None
     realm = f"{exchange.base}/token/{argument or 'ever'}"
-    challenge = (
-        f'Bearer realm="{realm}",service="misbehaving-origin",scope="blob:{unquote(exchange.raw_name)}:pull"'
-    )
+    challenge = f'Bearer realm="{realm}",service="misbehaving-origin",scope="blob:{unquote(exchange.raw_name)}:pull"'
     return plain_answer(401, "a token, please\n", WWW_Authenticate=challenge)
 
 

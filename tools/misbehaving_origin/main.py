@@ -16,9 +16,7 @@ from .server import Origin
 
 def main(words: list[str] | None = None) -> None:
     """Serve until told to end."""
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT}
-    )  # before the threads, which inherit it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # before the threads, which inherit it
     options = _parser().parse_args(words)
     log = options.log.open("a", encoding="utf-8") if options.log else None
     origin = Origin(options.host, options.port, options.dir, log, _tls(options.tls))
@@ -38,12 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=0, help="the port to listen on (0: any that is free)")
-    parser.add_argument(
-        "--log", type=Path, metavar="FILE", help="append a line of JSON for each request that ended"
-    )
-    parser.add_argument(
-        "--tls", type=Path, metavar="PEM", help="speak TLS on the port, with this key and certificate"
-    )
+    parser.add_argument("--log", type=Path, metavar="FILE", help="append a line of JSON for each request that ended")
+    parser.add_argument("--tls", type=Path, metavar="PEM", help="speak TLS on the port, with this key and certificate")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
     parser.add_argument("dir", nargs="?", type=Path, metavar="DIR", help="the files to serve")
     return parser

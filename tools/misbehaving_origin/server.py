@@ -283,9 +283,7 @@ class Connection:
         if answer.hang_up or answer.framing == "close" or http_1_0 or asked == "close":
             raise HangUpError
 
-    def _send_body(
-        self, answer: Answer, start: int, stop: int, sent: Callable[[int], None], *, chunked: bool
-    ) -> None:
+    def _send_body(self, answer: Answer, start: int, stop: int, sent: Callable[[int], None], *, chunked: bool) -> None:
         piece = PIECE if answer.rate is None else min(max(answer.rate // 20, 1), PIECE)
         for position in range(start, stop, piece):
             content = answer.blob.read(position, min(position + piece, stop))
