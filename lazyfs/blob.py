@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -186,12 +187,19 @@ class Blob:
     async def _lead(self, flight: Flight) -> None:
         try:
             await self._fetcher.lead(flight)
-            if not self._complete and self._file.complete():
-                self._complete = True
-                await self._shared.mark_complete(self._file)
+            await self._note_complete()
         finally:
             self._leading -= 1
             self._shared.forget_if_idle(self)
+
+    async def _note_complete(self) -> None:
+        """Record, once, that the last block is in."""
+        try:
+            if not self._complete and self._file.complete():
+                self._complete = True
+                await self._shared.mark_complete(self._file)
+        except OSError as exc:
+            log.warning("blob %s: its map cannot be read: %s", self.blob_id, exc.strerror or exc)
 
     async def _block(self, index: int, deadline: float) -> Block:
         """Return one checked block by the deadline."""
@@ -220,7 +228,8 @@ class Blob:
 
     async def _join(self, flight: Flight, index: int, deadline: float) -> Block | None:
         """Wait for a block of a flight; None when the flight ended without it: look again."""
-        self._refuse_failed(index)
+        if index not in flight.landed:
+            self._refuse_failed(index)
         try:
             with trio.move_on_at(deadline):
                 if not flight.dying:
@@ -287,11 +296,11 @@ class Blobs:
         self.limits = limits
         self.memory = CheckedBlocks(limits.memory)
         self._open: dict[BlobId, Blob] = {}
-        self._opening = trio.Lock()
+        self._opening: defaultdict[BlobId, trio.Lock] = defaultdict(trio.Lock)
 
     async def open(self, blob_id: BlobId, known: Known) -> Blob:
         """Open a blob, or share it with those who have it open. *Raises*: StoreError. Pair it with `close`."""
-        async with self._opening:
+        async with self._opening[blob_id]:
             blob = self._open.get(blob_id)
             if blob is None:
                 try:
@@ -300,6 +309,8 @@ class Blobs:
                     raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
                 blob = self._open[blob_id] = Blob(blob_id, file, known, self)
             blob.opens += 1
+            if not self._opening[blob_id].statistics().tasks_waiting:
+                del self._opening[blob_id]
             return blob
 
     def close(self, blob: Blob) -> None:

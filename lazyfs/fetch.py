@@ -26,8 +26,9 @@ from typing import Final
 
 import trio
 
+from lazyfs import urls
 from lazyfs.counters import Counters
-from lazyfs.errors import LazyfsError, OriginError
+from lazyfs.errors import LazyfsError, OriginBadAnswer, OriginError
 from lazyfs.extents import Extent, Geometry, runs
 from lazyfs.flight import Flight, FlightTable, Hold
 from lazyfs.memory import Block, CheckedBlocks
@@ -196,7 +197,10 @@ class Fetcher:
                     return
                 self._begin_pass(flight)
                 head = b""
+            pending = len(flight.blocks)
             await self._receive(flight, answer, Assembler(geometry, body.start - len(head), head))
+            if len(flight.blocks) == pending:  # it may be right, but asking on like that would never end
+                raise OriginBadAnswer(urls.redact(self._known.url), "an answer without a single whole block")
 
     def _begin_pass(self, flight: Flight) -> None:
         """Widen a flight to all that is missing; no await, so that there is one pass."""
