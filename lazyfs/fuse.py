@@ -172,12 +172,13 @@ class Adapter(pyfuse3.Operations):
     @_translated
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
         """Return one extended attribute."""
-        # The kernel asks for security.capability at each exec and for ACLs: none of these needs a look at the store.
-        if name.startswith(b"user.lazyfs."):
-            value = (await self.vfs.xattrs(inode)).get(os.fsdecode(name))
-            if value is not None:
-                return os.fsencode(value)
-        raise FUSEError(pyfuse3.ENOATTR)
+        if not name.startswith(b"user."):
+            # `ls -l` asks each file for its SELinux label and its ACL, until it hears that there are none here.
+            raise FUSEError(errno.EOPNOTSUPP)
+        value = (await self.vfs.xattrs(inode)).get(os.fsdecode(name)) if name.startswith(b"user.lazyfs.") else None
+        if value is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+        return os.fsencode(value)
 
     def _attributes(self, node: Node) -> EntryAttributes:
         attributes = EntryAttributes()

@@ -11,6 +11,7 @@ A file handle is its inode number, so nothing is lost with the process that gave
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections import deque
@@ -43,6 +44,9 @@ RESOLVING: Final = 32
 
 RESOLVE_AGAIN: Final = 15.0
 """Seconds until a name that could not be resolved is tried again in the background."""
+
+BATCH: Final = 50
+"""Names of a listing taken in at a time, between two looks at what else is to do."""
 
 PROBLEMS_KEPT: Final = 200
 """Names that cannot be shown whose reason is kept for `status`."""
@@ -257,7 +261,10 @@ class Vfs:
             found = await self._ask_list(url, patient=patient)
             if directory.listed_at is not None:
                 self._drop_outdated(directory, url, found)
-            self.announce((item for item in found if self._is_new(directory, item)), directory)
+            new = (item for item in found if _is_new(directory, item))
+            while batch := list(itertools.islice(new, BATCH)):
+                self.announce(batch, directory)
+                await trio.lowlevel.checkpoint()
         directory.listed_at = trio.current_time()
 
     async def _ask_list(self, url: str, *, patient: bool) -> list[Entry | Refusal]:
@@ -270,12 +277,6 @@ class Vfs:
                     raise
                 self.counters.retries += 1
                 await trio.sleep(backoff.after_failure(getattr(exc, "retry_after", None)))
-
-    def _is_new(self, directory: Directory, item: Entry | Refusal) -> bool:
-        """Whether a listing's item says something: an index that is listed again repeats most of what it said."""
-        if isinstance(item, Refusal) or item.kind is Kind.DIRECTORY:
-            return True
-        return directory.listed_at is None or item.path not in directory.children
 
     def _drop_outdated(self, directory: Directory, url: str, found: list[Entry | Refusal]) -> None:
         """Take away the names that an index had listed and lists no longer, or lists with another size or date."""
@@ -354,6 +355,11 @@ class Vfs:
             values["blob"] = file.blob_id
             values["cached"] = str(await self._blobs.present_bytes(file.blob_id, file.known.version.size))
         return {f"user.lazyfs.{name}": value for name, value in values.items() if value}
+
+
+def _is_new(directory: Directory, item: Entry | Refusal) -> bool:
+    """Say whether a listing's item adds something: an index that is listed again repeats most of what it said."""
+    return isinstance(item, Refusal) or item.kind is Kind.DIRECTORY or item.path not in directory.children
 
 
 def symlink_target(node: Node) -> str:

@@ -6,6 +6,7 @@ origin is not.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -32,7 +33,10 @@ TOML_MAX: Final = 64 * 1024 * 1024
 """Bytes in a TOML manifest, which is held in memory; larger ones are written as JSON Lines."""
 
 PIECE: Final = 64 * 1024
-"""Bytes of a manifest read at a time: some 500 lines, 2 ms of parsing between two looks at what else is to do."""
+"""Bytes of a manifest read at a time."""
+
+BATCH: Final = 50
+"""Lines of it taken in at a time: some 0.3 ms between two looks at what else is to do."""
 
 Pieces = Callable[[int, int], Awaitable[bytes | memoryview]]
 """Returns up to `length` bytes from `offset`; none at the end."""
@@ -74,8 +78,10 @@ async def read_manifest(source: Source, pieces: Pieces) -> AsyncIterator[list[En
     lines, offset = _Lines(), 0
     while piece := await pieces(offset, PIECE):
         offset += len(piece)
-        yield list(lines.feed(piece, base_url))
-        await trio.lowlevel.checkpoint()
+        found = lines.feed(piece, base_url)
+        while batch := list(itertools.islice(found, BATCH)):
+            yield batch
+            await trio.lowlevel.checkpoint()
     yield list(lines.feed(b"\n", base_url))
 
 
