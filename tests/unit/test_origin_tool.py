@@ -169,9 +169,7 @@ def test_names(tmp_path: Path) -> None:
         assert ask(origin.plain("index-3-1K/f000002")).body == random_bytes(1024, "f000002")
         assert ask(origin.plain("index-3-1K/f000003")).status == 404
         assert origin.swap("sub/a #1", 5) == 2
-        assert (
-            ask(origin.plain("sub/a #1")).body == b"nod\1\1" == origin.expected("sub/a #1", version=2, size=5)
-        )
+        assert ask(origin.plain("sub/a #1")).body == b"nod\1\1" == origin.expected("sub/a #1", version=2, size=5)
 
 
 def test_sizes_beyond_any_disk(origin: MisbehavingOrigin) -> None:
@@ -238,9 +236,7 @@ def test_a_header_is_missing(origin: MisbehavingOrigin, behaviour: str, absent: 
     ("behaviour", "ended", "received"),
     [("short", "closed", 999), ("short=2K", "closed", 0), ("reset=10", "reset", 10), ("reset", "reset", 500)],
 )
-def test_a_body_that_does_not_end(
-    origin: MisbehavingOrigin, behaviour: str, ended: str, received: int
-) -> None:
+def test_a_body_that_does_not_end(origin: MisbehavingOrigin, behaviour: str, ended: str, received: int) -> None:
     reply = ask(origin.url(behaviour, NAME), **ASKED)
     assert (reply.status, reply.ended, reply.body) == (206, ended, PART[:received])
     assert reply.headers["Content-Length"] == "1000"
@@ -413,9 +409,7 @@ def test_delay_and_rate(origin: MisbehavingOrigin) -> None:
 
 
 @pytest.mark.parametrize(("behaviour", "before"), [("stall", 0), ("stall-body=100", 100), ("rate=1", 0)])
-def test_a_stall_lasts_until_the_client_leaves(
-    origin: MisbehavingOrigin, behaviour: str, before: int
-) -> None:
+def test_a_stall_lasts_until_the_client_leaves(origin: MisbehavingOrigin, behaviour: str, before: int) -> None:
     url = origin.url(behaviour, NAME)
     with Client(url, timeout=0.05) as client:
         with pytest.raises(TimeoutError):
@@ -463,9 +457,7 @@ def test_stats_and_log(origin: MisbehavingOrigin) -> None:
 
 
 def test_help_has_a_line_for_each_behaviour_and_this_file_a_test() -> None:
-    told = subprocess.run(
-        [str(ORIGIN), "--help"], capture_output=True, text=True, check=True, timeout=10
-    ).stdout
+    told = subprocess.run([str(ORIGIN), "--help"], capture_output=True, text=True, check=True, timeout=10).stdout
     tests = Path(__file__).read_text()
     for name, row in BEHAVIOURS.items():
         assert re.search(rf"^  {name}(\[=.*?\]+)? +[A-Z0-9]", told, re.MULTILINE), name
