@@ -13,6 +13,8 @@ taken; a request that fails on one before any byte of an answer is sent again on
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
 import time
 from collections import defaultdict
@@ -263,10 +265,11 @@ def _words(exc: BaseException) -> str:
         return _words(exc.exceptions[0])
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"certificate not trusted ({exc.verify_message})"
-    if isinstance(exc, OSError):
-        inner = exc.__cause__
-        return exc.strerror or (_words(inner) if inner else str(exc))
-    return str(exc) or type(exc).__name__
+    if isinstance(exc, OSError) and not isinstance(exc, (ssl.SSLError, socket.gaierror)) and exc.errno:
+        return os.strerror(exc.errno)
+    if isinstance(exc, OSError) and exc.__cause__ is not None:
+        return _words(exc.__cause__)
+    return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
 
 
 def _socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType:
