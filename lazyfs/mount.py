@@ -25,7 +25,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from lazyfs import control, fuse, mountinfo
+from lazyfs import control, fuse, tuning
 from lazyfs.errors import LazyfsError, NameMissing, UsageError, first_reason
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import Source, parse_source
@@ -34,12 +34,6 @@ log = logging.getLogger(__name__)
 
 GRACE: Final = 5.0
 """Seconds for which a detached mount still serves those who have files open."""
-
-READ_AHEAD_KB: Final = 1024
-"""The kernel's own readahead: a FUSE read is then up to 1 MiB, which trebles what a sequential reader gets."""
-
-MAX_BACKGROUND: Final = 64
-"""Readahead requests that the kernel may have under way (its default is 12)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +63,7 @@ async def run(mount: Mount, ready: Callable[[], None] = lambda: None, *, log_to_
             _log_to(_log_handler(mount.log_file))
         await _add_all(session, mount.sources)
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
-        _tune_kernel(mount.mountpoint)
+        tuning.tune(mount.mountpoint)
         await nursery.start(partial(control.serve, mount.socket, _operations(session, mount)))
         nursery.start_soon(_obey_signals, mount.mountpoint, nursery.cancel_scope)
         ready()
@@ -113,23 +107,6 @@ def unmount_command(mountpoint: str, *, lazy: bool) -> list[str]:
     if os.geteuid() == 0:
         return ["umount", *(["-l"] if lazy else []), mountpoint]
     return ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
-
-
-def _tune_kernel(mountpoint: str) -> None:
-    """Raise the kernel's limits for this mount where we may; without them it is slower, nothing else."""
-    mounted = mountinfo.mount_at(mountpoint)
-    if mounted is None:
-        return
-    connection = Path("/sys/fs/fuse/connections") / str(mounted.minor)
-    for path, value in (
-        (Path(f"/sys/class/bdi/{mounted.device}/read_ahead_kb"), READ_AHEAD_KB),
-        (connection / "max_background", MAX_BACKGROUND),
-        (connection / "congestion_threshold", MAX_BACKGROUND * 3 // 4),
-    ):
-        try:
-            path.write_text(str(value))
-        except OSError as exc:
-            log.debug("%s: %s", path, exc.strerror)
 
 
 def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:

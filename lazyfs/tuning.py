@@ -1,0 +1,78 @@
+"""The kernel's own limits for a FUSE mount, raised where we may (root); without them a mount is slower, or, with many
+stalled reads, stalls where it need not.
+
+`max_background` is the one that matters for more than speed: the kernel sends a mount no more than 12 readahead
+requests at a time, so a dozen reads that wait for a dead origin would stop all others. It is set through the file
+system fusectl, which is reached by a mount of our own that is attached nowhere, since not every system has it mounted.
+
+*Source*: Documentation/filesystems/fuse/fuse.rst; fsopen(2), fsmount(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from lazyfs import mountinfo
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD_KB: Final = 1024
+"""A FUSE read is then up to 1 MiB, which trebles what a sequential reader gets (1.1 and 2.5 GB/s, all in memory)."""
+
+MAX_BACKGROUND: Final = 10_000
+"""Readahead requests under way at a time."""
+
+_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432  # the same numbers on every architecture
+_FSCONFIG_CMD_CREATE = 6
+_FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
+
+
+def tune(mountpoint: str) -> None:
+    """Raise the limits of the mount at `mountpoint`, after the kernel's handshake, which sets them."""
+    mounted = mountinfo.mount_at(mountpoint)
+    if mounted is None:
+        return
+    try:
+        Path(f"/sys/class/bdi/{mounted.device}/read_ahead_kb").write_text(str(READ_AHEAD_KB))
+        with _fusectl() as control:
+            _write(control, f"{mounted.minor}/max_background", MAX_BACKGROUND)
+            _write(control, f"{mounted.minor}/congestion_threshold", MAX_BACKGROUND * 3 // 4)
+    except OSError as exc:
+        log.info("the kernel's limits for the mount stay as they are: %s", exc.strerror)
+
+
+def _write(directory: int, name: str, value: int) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.write(fd, str(value).encode())
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _fusectl() -> Iterator[int]:
+    """Yield a descriptor of fusectl's root. *Raises*: OSError, without the right to mount."""
+    context = _syscall(_SYS_FSOPEN, b"fusectl", _FSOPEN_CLOEXEC)
+    try:
+        _syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        root = _syscall(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
+def _syscall(number: int, *arguments: int | bytes | None) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.syscall(number, *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return int(result)
