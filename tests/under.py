@@ -1,0 +1,277 @@
+"""What tests do under a mount, each call in a process of its own: a look at a stuck mount hangs whoever takes it.
+
+`tests.mounts.on_mount(under.sha256, path)` calls a function of this module in a fresh interpreter, with a time-out, and
+returns what it returns or raises what it raises. Only the standard library is imported, so that a call takes 50 ms.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+import pickle
+import random
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PIECE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What `stat` says of a name; `target` is a symlink's."""
+
+    mode: int
+    size: int
+    mtime_ns: int
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How a call ended: `error` is its errno, 0 when it succeeded. *Units*: seconds."""
+
+    seconds: float
+    error: int
+    content: bytes = b""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A read from end to end: its hash, or the errno that ended it after `size` bytes.
+
+    *Units*: `longest_gap` is the seconds between two completed reads, at the most, and `began` and `ended` the
+    monotonic clock's.
+    """
+
+    digest: str
+    error: int
+    size: int
+    longest_gap: float
+    began: float
+    ended: float
+
+
+def names(path: str) -> list[str]:
+    """List a directory, sorted."""
+    return sorted(os.listdir(path))
+
+
+def look(path: str) -> dict[str, Seen]:
+    """List a directory with the attributes of what is in it, as `ls -l` does."""
+    with os.scandir(path) as entries:
+        return {entry.name: _seen(entry.path) for entry in entries}
+
+
+def tree(path: str) -> dict[str, Seen]:
+    """List a directory to any depth."""
+    found = {}
+    for directory, below, files in os.walk(path):
+        for name in below + files:
+            full = os.path.join(directory, name)
+            found[os.path.relpath(full, path)] = _seen(full)
+    return found
+
+
+def _seen(path: str) -> Seen:
+    status = os.lstat(path)
+    target = os.readlink(path) if stat.S_ISLNK(status.st_mode) else None
+    return Seen(stat.S_IMODE(status.st_mode), status.st_size, status.st_mtime_ns, target)
+
+
+def sha256(path: str) -> str:
+    """Hash a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(path: str, offset: int = 0, length: int = 1 << 30) -> bytes:
+    """Return bytes of a file, read without the kernel's readahead."""
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        pieces = []
+        while length and (piece := os.pread(file.fileno(), min(length, PIECE), offset)):
+            pieces.append(piece)
+            offset, length = offset + len(piece), length - len(piece)
+        return b"".join(pieces)
+
+
+def timed_read(path: str, offset: int = 0, length: int = 4096) -> Timed:
+    """Open a file and read from it once, and say how long both took together."""
+    began = time.monotonic()
+    try:
+        with open(path, "rb", buffering=0) as file:
+            content = os.pread(file.fileno(), length, offset)
+    except OSError as exc:
+        return Timed(time.monotonic() - began, exc.errno or -1)
+    return Timed(time.monotonic() - began, 0, content)
+
+
+def pass_through(path: str, stop: int = 1 << 62) -> Passage:
+    """Read a file in pieces of 64 KiB from its start up to `stop`, or to its end or an error."""
+    hashed, size, gap, error = hashlib.sha256(), 0, 0.0, 0
+    began = last = time.monotonic()
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while size < stop and (piece := file.read(PIECE)):
+                now = time.monotonic()
+                gap, last = max(gap, now - last), now
+                size += len(piece)
+                hashed.update(piece)
+    except OSError as exc:
+        error = exc.errno or -1
+    ended = time.monotonic()
+    return Passage(hashed.hexdigest(), error, size, max(gap, ended - last), began, ended)
+
+
+def mapped_sha256(path: str) -> str:
+    """Hash a file through a mapping of it."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping:
+        return hashlib.sha256(mapping).hexdigest()
+
+
+def direct_read(path: str, offset: int, length: int) -> bytes:
+    """Return bytes of a file read with O_DIRECT; offset and length are multiples of 4096."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, length) as buffer:  # page-aligned, as O_DIRECT wants it
+            count = os.preadv(fd, [buffer], offset)
+            return buffer[:count]
+    finally:
+        os.close(fd)
+
+
+def differing_reads(path: str, source: str, readers: int, reads: int, seed: int) -> list[tuple[int, int]]:
+    """Read a file at random, in as many threads, beside its source; return where the two differed."""
+    wrong: list[tuple[int, int]] = []
+    size = os.stat(source).st_size
+
+    def reader(number: int) -> None:
+        dice = random.Random(seed * 1000 + number)
+        with open(path, "rb", buffering=0) as file, open(source, "rb", buffering=0) as true:
+            for _ in range(reads):
+                offset = dice.randrange(size + 1)
+                length = dice.choice((1, 7, 4096, 70_000, 300_000))
+                due = os.pread(true.fileno(), length, offset)
+                if os.pread(file.fileno(), length, offset) != due:
+                    wrong.append((offset, length))
+
+    _together([lambda number=number: reader(number) for number in range(readers)])  # type: ignore[misc]
+    return wrong
+
+
+def _together(calls: list[Callable[[], None]]) -> None:
+    failures: list[BaseException] = []
+
+    def guarded(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=guarded, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def attributes(path: str) -> dict[str, str]:
+    """Return a file's extended attributes, as `getfattr -d` does."""
+    return {name: os.getxattr(path, name).decode() for name in os.listxattr(path)}
+
+
+def attempts_to_write(directory: str, file: str) -> dict[str, int]:
+    """Try whatever would change a mount; return the errno of each, 0 for what was let through."""
+    new = os.path.join(directory, "new")
+    attempts: dict[str, Callable[[], object]] = {
+        "open to write": lambda: os.close(os.open(file, os.O_WRONLY)),
+        "open to read and write": lambda: os.close(os.open(file, os.O_RDWR)),
+        "open to append": lambda: os.close(os.open(file, os.O_WRONLY | os.O_APPEND)),
+        "open to truncate": lambda: os.close(os.open(file, os.O_RDONLY | os.O_TRUNC)),
+        "create": lambda: os.close(os.open(new, os.O_CREAT | os.O_WRONLY)),
+        "truncate": lambda: os.truncate(file, 0),
+        "unlink": lambda: os.unlink(file),
+        "rename": lambda: os.rename(file, new),
+        "link": lambda: os.link(file, new),
+        "symlink": lambda: os.symlink("x", new),
+        "mkdir": lambda: os.mkdir(new),
+        "mknod": lambda: os.mknod(new),
+        "chmod": lambda: os.chmod(file, 0o600),
+        "chown": lambda: os.chown(file, 1, 1),
+        "utime": lambda: os.utime(file, (1, 1)),
+        "setxattr": lambda: os.setxattr(file, "user.x", b"x"),
+    }
+    return {name: _errno_of(attempt) for name, attempt in attempts.items()}
+
+
+def errno_of_stat(path: str) -> int:
+    """Return what looking at a name fails with, 0 when it succeeds."""
+    return _errno_of(lambda: os.lstat(path))
+
+
+def _errno_of(call: Callable[[], object]) -> int:
+    try:
+        call()
+    except OSError as exc:
+        return exc.errno or -1
+    return 0
+
+
+def room(path: str) -> os.statvfs_result:
+    """Return what `statfs` says."""
+    return os.statvfs(path)
+
+
+def wait_for_names(path: str, count: int, seconds: float) -> tuple[float, int]:
+    """List a directory again and again until it has `count` names; return the seconds taken and the names seen first.
+
+    *Raises*: TimeoutError.
+    """
+    began, first = time.monotonic(), -1
+    while time.monotonic() - began < seconds:
+        found = len(os.listdir(path))
+        first = found if first < 0 else first
+        if found >= count:
+            return time.monotonic() - began, first
+        time.sleep(0.05)
+    raise TimeoutError(errno.ETIMEDOUT, f"{found} names, not {count}, in {seconds} s")
+
+
+def hold(path: str) -> None:
+    """Keep a file open until standard input ends; a byte on standard output says that it is."""
+    with open(path, "rb"):
+        os.write(1, b"!")
+        os.read(0, 1)
+
+
+def hold_and_read(path: str) -> bytes:
+    """Open a file, say so with a byte, and read all of it when standard input ends."""
+    with open(path, "rb") as file:
+        os.write(1, b"!")
+        os.read(0, 1)
+        return file.read()
+
+
+def _main() -> None:
+    """Call the function that a pickle on the command line names, and print the pickled outcome."""
+    name, args, kwargs = pickle.loads(bytes.fromhex(sys.argv[1]))
+    outcome: tuple[str, object]
+    try:
+        outcome = "returned", globals()[name](*args, **kwargs)
+    except Exception as exc:
+        outcome = "raised", exc
+    sys.stdout.buffer.write(pickle.dumps(outcome))
+
+
+if __name__ == "__main__":
+    from tests import under  # under its own name, which is what its classes are pickled with
+
+    under._main()
