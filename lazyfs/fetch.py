@@ -180,6 +180,9 @@ class Fetcher:
         """Ask the origin for a run of missing blocks. *Locks*: theirs, held."""
         geometry = self._file.geometry
         if self.one_pass:
+            if self._pass is not None and self._pass is not flight:
+                return
+            self._begin_pass(flight)
             run = Extent(0, geometry.blocks)
         extent, head = geometry.bytes_of(run), b""
         if run.start == 0 and not self.one_pass:
