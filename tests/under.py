@@ -245,11 +245,37 @@ def wait_for_names(path: str, count: int, seconds: float) -> tuple[float, int]:
     raise TimeoutError(errno.ETIMEDOUT, f"{found} names, not {count}, in {seconds} s")
 
 
-def hold(path: str) -> None:
-    """Keep a file open until standard input ends; a byte on standard output says that it is."""
-    with open(path, "rb"):
+def digests(paths: list[str]) -> list[str]:
+    """Hash files, all at once."""
+    found: list[str] = []
+    _together([lambda path=path: found.append(sha256(path)) for path in paths])  # type: ignore[misc]
+    return found
+
+
+def read_when_it_works(path: str, seconds: float) -> bytes:
+    """Read a whole file, again and again until it comes without an error. *Raises*: the last error."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return read(path)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
+
+
+def read_before_and_after(path: str, offset: int) -> tuple[bytes, bytes, int]:
+    """Read a page, say so, and when standard input ends read it again, past the page cache, and another at `offset`.
+
+    Returns the first twice, and the errno that the other read failed with.
+    """
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        before = os.pread(file.fileno(), 4096, 0)
         os.write(1, b"!")
         os.read(0, 1)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return before, os.pread(file.fileno(), 4096, 0), _errno_of(lambda: os.pread(file.fileno(), 4096, offset))
 
 
 def hold_and_read(path: str) -> bytes:
