@@ -69,9 +69,15 @@ class Task(Generic[R]):
         return cast("R", outcome)
 
     def wait_until_open(self) -> None:
-        """Wait for the byte with which `under.hold` says that it has the file open."""
+        """Wait for the byte with which a call says that it has the file open, or is ready."""
         assert self._process.stdout is not None
         assert os.read(self._process.stdout.fileno(), 1) == b"!", "it could not open the file"
+
+    def go(self) -> None:
+        """Let a call go on that waits for standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"!")
+        self._process.stdin.flush()
 
     @property
     def pid(self) -> int:

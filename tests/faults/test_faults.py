@@ -33,8 +33,8 @@ HARMLESS = [
     # What passes: `@N` is the first N requests, `@2-2` the first after the one for the metadata.
     "status@1", "status@1-3", "status=500@2-4", "status=502@2-2,status=504@3", "status=429:1@1", "status=429:1@2-2",
     "status=503:d1@2-2", "status=408@2-2", "drop@1", "drop@2-3", "drop-reused", "garbage@2-2", "short@2-2",
-    "short=300K@2-2", "reset@2-2", "reset=0@2-2", "reset=300K@2-3", "no-range,reset@2-2", "no-range,short@2-3", "stall=1@2-2",
-    "stall-body=1000:1@2-2", "elsewhere@2-2", "whole-206@2-2", "no-content-range@2-2", "part-200@2-2",
+    "short=300K@2-2", "reset@2-2", "reset=0@2-2", "reset=300K@2-3", "no-range,reset@2-2", "no-range,short@2-3",
+    "stall=1@2-2", "stall-body=1000:1@2-2", "elsewhere@2-2", "whole-206@2-2", "no-content-range@2-2", "part-200@2-2",
     "endless@2-2", "huge-headers@2-2", "chunked,reset@2-2", "no-length,short@2-2", "no-range,chunked@2-,reset@2-2",
 ]  # fmt: skip
 """After a while at the most, the right bytes."""
