@@ -35,7 +35,7 @@ def _leaves_nothing(_bounded: None, tmp_path_factory: pytest.TempPathFactory) ->
     """Fail a test after which a mount, a daemon or a loop device of ours is there; clean up after it all the same."""
     base = tmp_path_factory.getbasetemp()
     yield
-    left = Leftovers.below(base)
+    left = Leftovers.settled(base)
     if left:
         left.remove()
     reap()

@@ -246,6 +246,16 @@ class Leftovers:
         mounts = [mounted for mounted in mountinfo.mounts() if mounted.mountpoint.startswith(base)]
         return cls(_daemons(directory), mounts[::-1], list(_loops(base)))
 
+    @classmethod
+    def settled(cls, directory: Path) -> Leftovers:
+        """The same, once loop devices that are on their way out have gone: the kernel lets go of them after umount."""
+        for _ in range(50):
+            left = cls.below(directory)
+            if left.mounts or not left.loops:
+                break
+            time.sleep(0.05)
+        return left
+
     def __bool__(self) -> bool:
         return bool(self.daemons or self.mounts or self.loops)
 
