@@ -35,8 +35,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Words = Sequence[str | Path]
 
-_unfinished: list[subprocess.Popen[bytes]] = []
-"""Processes that did not end in time: killed, but perhaps stuck in the kernel until their mount is gone."""
+_under_way: list[subprocess.Popen[bytes]] = []
+"""Processes that have not been waited for; one that was killed may be stuck in the kernel until its mount is gone."""
 
 
 def run(words: Words, timeout: float = PATIENCE, *, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -97,18 +97,19 @@ def on_mount(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 def _start(words: Words) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    return subprocess.Popen(list(words), cwd=ROOT, env=ENVIRONMENT, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = subprocess.Popen(list(words), cwd=ROOT, env=ENVIRONMENT, stdin=pipe, stdout=pipe, stderr=pipe)
+    _under_way.append(process)
+    return process
 
 
 def _finish(process: subprocess.Popen[bytes], timeout: float) -> tuple[bytes, bytes]:
     try:
-        return process.communicate(timeout=timeout)
-    except BaseException as exc:  # also when the test's own time is over
+        output = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
         process.kill()
-        _unfinished.append(process)
-        if isinstance(exc, subprocess.TimeoutExpired):
-            raise TimeoutError(f"not within {timeout} s: {_shown(cast('Words', process.args))}") from None
-        raise
+        raise TimeoutError(f"not within {timeout} s: {_shown(cast('Words', process.args))}") from None
+    _under_way.remove(process)
+    return output
 
 
 def _shown(words: Words) -> str:
@@ -116,9 +117,11 @@ def _shown(words: Words) -> str:
 
 
 def reap() -> None:
-    """Wait for the processes that were killed for taking too long; the mounts that they may hang in must be gone."""
-    while _unfinished:
-        _unfinished.pop().communicate(timeout=PATIENCE)
+    """End the processes that nobody has waited for; the mounts that they may hang in must be gone."""
+    while _under_way:
+        process = _under_way.pop()
+        process.kill()
+        process.communicate(timeout=PATIENCE)
 
 
 @dataclass

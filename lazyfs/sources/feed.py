@@ -74,10 +74,10 @@ async def read_manifest(source: Source, pieces: Pieces) -> AsyncIterator[list[En
     if source.toml:
         text = await _whole(source, pieces)
         try:
-            found = await trio.to_thread.run_sync(lambda: list(parse_toml(text, base_url)))
+            batch = await trio.to_thread.run_sync(lambda: list(parse_toml(text, base_url)))
         except SourceError as exc:
             raise SourceError(f"{source.shown}: {exc}") from None
-        yield found
+        yield batch
         return
     lines, offset = _Lines(), 0
     while piece := await pieces(offset, PIECE):
