@@ -26,7 +26,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, In
 
 from lazyfs import mountinfo
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
-from lazyfs.tree import Directory, File, Node, Symlink
+from lazyfs.tree import Directory, File, Node, Pending, Symlink
 from lazyfs.vfs import Vfs, symlink_target
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Adapter(pyfuse3.Operations):
     @_translated
     async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """Find a name."""
-        node = await self.vfs.lookup(parent_inode, os.fsdecode(name))
+        node = await self.vfs.lookup_soon(parent_inode, os.fsdecode(name))
         self.vfs.tree.remember(node)
         return self._attributes(node)
 
@@ -102,8 +102,8 @@ class Adapter(pyfuse3.Operations):
 
     @_translated
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        """Describe a node."""
-        return self._attributes(self.vfs.node(inode))
+        """Describe a node, once it is known what there is to say."""
+        return self._attributes(await self.vfs.settled(inode))
 
     @_translated
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
@@ -192,6 +192,9 @@ class Adapter(pyfuse3.Operations):
                 attributes.st_mode = _mode(stat.S_IFREG | (0o444 if node.entry.mode is None else node.entry.mode))
                 attributes.st_size = node.size or 0
                 mtime_ns = node.mtime_ns
+            case Pending():  # the kernel asks again before it believes any of this
+                attributes.st_mode = _mode(stat.S_IFREG | 0o444)
+                attributes.entry_timeout = attributes.attr_timeout = 0
             case Symlink():
                 attributes.st_mode = _mode(stat.S_IFLNK | 0o777)
                 attributes.st_size = len(os.fsencode(node.target))

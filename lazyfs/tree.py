@@ -4,8 +4,10 @@ The inode number is a hash of the path and of the version that the name stands f
 and the kernel may keep pages and attributes of the old one for as long as it likes. The number of a name does not
 depend on what else is there or on the order of arrival: a daemon that is started anew gives the same ones.
 
-A node is *visible* when its size is known; until then it is announced, and `readdir` leaves it out. A node that was
-taken out of its directory keeps its inode until the kernel has forgotten it (`forget`).
+A node is *visible* when its size is known; until then it is announced, and `readdir` leaves it out. If the kernel
+looks an announced file up, it gets a stand-in (`Pending`) with an inode of its own, behind which the file is and stays:
+a file is of one version all its life, so what is read by way of its stand-in never mixes versions either. A node that
+was taken out of its directory keeps its inode until the kernel has forgotten it (`forget`).
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class Symlink(Node):
 class File(Node):
     """A file; `size` and `mtime_ns` are None while they are not known, `known` until its origin was asked."""
 
-    __slots__ = ("entry", "known", "mtime_ns", "size")
+    __slots__ = ("entry", "known", "mtime_ns", "pending", "size")
 
     def __init__(self, name: str, parent: Directory, entry: Entry) -> None:
         super().__init__(name, parent)
@@ -93,6 +95,7 @@ class File(Node):
         self.size = entry.size
         self.mtime_ns = entry.mtime_ns
         self.known: Known | None = None
+        self.pending: Pending | None = None  # what stands for it in the kernel, if it was looked up too early
 
     @property
     def blob_id(self) -> BlobId | None:
@@ -103,6 +106,21 @@ class File(Node):
     def visible(self) -> bool:
         """Whether its size is known."""
         return self.size is not None
+
+
+class Pending(Node):
+    """Stands for a file that was looked up before its size was known, for as long as the kernel remembers it."""
+
+    __slots__ = ("file",)
+
+    def __init__(self, file: File) -> None:
+        super().__init__(file.name, file.parent)
+        self.file = file
+
+    @property
+    def visible(self) -> bool:
+        """Never: no directory has it."""
+        return False
 
 
 class Tree:
@@ -156,6 +174,13 @@ class Tree:
         if announced and file.attached:
             self._show(file, file.blob_id or "")
 
+    def stand_in(self, file: File) -> Pending:
+        """Return what stands for a file that is not visible yet; it goes when the kernel has forgotten it."""
+        if file.pending is None:
+            file.pending = Pending(file)
+            self._number(file.pending, "pending")
+        return file.pending
+
     def replace(self, old: File, known: Known) -> File:
         """Put a new version of a file in the place of an attached one, under a new inode."""
         assert old.parent is not None
@@ -195,6 +220,8 @@ class Tree:
         node.lookups = max(0, node.lookups - lookups)
         if node.lookups == 0 and not self._reachable(node):
             del self._inodes[inode]
+            if isinstance(node, Pending):
+                node.file.pending = None
 
     def _reachable(self, node: Node) -> bool:
         while node.parent is not None:
@@ -220,15 +247,19 @@ class Tree:
         return node
 
     def _show(self, node: Node, version: str) -> None:
+        """Make a node visible."""
+        self._number(node, version)
+        if isinstance(node, File):
+            self.files += 1
+            self.size += node.size or 0
+
+    def _number(self, node: Node, version: str) -> None:
         """Give a node its inode number."""
         number = _inode_number(node.path, version)
         while number in self._inodes:  # one in 10^13 for a million names
             number = number % (1 << 63) + 2
         node.inode = number
         self._inodes[number] = node
-        if isinstance(node, File):
-            self.files += 1
-            self.size += node.size or 0
 
 
 def cookie(name: str) -> int:

@@ -1,7 +1,10 @@
 """The file system without FUSE: names to nodes, nodes to blobs, blobs to bytes.
 
-`readdir` shows what is known now, and waits only for a listing that nobody has looked at before. A look-up of a name
-that is announced but not resolved resolves it at once, past all that is resolved in the background, and waits for it.
+`readdir` shows what is known now, and waits only for a listing that nobody has looked at before. Who wants to know of a
+name that is announced but not resolved has it resolved at once, past all that is resolved in the background, and waits
+for it. The kernel's look-ups alone do not wait: it lets one name at a time be looked up in a directory, and nobody list
+it meanwhile (fuse_lock_inode in fs/fuse/inode.c, since pyfuse3 does not ask for FUSE_PARALLEL_DIROPS), so that one dead
+origin would stop all the others' names. They are answered with a stand-in, of which the kernel then asks more.
 
 What a source said and what the origin says may differ. A listing that is out of date gives way: the name gets a new
 node, and ESTALE makes the kernel look it up again. A manifest that is wrong is an error.
@@ -34,7 +37,7 @@ from lazyfs.errors import (
 )
 from lazyfs.origin.backoff import Backoff
 from lazyfs.resolve import FRESH_FOR, Resolver, Shared
-from lazyfs.tree import Directory, File, Node, Symlink, Tree, cookie
+from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, cookie
 from lazyfs.versions import Known, Version
 
 log = logging.getLogger(__name__)
@@ -206,17 +209,34 @@ class Vfs:
 
     async def lookup(self, parent: int, name: str) -> Node:
         """Return the node of a name, resolved. *Raises*: NameMissing, OriginError, StoreError."""
+        node = await self._named(parent, name)
+        return await self._resolved(node) if isinstance(node, File) else node
+
+    async def lookup_soon(self, parent: int, name: str) -> Node:
+        """Return the node of a name, or what stands for it until `settled`. *Raises*: as `lookup`."""
+        node = await self._named(parent, name)
+        return self.tree.stand_in(node) if isinstance(node, File) and not node.visible else node
+
+    async def settled(self, inode: int) -> Node:
+        """Return the node of an inode number, resolved. *Raises*: as `lookup`."""
+        node = self.node(inode)
+        return await self._resolved(node.file) if isinstance(node, Pending) else node
+
+    async def _named(self, parent: int, name: str) -> Node:
         directory = await self._directory(parent)
         node = directory.children.get(name)
         if node is None:
             raise NameMissing(f"{name}: no such name in /{directory.path}")
-        if isinstance(node, File) and not node.visible:
-            try:
-                await self.resolve(node)
-            except OriginRefused as exc:
-                self.problems.add(node.path, exc.reason)
-                raise NameMissing(str(exc)) from exc
         return node
+
+    async def _resolved(self, file: File) -> File:
+        if not file.visible:
+            try:
+                await self.resolve(file)
+            except OriginRefused as exc:
+                self.problems.add(file.path, exc.reason)
+                raise NameMissing(str(exc)) from exc
+        return file
 
     async def entries(self, inode: int) -> list[tuple[int, Node]]:
         """Return the visible names of a directory with their cookies, in the cookies' order."""
@@ -295,7 +315,7 @@ class Vfs:
 
     async def open(self, inode: int) -> int:
         """Open a file and return its handle. *Raises*: NameMissing, BlobChanged, OriginError, StoreError."""
-        file = self.node(inode)
+        file = await self.settled(inode)
         if not isinstance(file, File):
             raise NameMissing(f"{file.path}: not a file")
         if file.known is None:
@@ -346,7 +366,7 @@ class Vfs:
 
     async def xattrs(self, inode: int) -> dict[str, str]:
         """Return the extended attributes of a node: what is known of a file's blob, no secrets."""
-        file = self.node(inode)
+        file = await self.settled(inode)
         if not isinstance(file, File):
             return {}
         values = {"url": urls.redact(file.entry.url or ""), "digest": file.entry.digest, "cached": "0"}
