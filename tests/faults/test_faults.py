@@ -113,6 +113,20 @@ def test_stalled_readers_delay_nobody_else(origin: MisbehavingOrigin, mounts: Mo
     assert set(readers.result()) == {expected(origin)}
 
 
+def test_a_name_whose_origin_is_silent_delays_no_other(origin: MisbehavingOrigin, mounts: Mounts) -> None:
+    """The kernel looks up one name at a time in a directory, and lets nobody list it meanwhile."""
+    mount = mounted(mounts, origin, ["stall@1", "close"], options=())
+    waiting = start(under.sha256, mount.path("stall@1"))
+    origin.wait(origin.url("stall@1", BLOB), requests=1)
+    for _ in range(3):
+        assert on_mount(under.names, mount.path()) == ["close"]
+        assert on_mount(under.sha256, mount.path("close")) == expected(origin)
+        assert on_mount(under.errno_of_stat, mount.path("missing")) == errno.ENOENT
+    origin.release()
+    assert waiting.result() == expected(origin)
+    assert on_mount(under.look, mount.path())["stall@1"].size == MIB
+
+
 def test_an_origin_without_ranges_is_read_in_one_pass(
     origin: MisbehavingOrigin, mounts: Mounts, tmp_path: Path
 ) -> None:
