@@ -66,6 +66,7 @@ class Exchange:
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._reused = reused
+        self._heard = False  # whether any byte of an answer has come
         self._http = h11.Connection(h11.CLIENT)
         self._rest: memoryview = memoryview(b"")  # of the body: received, not yet handed out
         self._due: int | None = None  # bytes of the body not yet received; None where h11 has to find the end
@@ -79,8 +80,6 @@ class Exchange:
             event = await self._next_event()
             if isinstance(event, h11.Response):
                 break
-            if isinstance(event, h11.ConnectionClosed):
-                raise WireError("the connection was closed instead of an answer")
         self._frame(event)
         return Head(event.status_code, list(event.headers.raw_items()))
 
@@ -123,7 +122,7 @@ class Exchange:
     @property
     def unanswered(self) -> bool:
         """Whether this may be sent again: the connection was an idle one, and not a byte has come."""
-        return self._reused and self._http.their_state is h11.SEND_RESPONSE and not self._http.trailing_data[0]
+        return self._reused and not self._heard
 
     def _frame(self, response: h11.Response) -> None:
         """Find out how the body ends; with a length, h11 is done with it."""
@@ -154,7 +153,11 @@ class Exchange:
                     return event
                 if event is h11.PAUSED:
                     raise WireError("more than one answer came")
-                self._http.receive_data(await self._receive(_HEAD_PIECE))
+                piece = await self._receive(_HEAD_PIECE)
+                if not piece and not self._heard:
+                    raise WireError("the connection was closed instead of an answer")
+                self._heard = True
+                self._http.receive_data(piece)
         except h11.RemoteProtocolError as exc:
             raise WireError(f"not an HTTP answer ({exc})") from exc
 
