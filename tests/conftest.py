@@ -31,8 +31,11 @@ def _bounded() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing(_bounded: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fail a test after which a mount, a daemon or a loop device of ours is there; clean up after it all the same."""
+def _leaves_nothing(_bounded: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail a test after which a mount, a daemon or a loop device of ours is there; clean up after it all the same.
+
+    It needs `tmp_path` to be done before that is deleted, by pytest's own process, which must not meet a mount there.
+    """
     base = tmp_path_factory.getbasetemp()
     yield
     left = Leftovers.settled(base)

@@ -99,6 +99,14 @@ def test_a_stall_ends_in_an_error_and_is_over_for_the_next_reader(origin: Misbeh
     assert on_mount(under.read_when_it_works, mount.path("blob"), 20.0) == origin.expected(BLOB)
 
 
+def test_idle_connections_that_end_when_they_are_used_cost_no_wait(origin: MisbehavingOrigin, mounts: Mounts) -> None:
+    others = [f"delay={number}ms" for number in range(20, 40)]
+    mount = mounted(mounts, origin, ["drop-reused", *others])
+    on_mount(under.wait_for_names, mount.path(), len(others) + 1, 20.0)  # which leaves as many connections idle
+    assert on_mount(under.sha256, mount.path("drop-reused")) == expected(origin)
+    assert mount.counters()["retries"] == 0
+
+
 def test_stalled_readers_delay_nobody_else(origin: MisbehavingOrigin, mounts: Mounts) -> None:
     stalled = [f"stall@2-2,delay@{number}-{number}" for number in range(1000, 1120)]  # 120 names for one behaviour
     mount = mounted(mounts, origin, [*stalled, "close"], options=())
