@@ -73,7 +73,10 @@ async def read_manifest(source: Source, pieces: Pieces) -> AsyncIterator[list[En
     base_url = source.place if source.remote else None
     if source.toml:
         text = await _whole(source, pieces)
-        yield await trio.to_thread.run_sync(lambda: list(parse_toml(text, base_url)))
+        try:
+            yield await trio.to_thread.run_sync(lambda: list(parse_toml(text, base_url)))
+        except SourceError as exc:
+            raise SourceError(f"{source.shown}: {exc}") from None
         return
     lines, offset = _Lines(), 0
     while piece := await pieces(offset, PIECE):
