@@ -35,11 +35,15 @@ def fetch(sources: tuple[str, ...], settings: Settings, output: Path | None, dig
     if digest is not None and not (digest.startswith("sha256:") and len(digest) == len("sha256:") + 64):
         raise UsageError("--digest is written as sha256:HEX, with 64 hexadecimal digits")
     paths = [source for source in sources if _is_path(source)]
+    if output is not None:
+        _check_writable(output)
     if paths and (output or digest):
         raise UsageError("--output and --digest go with a source, not with a path under a mount: read the path itself")
     for path in paths:
         _fetch_path(Path(path))
     rest = [source for source in sources if source not in paths]
+    for text in rest:
+        _check_source(text)
     if rest:
         try:
             trio.run(_fetch_sources, rest, settings, output, digest)
@@ -53,6 +57,25 @@ def fetch(sources: tuple[str, ...], settings: Settings, output: Path | None, dig
 def _is_path(text: str) -> bool:
     """Say whether an argument is a path under a mount, not a source."""
     return "://" not in text and not text.endswith((".toml", ".jsonl")) and _mount_of(Path(text)) is not None
+
+
+def _check_source(text: str) -> None:
+    """Refuse what is neither a source nor a path under a mount. *Raises*: UsageError."""
+    try:
+        parse_source(text)
+    except UsageError as exc:
+        if "://" in text:
+            raise
+        raise UsageError(f"{exc}, or a path under a mount") from None
+
+
+def _check_writable(output: Path) -> None:
+    """Refuse at once what would fail after the download. *Raises*: UsageError."""
+    directory = output.absolute().parent
+    if output.is_dir():
+        raise UsageError(f"{output} is a directory: --output names a file")
+    if not directory.is_dir() or not os.access(directory, os.W_OK):
+        raise UsageError(f"{output} cannot be written: {directory} is no directory that you can write to")
 
 
 def _mount_of(path: Path) -> mountinfo.Mounted | None:

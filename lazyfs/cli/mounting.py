@@ -131,7 +131,7 @@ def _located(source: Source) -> Source:
     """Make a local manifest's path absolute: the daemon works elsewhere. *Raises*: UsageError, when it is not there."""
     if source.remote:
         return source
-    path = Path(source.place).absolute()
+    path = Path(source.place).resolve()
     if not path.is_file():
         raise UsageError(f"the manifest {path} is not there")
     return dataclasses.replace(source, place=str(path))
