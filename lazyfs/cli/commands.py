@@ -51,6 +51,7 @@ def _store_option(function: Any) -> Any:
     return click.option(
         "--store",
         type=click.Path(path_type=Path),
+        metavar="DIR",
         envvar="LAZYFS_STORE",
         help="The backing store, shared by every process that names it.",
     )(function)
@@ -64,9 +65,11 @@ def _fetching_options(function: Any) -> Any:
                          help="The unit of presence, for blobs new to the store (64K to 8M, a power of two)."),
             click.option("--header", "headers", multiple=True, metavar="'K: V'",
                          help="Sent to the origins that the sources name, and to no other."),
-            click.option("--header-file", "header_files", multiple=True, type=click.Path(path_type=Path),
+            click.option("--header-file", "header_files", metavar="FILE", multiple=True,
+                         type=click.Path(path_type=Path),
                          help="The same from a file, a header a line: keeps secrets off the command line."),
-            click.option("--ca-file", type=click.Path(path_type=Path), help="Trust these authorities for TLS."),
+            click.option("--ca-file", metavar="FILE", type=click.Path(path_type=Path),
+                         help="Trust these authorities for TLS."),
             click.option("--proxy", metavar="URL", help="Ask origins through this HTTP proxy."),
             click.option("--offline", is_flag=True, help="Never touch the network: serve what the store has."),
             click.option("--read-timeout", type=Seconds(), default=60.0, metavar="SECONDS",
@@ -146,7 +149,13 @@ def remove(mountpoint: Path, paths: tuple[str, ...]) -> None:
 
 @commands.command()
 @_fetching_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the one file that is fetched here, too.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the one file that is fetched here, too.",
+)
 @click.option("--digest", metavar="sha256:HEX", help="Check the one file that is fetched.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE|PATH...")
 def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **options: Any) -> None:
