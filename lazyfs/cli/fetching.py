@@ -14,8 +14,8 @@ from typing import Final
 
 import trio
 
-from lazyfs import control, mountinfo, sizes
-from lazyfs.cli.mounting import absolute, socket_of
+from lazyfs import mountinfo, sizes
+from lazyfs.cli.mounting import absolute, connect
 from lazyfs.errors import LazyfsError, UsageError, first_reason
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import parse_source
@@ -87,7 +87,7 @@ def _fetch_path(path: Path) -> None:
     mounted = _mount_of(path)
     assert mounted is not None
     below = os.path.relpath(absolute(path), mounted.mountpoint)
-    with contextlib.closing(control.Connection(socket_of(mounted), timeout=None)) as connection, _bar(below) as show:
+    with contextlib.closing(connect(mounted, timeout=None)) as connection, _bar(below) as show:
         for answer in connection.request("fetch", path=below):
             if isinstance(answer, list):
                 show(*answer)

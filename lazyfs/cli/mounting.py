@@ -89,9 +89,16 @@ def socket_of(mounted: mountinfo.Mounted) -> Path:
 
 
 def ask(mounted: mountinfo.Mounted, op: str, **arguments: Any) -> Any:
-    """Ask a mount's daemon for something. *Raises*: ControlError; for a dead daemon it says what to do."""
+    """Ask a mount's daemon for something. *Raises*: ControlError."""
+    with contextlib.closing(connect(mounted)) as connection:
+        *_, result = connection.request(op, **arguments)
+        return result
+
+
+def connect(mounted: mountinfo.Mounted, timeout: float | None = PATIENCE) -> control.Connection:
+    """Connect to a mount's daemon. *Raises*: ControlError; for a dead daemon it says what to do. *Units*: seconds."""
     try:
-        return control.call(socket_of(mounted), op, **arguments)
+        return control.Connection(socket_of(mounted), timeout)
     except control.Unreachable as exc:
         raise control.ControlError(
             f"{mounted.mountpoint}: its daemon does not answer, and may be dead; mount it again, or: "

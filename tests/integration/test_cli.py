@@ -203,6 +203,7 @@ def test_a_dead_mount_is_explained_replaced_and_unmounted(world: World, mounts: 
         ["status", mount.at],
         ["add", mount.at, f"{world.nginx.url}/a.txt"],
         ["remove", mount.at, "disk.img"],
+        ["fetch", mount.path("disk.img")],
     ]
     for words in commands:
         done = lazyfs(*words)
