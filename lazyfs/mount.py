@@ -30,7 +30,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from lazyfs import control, fuse, tuning
+from lazyfs import control, fuse, mountinfo, tuning
 from lazyfs.errors import LazyfsError, NameMissing, UsageError, first_reason
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import Source, parse_source
@@ -114,7 +114,7 @@ async def _obey_signals(mountpoint: str, scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         await anext(signals)
         log.info("unmounting %s", mountpoint)
-        await trio.run_process(unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)
+        await trio.run_process(mountinfo.unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)
         with trio.move_on_after(GRACE):
             await anext(signals)
         log.warning("%s was still in use: its readers have lost it", mountpoint)
@@ -128,13 +128,6 @@ def _remedy() -> str:
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         return "; who is not root needs fusermount3: install fuse3"
     return ""
-
-
-def unmount_command(mountpoint: str, *, lazy: bool) -> list[str]:
-    """Return the command that unmounts: fusermount3 for users, umount for root, which needs no help."""
-    if os.geteuid() == 0:
-        return ["umount", *(["-l"] if lazy else []), mountpoint]
-    return ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
 
 
 def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
@@ -211,7 +204,7 @@ def run_in_background(mount: Mount) -> None:
             with contextlib.suppress(OSError):
                 ours.shutdown(socket.SHUT_WR)
             if lines.read().strip() == READY.encode():  # just before it could see that
-                subprocess.run(unmount_command(mount.mountpoint, lazy=True), capture_output=True, check=False)
+                subprocess.run(mountinfo.unmount_command(mount.mountpoint, lazy=True), capture_output=True, check=False)
             raise
     os.wait()
     if line != READY:

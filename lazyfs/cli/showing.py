@@ -114,7 +114,8 @@ def _print_mount(mount: dict[str, Any]) -> None:
     counters = mount["counters"]
     click.echo(f"\n{mount['mountpoint']}: {_counted(mount['files'], 'file')}, daemon {mount['pid']}")
     click.echo(
-        f"  read      {format_size(counters['read_bytes'])} in {_counted(counters['reads'], 'read')}, {_counted(counters['errors'], 'error')}"
+        f"  read      {format_size(counters['read_bytes'])} in {_counted(counters['reads'], 'read')},"
+        f" {_counted(counters['errors'], 'error')}"
     )
     click.echo(
         f"  origin    {format_size(counters['origin_bytes'])} in {counters['origin_requests']} requests,"
