@@ -37,6 +37,10 @@ class ControlError(LazyfsError):
     """A mount did not answer, or said no."""
 
 
+class Unreachable(ControlError):
+    """Nobody listens: the mount's daemon is dead, or not ours to talk to."""
+
+
 def socket_name(mountpoint: str) -> str:
     """Return the name in `run/` of the socket of the mount at an absolute path."""
     return hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16] + ".sock"
@@ -134,7 +138,7 @@ class Connection:
                 self._socket.connect(name)
         except OSError as exc:
             self._socket.close()
-            raise ControlError(f"no mount answers at {path}: {exc.strerror or exc}") from exc
+            raise Unreachable(f"no mount answers at {path}: {exc.strerror or exc}") from exc
         self._lines = self._socket.makefile("rb")
 
     def request(self, op: str, **arguments: Any) -> Iterator[Any]:

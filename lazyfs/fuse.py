@@ -9,6 +9,7 @@ pages with them, for as long as it likes; what must not be believed any longer i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -16,7 +17,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -217,17 +218,39 @@ def _mode(mode: int) -> Any:
     return mode
 
 
+@contextlib.contextmanager
+def _libfuse_heard() -> Iterator[None]:
+    """Put what libfuse and fusermount3 print into the exception, else into the log: nobody sees a daemon's stderr."""
+    kept, heard = os.dup(2), os.memfd_create("libfuse")
+    os.dup2(heard, 2)
+    reason = None
+    try:
+        yield
+    except RuntimeError as exc:
+        reason = exc
+    finally:
+        os.dup2(kept, 2)
+        words = os.pread(heard, 4096, 0).decode("utf-8", "replace").strip().splitlines()
+        for fd in (kept, heard):
+            os.close(fd)
+    if reason is not None:
+        raise RuntimeError(words[-1] if words else str(reason)) from reason
+    for line in words:
+        log.warning("%s", line)
+
+
 async def serve(vfs: Vfs, mountpoint: str, options: frozenset[str], *, task_status: trio.TaskStatus[None]) -> None:
     """Mount, report readiness when the kernel has shaken hands, and answer it until the mount is gone.
 
-    *Raises*: RuntimeError from libfuse. *Cancellation*: unmounts.
+    *Raises*: RuntimeError with libfuse's words. *Cancellation*: unmounts.
 
     The timer signal is for a race in pyfuse3: it reads the FUSE descriptor when that has become readable, but a request
     that is interrupted in between is gone, and the read then blocks the whole process until the next request. A signal
     ends it with EINTR, after which pyfuse3 looks again.
     """
     adapter = Adapter(vfs)
-    pyfuse3.init(adapter, mountpoint, set(OPTIONS | options))
+    with _libfuse_heard():
+        pyfuse3.init(adapter, mountpoint, set(OPTIONS | options))
     mounted = mountinfo.mount_at(mountpoint)
     signal.signal(signal.SIGALRM, lambda _number, _frame: None)
     signal.setitimer(signal.ITIMER_REAL, WAKE_EVERY, WAKE_EVERY)

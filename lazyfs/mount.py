@@ -3,8 +3,10 @@
     daemonize first, then everything else: nothing is forked once the mount is there (a child would keep its
     descriptors open), and no thread exists when the fork happens.
 
-      command ── fork ── daemon: session, sources, FUSE, tuning, control socket ── "ready" down the pipe ──┐
-         └── waits for one line of the pipe: "ready", or what went wrong ◄──────────────────────────────────┘
+      command ── fork ── daemon: session, sources, FUSE, tuning, control socket ── "ready" to its caller ──┐
+         └── waits for one line: "ready", or what went wrong ◄──────────────────────────────────────────────┘
+
+A caller that goes before that (Ctrl-C) takes the daemon with it.
 
 SIGTERM, SIGINT and SIGHUP detach the mount; the daemon goes on for those who have files open, for GRACE seconds at
 the most, and a second signal ends it at once.
@@ -16,8 +18,11 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import shutil
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +30,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from lazyfs import control, fuse, tuning
+from lazyfs import control, fuse, mountinfo, tuning
 from lazyfs.errors import LazyfsError, NameMissing, UsageError, first_reason
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import Source, parse_source
@@ -34,6 +39,10 @@ log = logging.getLogger(__name__)
 
 GRACE: Final = 5.0
 """Seconds for which a detached mount still serves those who have files open."""
+
+
+READY: Final = "ready"
+"""What the daemon tells its caller when the mount answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +65,29 @@ class Mount:
         return self.settings.store / "run" / control.socket_name(self.mountpoint)
 
 
-async def run(mount: Mount, ready: Callable[[], None] = lambda: None, *, log_to_store: bool = False) -> None:
-    """Serve a mount until it is gone; `ready` is called when it answers. *Raises*: LazyfsError, perhaps in a group."""
+async def run(mount: Mount, caller: int | None = None) -> None:
+    """Serve a mount until it is gone. *Raises*: LazyfsError, perhaps in a group.
+
+    `caller` is a socket to a command that waits: it is told when the mount answers; when it goes before, so do we.
+    """
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
-        if log_to_store:
+        if caller is not None:
             _log_to(_log_handler(mount.log_file))
+            nursery.start_soon(_end_without, caller, nursery.cancel_scope)
         await _add_all(session, mount.sources)
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         tuning.tune(mount.mountpoint)
         await nursery.start(partial(control.serve, mount.socket, _operations(session, mount)))
         nursery.start_soon(_obey_signals, mount.mountpoint, nursery.cancel_scope)
-        ready()
+        if caller is not None:
+            trio.lowlevel.notify_closing(caller)
+            _report(caller, READY)
+
+
+async def _end_without(caller: int, scope: trio.CancelScope) -> None:
+    with contextlib.suppress(trio.ClosedResourceError):
+        await trio.lowlevel.wait_readable(caller)  # it sends nothing: this is its end
+        scope.cancel()
 
 
 async def _add_all(session: Session, sources: tuple[Source, ...]) -> None:
@@ -85,9 +106,7 @@ async def _serve_fuse(
         options = mount.options | {f"fsname=lazyfs#{store}"}
         await fuse.serve(session.vfs, mount.mountpoint, options, task_status=task_status)
     except RuntimeError as exc:
-        raise UsageError(
-            f"cannot mount at {mount.mountpoint}: {exc}; is fuse3 installed, and /dev/fuse there?"
-        ) from exc
+        raise UsageError(f"cannot mount at {mount.mountpoint}: {exc}{_remedy()}") from exc
     scope.cancel()
 
 
@@ -95,18 +114,20 @@ async def _obey_signals(mountpoint: str, scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         await anext(signals)
         log.info("unmounting %s", mountpoint)
-        await trio.run_process(unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)
+        await trio.run_process(mountinfo.unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)
         with trio.move_on_after(GRACE):
             await anext(signals)
         log.warning("%s was still in use: its readers have lost it", mountpoint)
         scope.cancel()
 
 
-def unmount_command(mountpoint: str, *, lazy: bool) -> list[str]:
-    """Return the command that unmounts: fusermount3 for users, umount for root, which needs no help."""
-    if os.geteuid() == 0:
-        return ["umount", *(["-l"] if lazy else []), mountpoint]
-    return ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
+def _remedy() -> str:
+    """Say what to do where this host cannot mount at all."""
+    if not Path("/dev/fuse").exists():
+        return "; there is no /dev/fuse: modprobe fuse, or give the container that device"
+    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+        return "; who is not root needs fusermount3: install fuse3"
+    return ""
 
 
 def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
@@ -172,32 +193,39 @@ def run_in_background(mount: Mount) -> None:
 
     *Source*: daemon(7), "SysV Daemons", as far as it still applies.
     """
-    readable, writable = os.pipe()
+    ours, theirs = socket.socketpair()
     if os.fork() == 0:
-        _become_daemon(mount, writable)
-    os.close(writable)
-    with os.fdopen(readable, "rb") as pipe:
-        line = pipe.readline().decode("utf-8", "surrogateescape").strip()
+        _become_daemon(mount, theirs.detach())
+    theirs.close()
+    with ours, ours.makefile("rb") as lines:
+        try:
+            line = lines.readline().decode("utf-8", "surrogateescape").strip()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                ours.shutdown(socket.SHUT_WR)
+            if lines.read().strip() == READY.encode():  # just before it could see that
+                subprocess.run(mountinfo.unmount_command(mount.mountpoint, lazy=True), capture_output=True, check=False)
+            raise
     os.wait()
-    if line != "ready":
+    if line != READY:
         raise LazyfsError(line or f"the daemon ended before {mount.mountpoint} was mounted; see {mount.log_file}")
 
 
-def _become_daemon(mount: Mount, pipe: int) -> NoReturn:
+def _become_daemon(mount: Mount, caller: int) -> NoReturn:
     os.setsid()
     if os.fork() != 0:
         os._exit(0)
     os.chdir("/")
-    pipe = _keep_only(pipe)
+    caller = _keep_only(caller)
     status = 1
     try:
-        _run(partial(run, mount, partial(_report, pipe, "ready"), log_to_store=True))
+        _run(partial(run, mount, caller))
         status = 0
     except LazyfsError as exc:
-        _report(pipe, str(exc))
+        _report(caller, str(exc))
     except BaseException as exc:
         log.critical("the daemon ended", exc_info=True)
-        _report(pipe, f"the daemon failed: {exc!r}")
+        _report(caller, f"the daemon failed: {exc!r}")
     logging.shutdown()
     os._exit(status)  # a worker thread that hangs in the disk must not keep the process
 
@@ -207,9 +235,9 @@ def _log_handler(path: Path) -> logging.Handler:
     return logging.handlers.RotatingFileHandler(path, maxBytes=1 << 20, backupCount=1, encoding="utf-8")
 
 
-def _keep_only(pipe: int) -> int:
+def _keep_only(caller: int) -> int:
     """Let go of all other descriptors that were inherited: whoever waits for their end would wait for ours."""
-    kept = os.dup2(pipe, 3, inheritable=False)
+    kept = os.dup2(caller, 3, inheritable=False)
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
@@ -217,10 +245,13 @@ def _keep_only(pipe: int) -> int:
     return kept
 
 
-def _report(pipe: int, line: str) -> None:
+def _report(caller: int, line: str) -> None:
+    """Tell the caller how it went, and hang up; the descriptor's number stays taken, so nothing later is told twice."""
     with contextlib.suppress(OSError):
-        os.write(pipe, line.encode("utf-8", "surrogateescape") + b"\n")
-        os.close(pipe)
+        os.write(caller, line.encode("utf-8", "surrogateescape") + b"\n")
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, caller, inheritable=False)
+    os.close(null)
 
 
 def _run(main: Any) -> None:

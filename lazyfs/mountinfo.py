@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +54,13 @@ def mount_over(path: str) -> Mounted | None:
         if (path + "/").startswith(base) and (found is None or len(base) >= len(found.mountpoint.rstrip("/") + "/")):
             found = mounted
     return found
+
+
+def unmount_command(mountpoint: str, *, lazy: bool) -> list[str]:
+    """Return the command that unmounts: fusermount3 for users, umount for root, which needs no help."""
+    if os.geteuid() == 0:
+        return ["umount", *(["-l"] if lazy else []), mountpoint]
+    return ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
 
 
 def _unescape(text: str) -> str:

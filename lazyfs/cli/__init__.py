@@ -16,14 +16,21 @@ def main() -> None:
         sys.exit(commands.main(prog_name="lazyfs", standalone_mode=False))
     except click.exceptions.Abort:
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        sys.exit(2)
     except click.ClickException as exc:
         context = getattr(exc, "ctx", None)
         command = context.command_path if context else "lazyfs"
-        print(f"{command}: {exc.format_message().rstrip('.')}; see {command} --help", file=sys.stderr)
+        print(f"{command}: {exc.format_message().rstrip('.')} (try: {command} --help)", file=sys.stderr)
         sys.exit(2)
     except LazyfsError as exc:
         print(f"lazyfs: {exc}", file=sys.stderr)
         sys.exit(1)
+    except BaseExceptionGroup as exc:
+        if exc.subgroup(KeyboardInterrupt) is None:
+            raise
+        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

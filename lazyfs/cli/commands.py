@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +15,43 @@ if TYPE_CHECKING:
     from lazyfs.session import Settings
 
 
-class Size(click.ParamType[int]):
-    """Bytes, or a number with K, M, G, T."""
+class BlockSize(click.ParamType[int]):
+    """A size that blocks can have: bytes, or a number with K, M, G, T."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read a size."""
+        """Read a block size."""
         try:
-            return value if isinstance(value, int) else sizes.parse_size(value)
+            size = value if isinstance(value, int) else sizes.parse_size(value)
         except UsageError as exc:
             self.fail(str(exc), param, ctx)
+        if not records.valid_block_size(size):
+            self.fail(f"{value!r} is not a power of two from 64K to 8M", param, ctx)
+        return size
+
+
+class Seconds(click.ParamType[float]):
+    """A time that can be waited for."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a number of seconds."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < float("inf"):
+            self.fail(f"{value!r} is not a number of seconds, 0 or more", param, ctx)
+        return seconds
 
 
 def _store_option(function: Any) -> Any:
     return click.option(
         "--store",
         type=click.Path(path_type=Path),
+        metavar="DIR",
         envvar="LAZYFS_STORE",
         help="The backing store, shared by every process that names it.",
     )(function)
@@ -40,16 +61,18 @@ def _fetching_options(function: Any) -> Any:
     """The options of whatever asks origins."""
     for option in reversed(
         (
-            click.option("--block-size", type=Size(), default=records.DEFAULT_BLOCK_SIZE, metavar="SIZE",
+            click.option("--block-size", type=BlockSize(), default=records.DEFAULT_BLOCK_SIZE, metavar="SIZE",
                          help="The unit of presence, for blobs new to the store (64K to 8M, a power of two)."),
             click.option("--header", "headers", multiple=True, metavar="'K: V'",
                          help="Sent to the origins that the sources name, and to no other."),
-            click.option("--header-file", "header_files", multiple=True, type=click.Path(path_type=Path),
+            click.option("--header-file", "header_files", metavar="FILE", multiple=True,
+                         type=click.Path(path_type=Path),
                          help="The same from a file, a header a line: keeps secrets off the command line."),
-            click.option("--ca-file", type=click.Path(path_type=Path), help="Trust these authorities for TLS."),
+            click.option("--ca-file", metavar="FILE", type=click.Path(path_type=Path),
+                         help="Trust these authorities for TLS."),
             click.option("--proxy", metavar="URL", help="Ask origins through this HTTP proxy."),
             click.option("--offline", is_flag=True, help="Never touch the network: serve what the store has."),
-            click.option("--read-timeout", type=click.FloatRange(min=0), default=60.0, metavar="SECONDS",
+            click.option("--read-timeout", type=Seconds(), default=60.0, metavar="SECONDS",
                          help="A read that cannot be served by then fails with EIO (0: wait for ever)."),
         )
     ):  # fmt: skip
@@ -71,10 +94,10 @@ def commands() -> None:
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
-    """Mount SOURCE... at MOUNTPOINT, read-only, and return when it answers.
+    """Mount SOURCE... at MOUNTPOINT, read-only.
 
-    SOURCE is a file's URL or NAME=URL, a directory index (a URL that ends in a slash), or a manifest (FILE.toml,
-    FILE.jsonl, or its URL).
+    Returns when the mount answers; its daemon goes on in the background. SOURCE is a file's URL or NAME=URL, a
+    directory index (a URL that ends in a slash), or a manifest (FILE.toml, FILE.jsonl, or its URL).
 
     \b
     lazyfs mount https://example.org/disk.img /mnt/x
@@ -83,6 +106,8 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     from lazyfs.cli import mounting
 
     fuse_options = {word for text in options["mount_options"] for word in text.split(",") if word}
+    if refused := sorted(fuse_options & {"rw", "suid", "dev"}):
+        raise click.BadParameter(f"{refused[0]}: a mount is always ro,nosuid,nodev", param_hint="'-o'")
     if options["allow_other"]:
         fuse_options.add("allow_other")
     settings = _settings(sources, options)
@@ -113,7 +138,10 @@ def add(mountpoint: Path, sources: tuple[str, ...]) -> None:
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def remove(mountpoint: Path, paths: tuple[str, ...]) -> None:
-    """Remove PATH... (below the mountpoint) from a running mount; who has them open reads on."""
+    """Remove names from a running mount.
+
+    PATH is relative to the mountpoint. Who has a file open reads on.
+    """
     from lazyfs.cli import mounting
 
     mounting.remove(mountpoint, paths)
@@ -121,13 +149,20 @@ def remove(mountpoint: Path, paths: tuple[str, ...]) -> None:
 
 @commands.command()
 @_fetching_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the one file that is fetched here, too.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the one file that is fetched here, too.",
+)
 @click.option("--digest", metavar="sha256:HEX", help="Check the one file that is fetched.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE|PATH...")
 def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **options: Any) -> None:
-    """Make files complete in the store: SOURCE..., or PATH... under a mount.
+    """Make files complete in the store.
 
-    Any number of processes that fetch the same file at once cost the origin its bytes once.
+    SOURCE is as for mount; PATH is a file under a mount. Any number of processes that fetch the same file at once cost
+    the origin its bytes once.
     """
     from lazyfs.cli import fetching
 
@@ -157,7 +192,11 @@ def list_blobs(store: Path | None, as_json: bool) -> None:
 
 @commands.command()
 def demo() -> None:
-    """Show the main job with an origin of its own: mount, ls, a partial read, a full read, unmount."""
+    """Show the main job, with an origin of its own.
+
+    It mounts a file, lists it, reads a part of it and then all of it, mounts it again on the same store, stops the
+    origin, reads once more, and unmounts. What it made is gone afterwards.
+    """
     from lazyfs.cli import demo
 
     demo.run()
@@ -179,14 +218,14 @@ def _settings(sources: tuple[str, ...], options: dict[str, Any]) -> Settings:
     from lazyfs.origin.client import ClientOptions
     from lazyfs.session import Settings
 
-    if not records.valid_block_size(options["block_size"]):
-        raise click.BadParameter("a power of two from 64K to 8M", param_hint="--block-size")
-    headers = [_header(text) for text in options["headers"]]
+    headers = [_header(text, "'--header'") for text in options["headers"]]
     for path in options["header_files"]:
-        headers += [_header(line) for line in _lines_of(path) if line]
+        headers += [_header(line, f"{path}, line {number}") for number, line in _lines_of(path)]
     ca_file = options["ca_file"]
-    if ca_file is not None and not ca_file.is_file():
-        raise UsageError(f"--ca-file {ca_file}: no such file")
+    if ca_file is not None:
+        _check_authorities(ca_file)
+    if options["proxy"] is not None and not urls.is_http(options["proxy"]):
+        raise click.BadParameter("a proxy is an http or https URL", param_hint="'--proxy'")
     named = frozenset(urls.origin_of(url) for text in sources if (url := _url_in(text)))
     return Settings(
         _store_path(options["store"]),
@@ -204,16 +243,44 @@ def _url_in(source: str) -> str | None:
     return url if urls.is_http(url) else None
 
 
-def _header(text: str) -> tuple[str, str]:
-    """Read `K: V`. *Raises*: UsageError, which does not repeat the value."""
+_OURS = frozenset({
+    "accept-encoding", "connection", "content-length", "if-match", "if-modified-since", "if-none-match", "if-range",
+    "if-unmodified-since", "range", "te", "transfer-encoding", "upgrade",
+})  # fmt: skip
+"""Headers that say which bytes come and how: with one of them from outside, no answer would prove anything."""
+
+
+def _header(text: str, where: str) -> tuple[str, str]:
+    """Read `K: V`. *Raises*: click.BadParameter, which does not repeat the value. *Source*: RFC 9110 §5.1, §5.5."""
     name, colon, value = text.partition(":")
-    if not colon or not name.strip() or not (name.strip() + value).isprintable():
-        raise UsageError("a header is written as 'Name: value', on one line")
-    return name.strip(), value.strip()
+    name, value = name.strip(), value.strip()
+    if not colon or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+        raise click.BadParameter("a header is written as 'Name: value'", param_hint=where)
+    if not (value.isascii() and value.replace("\t", " ").isprintable()):
+        raise click.BadParameter(f"the value of {name} is not one line of ASCII", param_hint=where)
+    if name.lower() in _OURS:
+        raise click.BadParameter(f"{name} is lazyfs's own to send", param_hint=where)
+    return name, value
 
 
-def _lines_of(path: Path) -> list[str]:
+def _lines_of(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a header file that say something, numbered; `#` starts a comment."""
     try:
-        return path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"the header file {path} cannot be read: {exc}") from exc
+        lines = path.read_text().splitlines()
+    except OSError as exc:
+        raise click.BadParameter(f"{path} cannot be read: {exc.strerror}", param_hint="'--header-file'") from exc
+    except UnicodeDecodeError as exc:
+        raise click.BadParameter(f"{path} is not text", param_hint="'--header-file'") from exc
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+
+
+def _check_authorities(path: Path) -> None:
+    """Refuse a file that TLS could not use later. *Raises*: click.BadParameter."""
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=path)
+    except (ssl.SSLError, ValueError) as exc:
+        raise click.BadParameter(f"{path} has no certificate in PEM form", param_hint="'--ca-file'") from exc
+    except OSError as exc:
+        raise click.BadParameter(f"{path} cannot be read: {exc.strerror}", param_hint="'--ca-file'") from exc

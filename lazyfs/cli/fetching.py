@@ -14,8 +14,8 @@ from typing import Final
 
 import trio
 
-from lazyfs import control, mountinfo, sizes
-from lazyfs.cli.mounting import absolute, socket_of
+from lazyfs import mountinfo, sizes
+from lazyfs.cli.mounting import absolute, connect
 from lazyfs.errors import LazyfsError, UsageError, first_reason
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import parse_source
@@ -35,11 +35,15 @@ def fetch(sources: tuple[str, ...], settings: Settings, output: Path | None, dig
     if digest is not None and not (digest.startswith("sha256:") and len(digest) == len("sha256:") + 64):
         raise UsageError("--digest is written as sha256:HEX, with 64 hexadecimal digits")
     paths = [source for source in sources if _is_path(source)]
+    if output is not None:
+        _check_writable(output)
     if paths and (output or digest):
         raise UsageError("--output and --digest go with a source, not with a path under a mount: read the path itself")
     for path in paths:
         _fetch_path(Path(path))
     rest = [source for source in sources if source not in paths]
+    for text in rest:
+        _check_source(text)
     if rest:
         try:
             trio.run(_fetch_sources, rest, settings, output, digest)
@@ -55,6 +59,25 @@ def _is_path(text: str) -> bool:
     return "://" not in text and not text.endswith((".toml", ".jsonl")) and _mount_of(Path(text)) is not None
 
 
+def _check_source(text: str) -> None:
+    """Refuse what is neither a source nor a path under a mount. *Raises*: UsageError."""
+    try:
+        parse_source(text)
+    except UsageError as exc:
+        if "://" in text:
+            raise
+        raise UsageError(f"{exc}, or a path under a mount") from None
+
+
+def _check_writable(output: Path) -> None:
+    """Refuse at once what would fail after the download. *Raises*: UsageError."""
+    directory = output.absolute().parent
+    if output.is_dir():
+        raise UsageError(f"{output} is a directory: --output names a file")
+    if not directory.is_dir() or not os.access(directory, os.W_OK):
+        raise UsageError(f"{output} cannot be written: {directory} is no directory that you can write to")
+
+
 def _mount_of(path: Path) -> mountinfo.Mounted | None:
     mounted = mountinfo.mount_over(absolute(path))
     return mounted if mounted is not None and mounted.fstype == mountinfo.FSTYPE else None
@@ -64,7 +87,7 @@ def _fetch_path(path: Path) -> None:
     mounted = _mount_of(path)
     assert mounted is not None
     below = os.path.relpath(absolute(path), mounted.mountpoint)
-    with contextlib.closing(control.Connection(socket_of(mounted), timeout=None)) as connection, _bar(below) as show:
+    with contextlib.closing(connect(mounted, timeout=None)) as connection, _bar(below) as show:
         for answer in connection.request("fetch", path=below):
             if isinstance(answer, list):
                 show(*answer)

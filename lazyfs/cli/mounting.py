@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import shlex
+import signal
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lazyfs import control, mountinfo
 from lazyfs.errors import LazyfsError, UsageError
-from lazyfs.mount import Mount, run_in_background, run_in_foreground, unmount_command
-from lazyfs.session import Settings
-from lazyfs.sources.spec import parse_source
+from lazyfs.sources.spec import Source, parse_source
+
+if TYPE_CHECKING:
+    from lazyfs.session import Settings
 
 PATIENCE: Final = 10.0
 """Seconds for a look at what may be a stuck mount, and for a daemon to end after its mount has gone."""
+
+
+HOLDERS_SHOWN: Final = 8
+"""Names of those who keep a mount busy that fit on the line."""
 
 
 def mount(
     sources: tuple[str, ...], mountpoint: Path, settings: Settings, options: frozenset[str], *, foreground: bool
 ) -> None:
     """Mount, and return when the mount answers. *Raises*: LazyfsError; then nothing is left mounted."""
-    parsed = tuple(parse_source(text) for text in sources)
+    from lazyfs.mount import Mount, run_in_background, run_in_foreground  # 0.15 s, which the other commands do without
+
+    parsed = tuple(_located(parse_source(text)) for text in sources)
     where = absolute(mountpoint)
     _clean_up_dead(where)
+    if not os.path.lexists(where):
+        raise UsageError(f"the mountpoint {where} is not there; make it with: mkdir -p {shlex.quote(where)}")
     if not os.path.isdir(where):
-        raise UsageError(f"the mountpoint {where} is not a directory; make it with: mkdir -p {where}")
+        raise UsageError(f"the mountpoint {where} is not a directory; name one that is")
     _refuse_overlap(where, settings.store)
-    local = tuple(_absolute_manifest(source.place) for source in parsed if not source.remote)
-    for path in local:
-        if not path.is_file():
-            raise UsageError(f"the manifest {path} is not there")
     (run_in_foreground if foreground else run_in_background)(Mount(where, parsed, settings, options))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done: too late to end with another status
 
 
 def unmount(mountpoint: Path, *, lazy: bool) -> None:
@@ -42,10 +51,10 @@ def unmount(mountpoint: Path, *, lazy: bool) -> None:
     daemon = None
     with contextlib.suppress(control.ControlError):
         daemon = control.Connection(socket_of(mounted), timeout=PATIENCE)
-    done = subprocess.run(unmount_command(where, lazy=lazy), capture_output=True, text=True, check=False)
+    done = subprocess.run(mountinfo.unmount_command(where, lazy=lazy), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         if holders := _holders(where):
-            raise LazyfsError(f"{where} is busy: {', '.join(holders)}; end them, or detach it with --lazy")
+            raise LazyfsError(f"{where} is busy: {_shown(holders)}; end them, or detach it with --lazy")
         raise LazyfsError(f"{where} could not be unmounted: {done.stderr.strip().splitlines()[-1]}")
     if daemon is not None and not lazy and not daemon.wait_for_end():
         raise LazyfsError(f"{where} is unmounted, but its daemon has not ended in {PATIENCE:g} s")
@@ -53,13 +62,13 @@ def unmount(mountpoint: Path, *, lazy: bool) -> None:
 
 def add(mountpoint: Path, sources: tuple[str, ...]) -> None:
     """Add sources to a running mount. *Raises*: LazyfsError."""
-    places = [str(text if (source := parse_source(text)).remote else Path(source.place).absolute()) for text in sources]
-    control.call(socket_of(mounted_at(absolute(mountpoint))), "add", sources=places)
+    places = [text if (source := _located(parse_source(text))).remote else source.place for text in sources]
+    ask(mounted_at(absolute(mountpoint)), "add", sources=places)
 
 
 def remove(mountpoint: Path, paths: tuple[str, ...]) -> None:
     """Remove names from a running mount. *Raises*: LazyfsError."""
-    control.call(socket_of(mounted_at(absolute(mountpoint))), "remove", paths=list(paths))
+    ask(mounted_at(absolute(mountpoint)), "remove", paths=list(paths))
 
 
 def absolute(mountpoint: Path) -> str:
@@ -69,6 +78,7 @@ def absolute(mountpoint: Path) -> str:
 
 
 def mounted_at(where: str) -> mountinfo.Mounted:
+    """Return our mount at an absolute path. *Raises*: UsageError, when there is none."""
     mounted = mountinfo.mount_at(where)
     if mounted is None or mounted.fstype != mountinfo.FSTYPE:
         raise UsageError(f"{where} is not a lazyfs mount")
@@ -79,6 +89,24 @@ def socket_of(mounted: mountinfo.Mounted) -> Path:
     """Return where a mount's daemon listens: the mount's source names the store."""
     store = mounted.source.partition("#")[2]
     return Path(store) / "run" / control.socket_name(mounted.mountpoint)
+
+
+def ask(mounted: mountinfo.Mounted, op: str, **arguments: Any) -> Any:
+    """Ask a mount's daemon for something. *Raises*: ControlError."""
+    with contextlib.closing(connect(mounted)) as connection:
+        *_, result = connection.request(op, **arguments)
+        return result
+
+
+def connect(mounted: mountinfo.Mounted, timeout: float | None = PATIENCE) -> control.Connection:
+    """Connect to a mount's daemon. *Raises*: ControlError; for a dead daemon it says what to do. *Units*: seconds."""
+    try:
+        return control.Connection(socket_of(mounted), timeout)
+    except control.Unreachable as exc:
+        raise control.ControlError(
+            f"{mounted.mountpoint}: its daemon does not answer, and may be dead; mount it again, or: "
+            f"lazyfs umount {shlex.quote(mounted.mountpoint)}"
+        ) from exc
 
 
 def _clean_up_dead(where: str) -> None:
@@ -96,9 +124,11 @@ def _clean_up_dead(where: str) -> None:
                 env={"LC_ALL": "C"},
             )
             if "not connected" in look.stderr:
-                subprocess.run(unmount_command(where, lazy=True), capture_output=True, check=False, timeout=PATIENCE)
+                subprocess.run(
+                    mountinfo.unmount_command(where, lazy=True), capture_output=True, check=False, timeout=PATIENCE
+                )
                 continue
-        raise UsageError(f"{where} has a mount already; unmount it with: lazyfs umount {where}")
+        raise UsageError(f"{where} has a mount already; unmount it with: lazyfs umount {shlex.quote(where)}")
 
 
 def _refuse_overlap(where: str, store: Path) -> None:
@@ -109,20 +139,41 @@ def _refuse_overlap(where: str, store: Path) -> None:
         raise UsageError(f"the mountpoint {where} is inside the store {store}; name another")
 
 
-def _absolute_manifest(place: str) -> Path:
-    return Path(place).absolute()
+def _located(source: Source) -> Source:
+    """Make a local manifest's path absolute: the daemon works elsewhere. *Raises*: UsageError, when it is not there."""
+    if source.remote:
+        return source
+    path = Path(source.place).resolve()
+    if not path.is_file():
+        raise UsageError(f"the manifest {path} is not there")
+    return dataclasses.replace(source, place=str(path))
 
 
 def _holders(where: str) -> list[str]:
-    """Name the processes that have something under a mount open, without a look at the mount."""
+    """Name who has something under a mount open, mapped or mounted, without a look at the mount."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
-        links = [process / "cwd", process / "root"]
-        with contextlib.suppress(OSError):
-            links += (process / "fd").iterdir()
+        links = [process / "cwd", process / "root", process / "exe"]
+        for several in ("fd", "map_files"):
+            with contextlib.suppress(OSError):
+                links += (process / several).iterdir()
         for link in links:
             with contextlib.suppress(OSError):
-                if (os.readlink(link) + "/").startswith(where + "/"):
+                if _is_below(os.readlink(link), where):
                     found.append(f"{(process / 'comm').read_text().strip()} (pid {process.name})")
                     break
-    return found
+    for device in Path("/sys/block").glob("loop*"):
+        with contextlib.suppress(OSError):
+            if _is_below((device / "loop" / "backing_file").read_text().rstrip("\n"), where):
+                found.append(f"/dev/{device.name}")
+    found += [f"the mount at {inner.mountpoint}" for inner in mountinfo.mounts() if _is_below(inner.mountpoint, where)]
+    return [holder for holder in found if holder != f"the mount at {where}"]
+
+
+def _is_below(path: str, where: str) -> bool:
+    return (path + "/").startswith(where + "/")
+
+
+def _shown(holders: list[str]) -> str:
+    more = f" and {len(holders) - HOLDERS_SHOWN} more" if len(holders) > HOLDERS_SHOWN else ""
+    return ", ".join(holders[:HOLDERS_SHOWN]) + more

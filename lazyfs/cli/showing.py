@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from lazyfs import control, mountinfo, records
-from lazyfs.cli.mounting import absolute, mounted_at, socket_of
+from lazyfs.cli.mounting import absolute, ask, mounted_at, socket_of
 from lazyfs.errors import StoreError
 from lazyfs.sizes import format_size
 from lazyfs.store import Store
@@ -20,11 +20,12 @@ from lazyfs.store import Store
 
 def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
     """Print the store and its mounts; with a mountpoint, that mount and its store. *Raises*: LazyfsError."""
-    only = None
     if mountpoint is not None:
-        only = socket_of(mounted_at(absolute(mountpoint)))
-        store_path = only.parent.parent
-    mounts = [control.call(only, "status")] if only else _mounts(store_path)
+        mounted = mounted_at(absolute(mountpoint))
+        store_path = socket_of(mounted).parent.parent
+        mounts = [ask(mounted, "status")]
+    else:
+        mounts = _mounts(store_path)
     with contextlib.closing(_open(store_path)) as store:
         described: dict[str, Any] = {
             "path": str(store_path),
@@ -36,8 +37,8 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))
         return
-    blobs = described["blobs"]
-    click.echo(f"store {store_path}: {blobs} blobs, {format_size(described['bytes_on_disk'])} on disk")
+    blobs = _counted(described["blobs"], "blob")
+    click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk")
     if not mounts:
         click.echo("no mounts")
     for mount in mounts:
@@ -91,28 +92,30 @@ def _mounts(store_path: Path) -> list[dict[str, Any]]:
     """Ask every mount of the store; a socket that nobody listens on is what a killed daemon left."""
     found = []
     for socket in sorted((store_path / "run").glob("*.sock")):
+        mounted = _mounted_with(socket)
         try:
-            found.append(control.call(socket, "status"))
+            found.append(ask(mounted, "status") if mounted else control.call(socket, "status"))
         except control.ControlError as exc:
-            if not _mounted_with(socket):
+            if mounted is None:
                 socket.unlink(missing_ok=True)
             else:
                 click.echo(f"lazyfs: {exc}", err=True)
     return found
 
 
-def _mounted_with(socket: Path) -> bool:
-    return any(
-        mounted.fstype == mountinfo.FSTYPE and os.path.realpath(socket_of(mounted)) == os.path.realpath(socket)
-        for mounted in mountinfo.mounts()
-    )
+def _mounted_with(socket: Path) -> mountinfo.Mounted | None:
+    for mounted in mountinfo.mounts():
+        if mounted.fstype == mountinfo.FSTYPE and os.path.realpath(socket_of(mounted)) == os.path.realpath(socket):
+            return mounted
+    return None
 
 
 def _print_mount(mount: dict[str, Any]) -> None:
     counters = mount["counters"]
-    click.echo(f"\n{mount['mountpoint']}: {mount['files']} files, daemon {mount['pid']}")
+    click.echo(f"\n{mount['mountpoint']}: {_counted(mount['files'], 'file')}, daemon {mount['pid']}")
     click.echo(
-        f"  read      {format_size(counters['read_bytes'])} in {counters['reads']} reads, {counters['errors']} errors"
+        f"  read      {format_size(counters['read_bytes'])} in {_counted(counters['reads'], 'read')},"
+        f" {_counted(counters['errors'], 'error')}"
     )
     click.echo(
         f"  origin    {format_size(counters['origin_bytes'])} in {counters['origin_requests']} requests,"
@@ -124,9 +127,13 @@ def _print_mount(mount: dict[str, Any]) -> None:
     )
     click.echo(f"  log       {mount['log']}")
     if mount["problems"]:
-        click.echo(f"  not shown {mount['problems']} names:")
+        click.echo(f"  not shown {_counted(mount['problems'], 'name')}:")
         for name, reason in list(mount["reasons"].items())[:20]:
             click.echo(f"    {name}: {reason}")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _print_table(head: list[str], rows: list[list[str]]) -> None:

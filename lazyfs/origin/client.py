@@ -262,6 +262,14 @@ class Client:
         )
 
 
+_REMEDIES: Final = {
+    401: " (it wants credentials: see --header-file)",
+    403: " (forbidden: credentials are given with --header-file)",
+    404: " (nothing is there: check the URL)",
+    410: " (it is gone: check the URL)",
+}
+
+
 def _proven(url: str, outcome: ranges.Outcome, status: int) -> Body:
     """Return what was proven, or raise what was not."""
     shown = urls.redact(url)
@@ -271,7 +279,7 @@ def _proven(url: str, outcome: ranges.Outcome, status: int) -> Body:
         case ranges.Changed(reason):
             raise BlobChanged(shown, f"it has changed: {reason}")
         case ranges.Refused(reason):
-            raise OriginRefused(shown, reason, status)
+            raise OriginRefused(shown, reason + _REMEDIES.get(status, ""), status)
         case ranges.Passing(reason, retry_after):
             raise OriginUnreachable(shown, reason, retry_after)
         case ranges.Bad(reason):
@@ -310,8 +318,7 @@ class _transport_errors:  # noqa: N801 - reads as the context manager it is
 
 def _reason(exc: httpx.TransportError) -> str:
     """Say what went wrong in words; the operating system's where there are some."""
-    causes = _causes(exc)
-    words = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
+    words = next((wire.words(cause) for cause in _causes(exc) if isinstance(cause, OSError)), None)
     match exc:
         case httpx.ConnectTimeout():
             return "no connection in time"

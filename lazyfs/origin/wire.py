@@ -228,7 +228,7 @@ class Pool:
             try:
                 stream = await trio.open_tcp_stream(host, port)
             except OSError as exc:
-                raise WireError(f"cannot connect: {_words(exc)}") from exc
+                raise WireError(f"cannot connect: {words(exc)}") from exc
             if scheme == "http":
                 return stream
             self._tls = self._tls or self._trust()
@@ -237,7 +237,7 @@ class Pool:
                 await secured.do_handshake()
             except trio.BrokenResourceError as exc:
                 await trio.aclose_forcefully(stream)
-                raise WireError(f"no TLS connection: {_words(exc.__cause__ or exc)}") from exc
+                raise WireError(f"no TLS connection: {words(exc.__cause__ or exc)}") from exc
             except BaseException:
                 await trio.aclose_forcefully(stream)
                 raise
@@ -259,19 +259,21 @@ class _InTime:
         if self._scope.cancelled_caught:
             raise WireError(self._text) from None
         if isinstance(exc, (trio.BrokenResourceError, trio.ClosedResourceError, OSError)):
-            raise WireError(f"the connection failed: {_words(exc.__cause__ or exc)}") from exc
+            raise WireError(f"the connection failed: {words(exc.__cause__ or exc)}") from exc
 
 
-def _words(exc: BaseException) -> str:
+def words(exc: BaseException) -> str:
     """Return the operating system's words for what happened, where there are some."""
     if isinstance(exc, BaseExceptionGroup):
-        return _words(exc.exceptions[0])
+        return words(exc.exceptions[0])
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"certificate not trusted ({exc.verify_message})"
-    if isinstance(exc, OSError) and not isinstance(exc, (ssl.SSLError, socket.gaierror)) and exc.errno:
-        return os.strerror(exc.errno)
+        return f"certificate not trusted ({exc.verify_message}); name its authority with --ca-file"
+    if isinstance(exc, ssl.SSLError):
+        return (exc.reason or "TLS failed").lower().replace("_", " ")
+    if isinstance(exc, OSError) and not isinstance(exc, socket.gaierror) and exc.errno:
+        return os.strerror(exc.errno)  # trio's own words repeat the address
     if isinstance(exc, OSError) and exc.__cause__ is not None:
-        return _words(exc.__cause__)
+        return words(exc.__cause__)
     return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
 
 

@@ -76,7 +76,8 @@ def open_layout(path: Path) -> Layout:
         raise
     except OSError as exc:
         remedy = "name another with --store"
-        raise StoreError(f"the store {path} cannot be used: {exc.strerror or exc}; {remedy}") from exc
+        words = "Not a directory" if isinstance(exc, FileExistsError) else exc.strerror or exc
+        raise StoreError(f"the store {path} cannot be used: {words}; {remedy}") from exc
 
 
 def _open_layout(path: Path) -> Layout:
