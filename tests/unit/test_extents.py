@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,4 +45,4 @@ def test_runs_are_maximal(indexes: set[int], longest: int) -> None:
     found = list(runs(sorted(indexes), longest))
     assert [index for run in found for index in run.blocks()] == sorted(indexes)
     assert all(1 <= len(run) <= longest for run in found)
-    assert all(a.stop < b.start or len(a) == longest for a, b in zip(found, found[1:], strict=False))
+    assert all(a.stop < b.start or len(a) == longest for a, b in itertools.pairwise(found))

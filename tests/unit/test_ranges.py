@@ -55,7 +55,7 @@ def body(start: int, stop: int, version: Version, *, counted: bool = True) -> Bo
         (BARE, 206, {"content-range": "bytes */1000"}, Bad),
         (BARE, 206, {"content-range": "bytes 100-199/150"}, Bad),
         (BARE, 206, {"content-range": "bytes 100-199/1000, bytes 300-399/1000"}, Bad),
-        (BARE, 206, {"content-range": "bytes ١٠٠-١٩٩/1000"}, Bad),
+        (BARE, 206, {"content-range": "bytes \u0661-\u0662/1000"}, Bad),
         (BARE, 206, {"content-range": "bytes 100-199/99999999999999999999"}, Bad),
         (None, 206, {"content-range": "bytes 100-199/9999999999999999999"}, Bad),
         (None, 200, {"content-length": "9999999999999999999"}, Bad),
@@ -180,4 +180,5 @@ def test_no_outcome_claims_more_than_is_proven(
         for name, ours in (("etag", pinned.etag), ("last-modified", pinned.last_modified)):
             theirs = headers.get(name)
             if ours and theirs and ours.strip('W/"') and theirs != ours:
-                assert name == "last-modified" and pinned.strong_etag == headers.get("etag")
+                assert name == "last-modified"
+                assert pinned.strong_etag == headers.get("etag")
