@@ -73,6 +73,7 @@ class BlobFile:
         """
         entry = self.entries(Extent(index, index + 1))[0]
         if entry == records.MISSING:
+            self._all_before = min(self._all_before, index)  # it may have been evicted
             return None
         block = bytearray(self.geometry.length(index))
         offset = index * self.geometry.block_size
