@@ -152,7 +152,12 @@ def inline_threads() -> Iterator[None]:
         yield
 
 
-def run(main: Callable[..., Awaitable[None]], *args: Any) -> None:
-    """Run a test under trio with inline threads and a clock that jumps to the next thing that is due."""
+def run(main: Callable[..., Awaitable[None]], *args: Any, seed: int = 0) -> None:
+    """Run a test under trio with inline threads and a clock that jumps to the next thing that is due.
+
+    The seed decides in which order tasks run that could run at the same time.
+    """
+    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined, misc]
+    trio._core._run._r.seed(seed)  # type: ignore[attr-defined]
     with inline_threads():
         trio.run(main, *args, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -75,7 +75,7 @@ def at_every_step(path: Path, once: Callable[[Path, int], Awaitable[bool]]) -> N
             nonlocal still
             still = await once(path / str(step), step)
 
-        run(main)
+        run(main, seed=step)
         if not still:
             assert step > 8, "the victim hardly did anything"
             return

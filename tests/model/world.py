@@ -78,10 +78,9 @@ class World:
         file.record(index, records.MISSING)
         self.damage(index * BLOCK, file.geometry.length(index))
 
-    def damage(self, offset: int, length: int) -> None:
-        """Let bytes of the data rot."""
-        path = self.directory / "data"
-        with path.open("r+b") as file:
+    def damage(self, offset: int, length: int, name: str = "data") -> None:
+        """Let bytes of the data, or of the map, rot."""
+        with (self.directory / name).open("r+b") as file:
             file.seek(offset)
             file.write(bytes(byte ^ 1 for byte in file.read(length)))
 
