@@ -157,7 +157,7 @@ def run(main: Callable[..., Awaitable[None]], *args: Any, seed: int = 0) -> None
 
     The seed decides in which order tasks run that could run at the same time.
     """
-    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined, misc]
-    trio._core._run._r.seed(seed)  # type: ignore[attr-defined]
+    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    trio._core._run._r.seed(seed)
     with inline_threads():
         trio.run(main, *args, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -105,12 +105,23 @@ ORIGINS |= {
 
 
 @pytest.mark.parametrize("name", ORIGINS)
-@pytest.mark.parametrize("alone", [False, True], ids=["with another", "alone"])
-def test_a_reader_is_cancelled(tmp_path: Path, name: str, alone: bool) -> None:
+def test_a_reader_is_cancelled(tmp_path: Path, name: str) -> None:
     async def once(path: Path, step: int) -> bool:
         async with world(path, ORIGINS[name]()) as here:
-            other = None if alone else partial(here.read, 2 * BLOCK + 5, BLOCK)
+            other = partial(here.read, 2 * BLOCK + 5, BLOCK)
             return await cancelled_at(step, partial(here.read, BLOCK + 5, 3 * BLOCK), other)
+
+    at_every_step(tmp_path, once)
+
+
+@pytest.mark.parametrize("name", ORIGINS)
+def test_the_only_reader_is_cancelled_and_the_blob_stays_open(tmp_path: Path, name: str) -> None:
+    async def once(path: Path, step: int) -> bool:
+        async with world(path, ORIGINS[name]()) as here, here.opened() as blob:
+            was_cancelled = await cancelled_at(step, partial(here.check, blob, BLOCK + 5, 3 * BLOCK), None)
+            await here.settle(blob)
+            assert blob.present_bytes() >= here.counters.blocks_fetched * BLOCK - BLOCK + 1000  # all that landed
+            return was_cancelled
 
     at_every_step(tmp_path, once)
 

@@ -304,6 +304,17 @@ async def test_a_failing_disk_is_not_the_end_of_the_mount(here: World) -> None:
         await here.check(blob, BLOCK, 10)
 
 
+@scenario(counted=False)
+async def test_nothing_of_a_body_without_a_length_is_used_before_its_end(here: World) -> None:
+    here.origin.faults.extend([Fault(reset_after=2 * BLOCK + 5), NOT_FOUND])
+    async with here.opened() as blob:
+        with pytest.raises(OriginRefused):
+            await here.check(blob, BLOCK, 3 * BLOCK)
+        assert blob.present_bytes() == 0
+        await trio.sleep(5)
+        await here.check(blob, BLOCK, 3 * BLOCK)
+
+
 @scenario()
 async def test_sequential_reading_moves_each_byte_once(here: World) -> None:
     async with here.opened() as blob:

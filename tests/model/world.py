@@ -53,6 +53,13 @@ class World:
         finally:
             self.blobs.close(blob)
 
+    async def settle(self, blob: Blob) -> None:
+        """Let all that is under way come to its end, and see that an open blob then has no flight and no lock."""
+        await trio.sleep(1000)
+        assert not blob._flights
+        assert not blob._fetcher._locked
+        assert locked(self.directory, blocks=True) is None
+
     async def read(self, offset: int, length: int) -> None:
         """Open, read, and see that the bytes are right."""
         async with self.opened() as blob:
@@ -114,12 +121,12 @@ def open_files(directory: Path) -> list[str]:
     return sorted(name for name in found if name.startswith(f"{directory}/"))
 
 
-def locked(directory: Path) -> Extent | None:
-    """Some run of bytes of a blob's lock file that somebody holds, as seen by somebody else; None for none."""
+def locked(directory: Path, *, blocks: bool = False) -> Extent | None:
+    """Some run of bytes of a blob's lock file, or of its blocks', that is locked, as others see it; None for none."""
     flock = struct.Struct("hhqqi4x")
     try:
         with open(directory / "lock", "r+b") as file:
-            question = flock.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            question = flock.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1 << 61 if blocks else 0, 0)
             kind, _, start, length, _ = flock.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, question))
     except FileNotFoundError:
         return None
