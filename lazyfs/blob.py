@@ -86,14 +86,15 @@ class Blob:
         if not extent:
             return b""
         deadline = trio.current_time() + self._shared.limits.read_timeout
-        if self._complete:
+        holds: list[Hold] = []
+        try:
+            if not self._complete:
+                holds = self._launch_around(extent, self._readahead.on_read(offset, length))
             blocks = [await self._block(index, deadline) for index in extent.blocks()]
-        else:
-            holds = self._launch_around(extent, self._readahead.on_read(offset, length))
-            try:
-                blocks = [await self._block(index, deadline) for index in extent.blocks()]
-            finally:
-                _release(holds)
+        except OSError as exc:
+            raise self._store_fails(exc) from exc
+        finally:
+            _release(holds)
         start = offset - extent.start * self.geometry.block_size
         length = min(length, self.geometry.size - offset)
         if len(blocks) == 1:
@@ -116,6 +117,8 @@ class Blob:
                     await self._fill_run(Extent(start, min(start + blocks, self.geometry.blocks)))
                 except LazyfsError as exc:
                     failure.append(exc)
+                except OSError as exc:
+                    failure.append(self._store_fails(exc))
                 if failure:
                     return
                 progress()
@@ -135,15 +138,16 @@ class Blob:
         missing = set(self._file.missing(run))
         while missing:
             self._refuse_offline(run)
-            holds = self._launch(run)
+            holds, gave_up = self._launch(run), False
             try:
                 for index in missing:
                     if (flight := self._flights.find(index)) is not None:
                         await self._until_done(flight)
+                        gave_up |= flight.dying  # it was already when we came
             finally:
                 _release(holds)
             before, missing = missing, set(self._file.missing(run))
-            if missing >= before:
+            if missing >= before and not gave_up:
                 raise StoreError(f"blob {self.blob_id}: the store does not take what was fetched; is its disk full?")
 
     async def _until_done(self, flight: Flight) -> None:
@@ -171,12 +175,17 @@ class Blob:
         return self._launch(demand)
 
     def _launch(self, run: Extent) -> list[Hold]:
-        """Launch flights for the missing blocks of a run that have none, and return a hold on each."""
-        missing = [index for index in self._file.missing(run) if self._flights.find(index) is None]
-        holds = []
-        for part in runs(missing, max(1, LONGEST_RUN // self.geometry.block_size)):
-            holds.append(self._take_off(part.blocks()).hold())
-        return holds
+        """Launch flights for the missing blocks of a run that have none.
+
+        Returns a hold on each flight that has any of them, so that none ends because others leave it; but nothing
+        keeps a dying one.
+        """
+        missing = list(self._file.missing(run))
+        without = [index for index in missing if self._flights.find(index) is None]
+        for part in runs(without, max(1, LONGEST_RUN // self.geometry.block_size)):
+            self._take_off(part.blocks())
+        flights = dict.fromkeys(flight for index in missing if (flight := self._flights.find(index)) is not None)
+        return [flight.hold() for flight in flights if not flight.dying]
 
     def _take_off(self, blocks: Iterable[int]) -> Flight:
         flight = self._flights.launch(blocks)
@@ -242,6 +251,9 @@ class Blob:
             raise self._failing(index, exc) from None
         _release(self._ahead)  # nobody reads on from here
         raise self._failing(index, self._too_late())
+
+    def _store_fails(self, exc: OSError) -> StoreError:
+        return StoreError(f"blob {self.blob_id}: the store fails: {exc.strerror or exc}")
 
     def _too_late(self) -> DeadlineExceeded:
         seconds = self._shared.limits.read_timeout

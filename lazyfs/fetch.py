@@ -28,12 +28,13 @@ import trio
 
 from lazyfs import urls
 from lazyfs.counters import Counters
-from lazyfs.errors import LazyfsError, OriginBadAnswer, OriginError
+from lazyfs.errors import LazyfsError, OriginBadAnswer, OriginError, StoreError
 from lazyfs.extents import Extent, Geometry, runs
 from lazyfs.flight import Flight, FlightTable, Hold
 from lazyfs.memory import Block, CheckedBlocks
 from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Answer, Client
+from lazyfs.records import MISSING
 from lazyfs.store import BlobFile
 from lazyfs.versions import Known
 
@@ -79,15 +80,17 @@ class Fetcher:
         *Cancellation*: by the flight's own scope; what has landed is committed first. *Locks*: takes and releases the
         blocks'.
         """
-        error: Exception | None = None
+        error: LazyfsError | None = None
         try:
             with flight.scope:
                 await self._fetch(flight)
         except LazyfsError as exc:
             error = exc
+        except OSError as exc:
+            error = StoreError(f"blob {self._file.blob_id}: the store fails: {exc.strerror or exc}")
         except Exception as exc:
             log.exception("blob %s: an unforeseen failure", self._file.blob_id)
-            error = exc
+            error = StoreError(f"blob {self._file.blob_id}: an unforeseen failure: {exc!r}")
         finally:
             self._release(flight.blocks)
             self.flights.end(flight, error)
@@ -124,6 +127,8 @@ class Fetcher:
         missing = await self._look_again(flight, locked)
         for part in runs(missing, _UNBOUNDED):
             await self._ask(flight, part)
+            if self.one_pass:
+                return  # the pass, this flight or another, takes the other parts along
 
     def _lock(self, run: Extent) -> Extent:
         locked = self._file.locks.try_blocks(run)
@@ -139,10 +144,13 @@ class Fetcher:
     async def _wait_for_other(self, flight: Flight, index: int) -> None:
         """Wait until another process has committed a block or let go of its lock; return with either."""
         one, pause = Extent(index, index + 1), _POLL_FIRST
+        damaged = MISSING
         while True:
-            if next(self._file.missing(one), None) is None and await self._settle_present(flight, index):
+            (entry,) = self._file.entries(one)
+            if entry not in (MISSING, damaged) and await self._settle_present(flight, index):
                 self._counters.blocks_awaited += 1
                 return
+            damaged = entry  # not looked at again until it is another
             if self._lock(one):
                 return  # the next round looks again and fetches it
             await trio.sleep(pause)
@@ -178,14 +186,13 @@ class Fetcher:
 
     async def _ask(self, flight: Flight, run: Extent) -> None:
         """Ask the origin for a run of missing blocks. *Locks*: theirs, held."""
+        if self.one_pass and not self._begin_pass(flight):
+            return
         geometry = self._file.geometry
-        if self.one_pass:
-            if self._pass is not None and self._pass is not flight:
-                return
-            self._begin_pass(flight)
-            run = Extent(0, geometry.blocks)
         extent, head = geometry.bytes_of(run), b""
-        if run.start == 0 and not self.one_pass:
+        if self.one_pass:
+            extent = Extent(0, geometry.size)
+        elif run.start == 0:
             head = self._known.head[: len(extent)]
             extent = Extent(len(head), extent.stop)
         if not extent:  # the head is all there is of it
@@ -193,27 +200,30 @@ class Fetcher:
             return
         async with self._client.get(self._known.url, extent, self._known.version) as answer:
             body = answer.body.extent
-            if self.one_pass or body.start != extent.start or body.stop > extent.stop:
-                # The range was ignored, now or always. One pass is enough, however many flights learn it at once.
-                self.one_pass = True
-                if self._pass is not None and self._pass is not flight:
+            if body.start != extent.start or body.stop > extent.stop:  # the range was ignored
+                self.one_pass, head = True, b""
+                if not self._begin_pass(flight):
                     return
-                self._begin_pass(flight)
-                head = b""
             pending = len(flight.blocks)
             await self._receive(flight, answer, Assembler(geometry, body.start - len(head), head))
             if len(flight.blocks) == pending:  # it may be right, but asking on like that would never end
                 raise OriginBadAnswer(urls.redact(self._known.url), "an answer without a single whole block")
 
-    def _begin_pass(self, flight: Flight) -> None:
-        """Widen a flight to all that is missing; no await, so that there is one pass."""
+    def _begin_pass(self, flight: Flight) -> bool:
+        """Make a flight the pass and widen it to all that is missing; False when another is the pass.
+
+        No await: one pass is enough, however many flights learn at once that it takes one.
+        """
         if self._pass is None:
             self._pass, self._pass_hold = flight, flight.hold()
+        if self._pass is not flight:
+            return False
         self.flights.widen(flight, self._file.missing(Extent(0, self._file.geometry.blocks)))
         for run in runs(sorted(flight.blocks - self._locked), _UNBOUNDED):
             start = run.start
             while start < run.stop:
                 start = self._lock(Extent(start, run.stop)).stop + 1  # the block after it is held elsewhere
+        return True
 
     async def _receive(self, flight: Flight, answer: Answer, assembler: Assembler) -> None:
         """Cut the body into blocks, and land and commit those that are this flight's."""
@@ -221,14 +231,30 @@ class Fetcher:
             await self._land_and_commit(flight, answer, assembler)
             return
         # The body proves itself only by its end: put it in place, and vouch for it then.
+        awaited: dict[int, Block] = {}  # kept for those who wait, as the disk may be full
         checksums: dict[int, int] = {}
         async with aclosing(assembler.blocks(answer)) as blocks:
             async for index, block in blocks:
-                if index in flight.blocks and self._owned(index):
-                    checksums[index] = await trio.to_thread.run_sync(self._file.write, index, block)
-        for index, checksum in checksums.items():
-            self._file.record(index, checksum)
+                if index not in flight.blocks:
+                    continue
+                if flight.awaited(index):
+                    awaited[index] = block
+                try:
+                    if self._owned(index):
+                        checksums[index] = await trio.to_thread.run_sync(self._file.write, index, block)
+                except OSError as exc:
+                    self._disk_fails(exc)
+                    checksums[index] = MISSING
+        try:
+            for index, checksum in checksums.items():
+                if checksum != MISSING:
+                    self._file.record(index, checksum)
+        except OSError as exc:
+            self._disk_fails(exc)
+        for index in sorted(awaited.keys() | checksums.keys()):
             self._counters.blocks_fetched += 1
+            if index in awaited:
+                self._land(flight, index, awaited[index])
             await self._settle_present(flight, index)
 
     async def _land_and_commit(self, flight: Flight, answer: Answer | None, assembler: Assembler) -> None:
@@ -244,7 +270,8 @@ class Fetcher:
                             if index in flight.blocks:
                                 self._counters.blocks_fetched += 1
                                 self._land(flight, index, block)
-                                await send.send((index, block))
+                                with trio.CancelScope(shield=True):  # what has landed is committed
+                                    await send.send((index, block))
                 except OriginError as exc:
                     failure = exc  # raised outside the nursery, which would wrap it into a group
         if failure is not None:
@@ -262,11 +289,14 @@ class Fetcher:
                 try:
                     await trio.to_thread.run_sync(self._commit, [item for item in batch if self._owned(item[0])])
                 except OSError as exc:
-                    # The readers have their bytes; only the store has not.
-                    if not self._disk_failed:
-                        log.warning("the store cannot take blocks: %s; reads go on without it", exc.strerror or exc)
-                    self._disk_failed = True
+                    self._disk_fails(exc)
                 self._settle(flight, [index for index, _ in batch])
+
+    def _disk_fails(self, exc: OSError) -> None:
+        """Say once that the store cannot take blocks; the readers have their bytes all the same."""
+        if not self._disk_failed:
+            log.warning("the store cannot take blocks: %s; reads go on without it", exc.strerror or exc)
+        self._disk_failed = True
 
     def _commit(self, batch: list[tuple[int, Block]]) -> None:
         """Put blocks in place, each before its entry (I1). Runs in a worker thread. *Locks*: theirs, held."""

@@ -21,9 +21,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lazyfs.extents import Extent
+from lazyfs.sizes import SIZE_MAX
 from lazyfs.versions import Version, etag_in, http_date_ns
 
-_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,19})-(\d{1,19})|(\*))/(\d{1,19}|\*)", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,19})-(\d{1,19})|(\*))/(\d{1,19}|\*)", re.IGNORECASE | re.ASCII)
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 508, 520, 521, 522, 523, 524})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -103,6 +104,8 @@ def decide(asked: Extent, pinned: Version | None, status: int, headers: Mapping[
     if status == 304:
         return Unchanged() if pinned is not None else Bad("304, but nothing was asked conditionally")
     if status == 412:
+        if pinned is None:
+            return Refused("HTTP 412, but nothing was asked conditionally")
         return Changed("the origin says that the version has changed (412)")
     if status == 416:
         return _unsatisfiable(pinned, headers)
@@ -138,6 +141,8 @@ def _partial(asked: Extent, pinned: Version | None, headers: Mapping[str, str]) 
     if match[4] == "*" and pinned is None:
         return Bad("206 that does not say how large the blob is")
     size = int(match[4]) if match[4] != "*" else pinned.size if pinned else 0
+    if size > SIZE_MAX:
+        return Bad(f"206 of a blob of {size} bytes, more than any file has")
     if stop > size:
         return Bad(f"206 with bytes up to {stop - 1} of a blob of {size}")
     length = _length(headers)
@@ -152,6 +157,8 @@ def _whole(pinned: Version | None, headers: Mapping[str, str]) -> Outcome:
     if "content-range" in headers:
         return Bad("200 with a Content-Range")
     length = _length(headers)
+    if length is not None and length > SIZE_MAX:
+        return Bad(f"200 with {length} bytes, more than any file has")
     if length is None and pinned is None:
         return Bad("200 that does not say how large the blob is (give its size in a manifest)")
     size = length if length is not None else pinned.size if pinned else 0

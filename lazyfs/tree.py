@@ -48,8 +48,13 @@ class Node:
 
     @property
     def attached(self) -> bool:
-        """Whether its directory still has it under its name."""
-        return self.parent is None or self.parent.children.get(self.name) is self
+        """Whether it is in the tree: its directory has it under its name, and is in the tree itself."""
+        node: Node = self
+        while node.parent is not None:
+            if node.parent.children.get(node.name) is not node:
+                return False
+            node = node.parent
+        return True
 
     @property
     def visible(self) -> bool:
@@ -200,7 +205,7 @@ class Tree:
         """Take a name, and all below it, out of the tree; inodes that the kernel knows stay until it forgets them."""
         if node.parent is None:
             raise ValueError("the root cannot be removed")
-        for inner in list(_below(node)):
+        for inner in list(below(node)):
             if isinstance(inner, File) and inner.visible:
                 self.files -= 1
                 self.size -= inner.size or 0
@@ -218,17 +223,10 @@ class Tree:
         if node is None:
             return
         node.lookups = max(0, node.lookups - lookups)
-        if node.lookups == 0 and not self._reachable(node):
+        if node.lookups == 0 and not node.attached:
             del self._inodes[inode]
             if isinstance(node, Pending):
                 node.file.pending = None
-
-    def _reachable(self, node: Node) -> bool:
-        while node.parent is not None:
-            if not node.attached:
-                return False
-            node = node.parent
-        return True
 
     def _add_directory(self, entry: Entry, name: str, parent: Directory, there: Node | None) -> Node | Refusal:
         if there is None:
@@ -242,7 +240,7 @@ class Tree:
     def _attach(self, node: Node) -> Node:
         assert node.parent is not None
         node.parent.children[node.name] = node
-        if node.visible:
+        if node.visible and node.attached:  # a listing may come in for a directory that was taken away meanwhile
             self._show(node, _announced_version(node))
         return node
 
@@ -279,8 +277,9 @@ def _inode_number(path: str, version: str) -> int:
     return (xxhash.xxh3_64_intdigest(text) >> 1) | 2  # 63 bits, neither 0 nor the root's
 
 
-def _below(node: Node) -> Iterator[Node]:
+def below(node: Node) -> Iterator[Node]:
+    """Yield a node and all below it."""
     yield node
     if isinstance(node, Directory):
         for child in node.children.values():
-            yield from _below(child)
+            yield from below(child)

@@ -37,7 +37,7 @@ from lazyfs.errors import (
 )
 from lazyfs.origin.backoff import Backoff
 from lazyfs.resolve import FRESH_FOR, Resolver, Shared
-from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, cookie
+from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below, cookie
 from lazyfs.versions import Known, Version
 
 log = logging.getLogger(__name__)
@@ -172,8 +172,9 @@ class Vfs:
 
     def _take_away(self, node: Node) -> None:
         assert node.parent is not None
-        if isinstance(node, File):
-            self._unbind(node)
+        for inner in below(node):
+            if isinstance(inner, File):
+                self._unbind(inner)
         self.tree.detach(node)
         self.on_stale(node.parent.inode, node.name)
 

@@ -8,6 +8,9 @@ from typing import Final
 FIRST: Final = 0.1
 LARGEST: Final = 5.0
 
+OBEYED: Final = 60.0
+"""Seconds of a Retry-After that are obeyed at the most: who waits longer has no reader left."""
+
 
 class Backoff:
     """Exponential back-off with jitter.
@@ -23,7 +26,7 @@ class Backoff:
         self.tries += 1
         ceiling = min(LARGEST, FIRST * 2 ** min(self.tries - 1, 16))
         wait = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, hides nothing
-        return max(wait, retry_after or 0.0)
+        return max(wait, min(retry_after or 0.0, OBEYED))
 
     def after_progress(self) -> None:
         """Begin anew: something was received."""

@@ -73,6 +73,7 @@ class BlobFile:
         """
         entry = self.entries(Extent(index, index + 1))[0]
         if entry == records.MISSING:
+            self._all_before = min(self._all_before, index)  # it may have been evicted
             return None
         block = bytearray(self.geometry.length(index))
         offset = index * self.geometry.block_size
@@ -155,15 +156,13 @@ def open_blob(layout: Layout, blob_id: BlobId, size: int, block_size: int) -> Bl
     """
     deadline = time.monotonic() + _SET_UP_PATIENCE
     while True:
-        directory = layouts.blob_directory(layout, blob_id, create=True)
-        try:
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
+            # What is not found went to the trash between two steps.
+            directory = layouts.blob_directory(layout, blob_id, create=True)
+            stack.callback(os.close, directory)
             opened = _open_in(layout, blob_id, directory, size, block_size)
-        except FileNotFoundError:
-            opened = None  # the directory went to the trash between two steps
-        finally:
-            os.close(directory)
-        if opened is not None:
-            return opened
+            if opened is not None:
+                return opened
         if time.monotonic() > deadline:
             raise StoreError(f"blob {blob_id} is being removed or made by another process for too long; try again")
         time.sleep(0.001)

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,12 @@ class Catalogue:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reading, self._writing = threading.Lock(), threading.Lock()
-        with self._reported():
+        with self._reported(), ExitStack() as undo:
             self._writes = self._connect()
+            undo.callback(self._writes.close)
             self._writes.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
             self._reads = self._connect()
+            undo.pop_all()
 
     def close(self) -> None:
         """Close both connections."""

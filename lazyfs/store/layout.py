@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,25 +121,35 @@ def _check_file_system(path: Path) -> None:
 def _check_format(path: Path, root: int) -> None:
     """Read FORMAT, or write it into a directory that is empty or has only what a racing process makes."""
     try:
-        with os.fdopen(open_file("FORMAT", root, create=False), "rb") as file:
-            number = records.unpack_format(file.read(64))
-    except FileNotFoundError:
-        if any(not name.startswith(("FORMAT", "blobs", "trash", "run")) for name in os.listdir(root)):
-            raise StoreError(f"{path} is not empty and not a store; name another with --store") from None
-        _write_format(root)
-        return
+        number = _read_format(root)
+        if number is None:
+            strange = [name for name in os.listdir(root) if not name.startswith(("FORMAT", "blobs", "trash", "run"))]
+            number = _read_format(root)  # a racing process may have made it meanwhile, and more
+            if strange and number is None:
+                raise StoreError(f"{path} is not empty and not a store; name another with --store")
+        if number is None:
+            _write_format(root)
+        elif number > records.FORMAT:
+            raise StoreError(
+                f"the store {path} was written by a newer lazyfs (format {number}, this one knows {records.FORMAT}); "
+                "upgrade lazyfs or name another with --store"
+            )
     except records.BadRecord as exc:
         raise StoreError(f"{path} is not a store: {exc}; name another with --store") from exc
-    if number > records.FORMAT:
-        raise StoreError(
-            f"the store {path} was written by a newer lazyfs (format {number}, this one knows {records.FORMAT}); "
-            "upgrade lazyfs or name another with --store"
-        )
+
+
+def _read_format(root: int) -> int | None:
+    """Return the number in FORMAT; None when there is none. *Raises*: BadRecord, OSError."""
+    try:
+        with os.fdopen(open_file("FORMAT", root, create=False), "rb") as file:
+            return records.unpack_format(file.read(64))
+    except FileNotFoundError:
+        return None
 
 
 def _write_format(root: int) -> None:
     """Write FORMAT whole or not at all: a racing process must never read half of it."""
-    name = f"FORMAT.{os.getpid()}"
+    name = f"FORMAT.{secrets.token_hex(4)}"  # not the pid: two containers that share a store may have the same
     with os.fdopen(open_file(name, root, create=True), "wb") as file:
         file.write(records.pack_format())
         file.flush()

@@ -11,6 +11,7 @@ waits for a deletion.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from dataclasses import dataclass
@@ -102,5 +103,11 @@ def _delete_directory(parent: int, name: str) -> None:
                 os.unlink(file, dir_fd=directory)
     finally:
         os.close(directory)
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        # An opener that came too late has made a lock in it, and will see that it did: the next sweep has it.
+        if exc.errno != errno.ENOTEMPTY:
+            raise

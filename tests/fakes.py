@@ -1,0 +1,163 @@
+"""Fakes at the seams of lazyfs, deterministic under trio: an origin in memory, and worker threads that are none.
+
+`FakeOrigin` stands where `lazyfs.origin.client.Client` does. It answers rightly unless `faults` says otherwise, lets
+other tasks run before each piece, and records what it was asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+from unittest import mock
+
+import trio
+import trio.testing
+
+from lazyfs.errors import BlobChanged, OriginBadAnswer, OriginError, OriginRefused, OriginUnreachable
+from lazyfs.extents import Extent
+from lazyfs.origin.client import Client, Found
+from lazyfs.ranges import Body
+from lazyfs.versions import Known, Version
+
+URL = "http://origin/blob"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How one answer goes wrong; without any, it does not. *Units*: bytes."""
+
+    error: OriginError | None = None  # comes in place of an answer
+    reset_after: int | None = None  # the connection breaks after so many
+    short: int | None = None  # a right answer that holds no more than so many
+    whole: bool = False  # the range is ignored
+    counted: bool = True  # the length is declared
+    stall: trio.Event | None = None  # nothing comes until it is set
+
+
+FINE = Fault()
+NOT_FOUND = Fault(OriginRefused(URL, "HTTP 404", 404))
+
+
+def unavailable(retry_after: float | None = None) -> Fault:
+    """A 503."""
+    return Fault(OriginUnreachable(URL, "HTTP 503", retry_after))
+
+
+class FakeOrigin:
+    """An origin with one blob. *Units*: bytes; `piece` is how much comes at a time."""
+
+    def __init__(self, content: bytes, *, piece: int = 1 << 16, ranged: bool = True, counted: bool = True) -> None:
+        self.content = content
+        self.version = Version(len(content), '"1"')
+        self.offline = False
+        self.faults: deque[Fault] = deque()  # of the next answers, in order
+        self.asked: list[Extent] = []
+        self.sent = 0  # of bodies
+        self.open = 0  # answers under way
+        self._piece = piece
+        self._usual = Fault(whole=not ranged, counted=counted)
+
+    @property
+    def client(self) -> Client:
+        """This, to those who expect the real one."""
+        return cast("Client", self)
+
+    @property
+    def known(self) -> Known:
+        """What a look-up of the blob has found."""
+        return Known(URL, self.version, not self._usual.whole, self.content[:1])
+
+    def swap(self, content: bytes) -> None:
+        """Put another version in place."""
+        self.content = content
+        self.version = Version(len(content), f'"{int((self.version.etag or "").strip(chr(34))) + 1}"')
+
+    async def probe(self, url: str, pinned: Version | None = None) -> Found | None:
+        """As `Client.probe`."""
+        async with self.get(url, Extent(0, 1), self.version):
+            return None if pinned == self.version else Found(self.version, not self._usual.whole, self.content[:1])
+
+    @asynccontextmanager
+    async def get(self, url: str, extent: Extent, pinned: Version) -> AsyncIterator[FakeAnswer]:
+        """As `Client.get`."""
+        assert extent, "an empty range cannot be asked for"
+        await trio.lowlevel.checkpoint()
+        self.asked.append(extent)
+        fault = self.faults.popleft() if self.faults else self._usual
+        if fault.error is not None:
+            raise fault.error
+        if pinned != self.version:
+            raise BlobChanged(url, "it has changed")
+        if fault.whole:
+            extent = Extent(0, len(self.content))
+        elif fault.short is not None:
+            extent = Extent(extent.start, min(extent.stop, extent.start + max(fault.short, 1)))
+        self.open += 1
+        try:
+            yield FakeAnswer(self, Body(extent, pinned, fault.counted and self._usual.counted), fault, self._piece)
+        finally:
+            self.open -= 1
+
+    async def fetch_page(self, url: str, limit: int) -> tuple[bytes, str, str]:
+        """As `Client.fetch_page`."""
+        await trio.lowlevel.checkpoint()
+        if len(self.content) > limit:
+            raise OriginBadAnswer(url, f"a page of more than {limit} bytes")
+        return self.content, "application/octet-stream", url
+
+
+class FakeAnswer:
+    """As `lazyfs.origin.client.Answer`."""
+
+    def __init__(self, origin: FakeOrigin, body: Body, fault: Fault, piece: int) -> None:
+        self.body = body
+        self._origin = origin
+        self._fault = fault
+        self._piece = piece
+        self._rest = memoryview(origin.content)[body.extent.start : body.extent.stop]
+        self._left = len(self._rest) + 1 if fault.reset_after is None else fault.reset_after
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """As `Answer.receive_into`."""
+        assert buffer, "an empty buffer says nothing"
+        await trio.lowlevel.checkpoint()
+        if self._fault.stall is not None:
+            await self._fault.stall.wait()
+        count = min(len(buffer), self._piece, len(self._rest), self._left)
+        if self._rest and not count:
+            raise OriginUnreachable(URL, "reset")
+        buffer[:count] = self._rest[:count]
+        self._rest, self._left = self._rest[count:], self._left - count
+        self._origin.sent += count
+        return count
+
+
+async def _run_inline(function: Callable[..., Any], *args: Any, **_: Any) -> Any:
+    """Run a function here, as cancellable as a thread is: not at all once it has begun."""
+    await trio.lowlevel.checkpoint()
+    try:
+        return function(*args)
+    finally:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+@contextlib.contextmanager
+def inline_threads() -> Iterator[None]:
+    """Let what goes to a worker thread run in the task: then a mock clock never jumps while a thread is at work."""
+    with mock.patch("trio.to_thread.run_sync", _run_inline):
+        yield
+
+
+def run(main: Callable[..., Awaitable[None]], *args: Any, seed: int = 0) -> None:
+    """Run a test under trio with inline threads and a clock that jumps to the next thing that is due.
+
+    The seed decides in which order tasks run that could run at the same time.
+    """
+    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    trio._core._run._r.seed(seed)
+    with inline_threads():
+        trio.run(main, *args, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -1,0 +1,324 @@
+"""The read algorithm in scenarios, each made by hand: what it asks of the origin, and what it leaves in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from lazyfs.errors import BlobChanged, DeadlineExceeded, OriginOffline, OriginRefused, StoreError
+from lazyfs.extents import Extent
+from lazyfs.store import BlobFile
+from tests.fakes import NOT_FOUND, FakeOrigin, Fault, run, unavailable
+from tests.model.world import BLOCK, World, content_of, world
+
+SIZE = 5 * BLOCK + 1000
+BLOCKS = 6
+
+
+def scenario(
+    *, ranged: bool = True, counted: bool = True, memory: int = 0
+) -> Callable[[Callable[[World], Awaitable[None]]], Callable[[Path], None]]:
+    """Make a test of a scenario in a world with an empty store and a blob of five blocks and a bit."""
+
+    def made(play: Callable[[World], Awaitable[None]]) -> Callable[[Path], None]:
+        async def main(path: Path) -> None:
+            origin = FakeOrigin(content_of(SIZE), ranged=ranged, counted=counted)
+            async with world(path / "store", origin, memory=memory) as here:
+                await play(here)
+
+        def test(tmp_path: Path) -> None:
+            run(main, tmp_path)
+
+        test.__doc__ = play.__doc__
+        return test
+
+    return made
+
+
+@scenario()
+async def test_a_read_asks_for_its_blocks_once(here: World) -> None:
+    async with here.opened() as blob:
+        await here.check(blob, 2 * BLOCK + 5, BLOCK)
+        await here.check(blob, 2 * BLOCK, 2 * BLOCK)
+    assert here.origin.asked == [Extent(2 * BLOCK, 4 * BLOCK)]
+    assert here.counters.blocks_fetched == 2
+
+
+@scenario()
+async def test_the_first_byte_is_not_asked_for_again(here: World) -> None:
+    await here.read(0, 10)
+    assert here.origin.asked == [Extent(1, BLOCK)]
+
+
+@scenario()
+async def test_at_and_beyond_the_end(here: World) -> None:
+    async with here.opened() as blob:
+        for offset in (SIZE - 1, SIZE, SIZE + 1, 1 << 40):
+            await here.check(blob, offset, 3)
+    assert here.origin.asked == [Extent(5 * BLOCK, SIZE)]
+
+
+@scenario(memory=BLOCK)
+async def test_many_readers_of_one_block(here: World) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(here.read, 2 * BLOCK, 4096)
+    assert here.origin.asked == [Extent(2 * BLOCK, 3 * BLOCK)]
+
+
+@scenario(ranged=False)
+async def test_one_pass_is_enough_for_everybody(here: World) -> None:
+    async with here.opened() as blob, trio.open_nursery() as nursery:
+        for index in (4, 2, 0, 5):
+            nursery.start_soon(here.check, blob, index * BLOCK, 10)
+    assert here.origin.asked == [Extent(0, SIZE)]
+    assert here.counters.blocks_fetched == BLOCKS
+
+
+@scenario()
+async def test_a_pass_takes_the_other_parts_of_its_flight_along(here: World) -> None:
+    """A flight with a gap, since another process was faster with one block, and an origin that ignores ranges."""
+    here.origin.faults.extend([Fault(whole=True)] * 3)
+    async with here.opened() as blob:
+        hold = blob._take_off(range(BLOCKS)).hold()
+        with here.elsewhere() as other:
+            here.commit(other, 2)
+        await here.check(blob, 0, SIZE)
+        await wait_all_tasks_blocked()
+        hold.release()
+    assert here.origin.asked == [Extent(1, 2 * BLOCK)]
+
+
+@scenario()
+async def test_a_pass_goes_on_without_its_first_reader_until_the_blob_is_closed(here: World) -> None:
+    stall = trio.Event()
+    here.origin.faults.append(Fault(whole=True, stall=stall))
+    async with here.opened() as blob:
+        with trio.move_on_after(1):
+            await here.check(blob, BLOCK, 10)
+        await wait_all_tasks_blocked()
+        assert here.origin.open == 1
+        stall.set()
+        await wait_all_tasks_blocked()
+        assert blob.present_bytes() == SIZE
+
+
+@scenario()
+async def test_who_stays_keeps_the_flight_of_who_leaves(here: World) -> None:
+    """The second reader wants all of what the first one asked for, and waits for its first block just now."""
+    stall = trio.Event()
+    here.origin.faults.append(Fault(stall=stall))
+    async with here.opened() as blob, trio.open_nursery() as nursery:
+        with trio.move_on_after(1):
+            nursery.start_soon(partial(trio.sleep, 0.5))
+            nursery.start_soon(partial(_later, 0.5, partial(here.check, blob, BLOCK, 4 * BLOCK)))
+            await here.check(blob, BLOCK, 4 * BLOCK)
+        stall.set()
+    assert here.origin.asked == [Extent(BLOCK, 5 * BLOCK)]
+
+
+async def _later(seconds: float, job: Callable[[], Awaitable[None]]) -> None:
+    await trio.sleep(seconds)
+    await job()
+
+
+@scenario()
+async def test_what_has_landed_is_committed_though_its_reader_has_left(here: World) -> None:
+    async with here.opened() as blob:
+        await here.check(blob, 3 * BLOCK, 10)
+    await wait_all_tasks_blocked()
+    with here.elsewhere() as other:
+        assert other.present_bytes() == BLOCK
+
+
+@scenario()
+async def test_damage_looks_like_a_missing_block(here: World) -> None:
+    await here.read(BLOCK, 3 * BLOCK)
+    await wait_all_tasks_blocked()
+    here.damage(2 * BLOCK + 7, 1)
+    await here.read(BLOCK, 3 * BLOCK)
+    assert here.counters.blocks_corrupt >= 1
+    assert here.origin.asked[1:] == [Extent(2 * BLOCK, 3 * BLOCK)]
+    here.origin.offline = True
+    await here.read(BLOCK, 3 * BLOCK)
+
+
+@scenario()
+async def test_damage_that_another_process_repairs_is_counted_once(here: World) -> None:
+    with here.elsewhere() as other:
+        here.commit(other, 2)
+        here.damage(2 * BLOCK, 1)
+        assert other.locks.try_blocks(Extent(2, 3))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.read, 2 * BLOCK, 10)
+            await trio.sleep(1)
+            here.commit(other, 2)
+            other.locks.release_blocks(Extent(2, 3))
+    assert here.origin.asked == []
+    assert here.counters.blocks_corrupt <= 2
+
+
+@scenario()
+async def test_an_evicted_block_is_fetched_again(here: World) -> None:
+    async with here.opened() as blob:
+        await blob.fill()
+        await wait_all_tasks_blocked()
+        with here.elsewhere() as other:
+            for index in (1, 2, 3):
+                here.evict(other, index)
+        asked = len(here.origin.asked)
+        await here.check(blob, 2 * BLOCK, 10)
+        await here.check(blob, BLOCK, 3 * BLOCK)
+        await wait_all_tasks_blocked()
+        assert len(here.origin.asked) - asked == 3
+        assert blob.present_bytes() == SIZE
+    assert [row.complete for row in here.store.catalogue.blobs()] == [True]
+
+
+@scenario()
+async def test_a_blob_with_evicted_blocks_is_not_called_whole(here: World) -> None:
+    async with here.opened() as blob:
+        await blob.fill()
+        await wait_all_tasks_blocked()
+        with here.elsewhere() as other:
+            for index in (1, 2, 3):
+                here.evict(other, index)
+        await here.check(blob, 2 * BLOCK, 10)
+        await wait_all_tasks_blocked()
+        assert not blob._complete
+
+
+@scenario()
+async def test_another_process_commits_what_we_wait_for(here: World) -> None:
+    with here.elsewhere() as other:
+        assert other.locks.try_blocks(Extent(0, BLOCKS))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.read, 0, SIZE)
+            for index in range(BLOCKS):
+                await trio.sleep(1)
+                here.commit(other, index)
+                other.locks.release_blocks(Extent(index, index + 1))
+    assert here.origin.asked == []
+    assert here.counters.blocks_awaited >= BLOCKS - 1
+
+
+@scenario()
+async def test_another_process_dies_in_the_middle(here: World) -> None:
+    async with trio.open_nursery() as nursery:
+        with here.elsewhere() as other:
+            assert other.locks.try_blocks(Extent(0, BLOCKS))
+            nursery.start_soon(here.read, 0, SIZE)
+            await trio.sleep(1)
+            here.commit(other, 0)
+            await trio.sleep(1)
+        before = trio.current_time()
+    assert trio.current_time() - before < 0.05
+    assert here.origin.asked == [Extent(BLOCK, SIZE)]
+
+
+@scenario()
+async def test_a_read_ends_at_its_deadline_and_fails_at_once_for_a_while(here: World) -> None:
+    """The kernel asks for the pages of a failed request one by one."""
+    stall = trio.Event()
+    here.origin.faults.append(Fault(stall=stall))
+    async with here.opened() as blob:
+        for seconds in (60, 0, 0):
+            before = trio.current_time()
+            with pytest.raises(DeadlineExceeded):
+                await here.check(blob, 2 * BLOCK, 10)
+            assert trio.current_time() - before == pytest.approx(seconds)
+        await trio.sleep(5)
+        await here.check(blob, 2 * BLOCK, 10)
+    assert len(here.origin.asked) == 2
+
+
+@scenario()
+async def test_retry_after_is_obeyed_but_not_for_hours(here: World) -> None:
+    here.origin.faults.extend([unavailable(10), unavailable(3600)])
+    async with here.opened() as blob:
+        before = trio.current_time()
+        with pytest.raises(DeadlineExceeded):
+            await here.check(blob, 0, 10)
+        await trio.sleep(5)
+        await here.check(blob, 0, 10)
+        assert 10 < trio.current_time() - before < 130
+
+
+@pytest.mark.parametrize("kind", [OriginRefused, BlobChanged])
+def test_a_refusal_is_not_asked_again(tmp_path: Path, kind: type[Exception]) -> None:
+    @scenario()
+    async def test(here: World) -> None:
+        if kind is BlobChanged:
+            here.origin.swap(content_of(SIZE, seed=2))
+        else:
+            here.origin.faults.append(NOT_FOUND)
+        async with here.opened() as blob:
+            with pytest.raises(kind):
+                await here.check(blob, 0, 10)
+        assert len(here.origin.asked) == 1
+
+    test(tmp_path)
+
+
+@scenario()
+async def test_offline(here: World) -> None:
+    await here.read(BLOCK, 10)
+    here.origin.offline = True
+    async with here.opened() as blob:
+        await here.check(blob, BLOCK, BLOCK)
+        with pytest.raises(OriginOffline):
+            await here.check(blob, BLOCK, BLOCK + 1)
+        with pytest.raises(OriginOffline):
+            await blob.fill()
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "uncounted"])
+def test_a_full_disk(tmp_path: Path, counted: bool) -> None:
+    """Readers have their bytes all the same; who wants the blob in the store is told."""
+
+    @scenario(counted=counted)
+    async def test(here: World) -> None:
+        async with here.opened() as blob:
+            await here.check(blob, BLOCK, 2 * BLOCK)
+            with pytest.raises(StoreError, match="disk full"):
+                await blob.fill()
+
+    with mock.patch.object(BlobFile, "write", side_effect=OSError(28, "No space left on device")):
+        test(tmp_path)
+
+
+@scenario()
+async def test_a_failing_disk_is_not_the_end_of_the_mount(here: World) -> None:
+    async with here.opened() as blob:
+        with mock.patch.object(BlobFile, "entries", side_effect=OSError(5, "Input/output error")):
+            with pytest.raises(StoreError, match="Input/output error"):
+                await here.check(blob, BLOCK, 10)
+            with pytest.raises(StoreError, match="Input/output error"):
+                await blob.fill()
+        await here.check(blob, BLOCK, 10)
+
+
+@scenario(counted=False)
+async def test_nothing_of_a_body_without_a_length_is_used_before_its_end(here: World) -> None:
+    here.origin.faults.extend([Fault(reset_after=2 * BLOCK + 5), NOT_FOUND])
+    async with here.opened() as blob:
+        with pytest.raises(OriginRefused):
+            await here.check(blob, BLOCK, 3 * BLOCK)
+        assert blob.present_bytes() == 0
+        await trio.sleep(5)
+        await here.check(blob, BLOCK, 3 * BLOCK)
+
+
+@scenario()
+async def test_sequential_reading_moves_each_byte_once(here: World) -> None:
+    async with here.opened() as blob:
+        for offset in range(0, SIZE, 10_000):
+            await here.check(blob, offset, 10_000)
+    assert here.origin.sent == SIZE - 1  # the first came with the look-up
+    assert sum(map(len, here.origin.asked)) == SIZE - 1

@@ -1,0 +1,92 @@
+"""The records of the store, to the byte: what is written today is read for ever."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazyfs import records
+from lazyfs.records import BadRecord, MapHeader
+
+headers = st.builds(MapHeader, st.sampled_from([1 << n for n in range(16, 24)]), st.integers(0, 2**64 - 1))
+
+EXAMPLE = bytes.fromhex(
+    "6c617a7966736d70 01000000 00000400 0100040000000000"  # the worked example of the format
+    + "00" * 32
+)
+
+
+def test_the_worked_example() -> None:
+    assert records.pack_map_header(MapHeader(256 * 1024, 262_145)) == EXAMPLE + bytes.fromhex("c439e201d909ac29")
+    first = records.pack_entry(records.checksum(bytes(256 * 1024)))
+    assert first == bytes.fromhex("28b95fe835c0642d")
+    assert records.unpack_entries(first + bytes(8), 2) == (0x2D64C035E85FB928, records.MISSING)
+
+
+@given(headers)
+def test_a_header_comes_back(header: MapHeader) -> None:
+    packed = records.pack_map_header(header)
+    assert len(packed) == records.MAP_HEADER_SIZE
+    assert records.unpack_map_header(packed + b"entries") == header
+
+
+@given(headers, st.integers(0, records.MAP_HEADER_SIZE * 8 - 1))
+def test_a_flipped_bit_is_seen(header: MapHeader, bit: int) -> None:
+    packed = bytearray(records.pack_map_header(header))
+    packed[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(BadRecord):
+        records.unpack_map_header(bytes(packed))
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_a_header_or_refused(data: bytes) -> None:
+    with pytest.raises(BadRecord):
+        records.unpack_map_header(data)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        EXAMPLE.replace(b"lazyfsmp", b"lazyfsmq"),
+        EXAMPLE.replace(b"\x01\0\0\0", b"\x02\0\0\0", 1),
+        EXAMPLE.replace(b"\0\0\x04\0", b"\0\0\x05\0", 1),
+        EXAMPLE.replace(b"\0\0\x04\0", b"\0\x80\0\0", 1),
+    ],
+    ids=["magic", "version", "no power of two", "too small"],
+)
+def test_another_format_is_refused_though_its_check_holds(body: bytes) -> None:
+    with pytest.raises(BadRecord, match="of another format"):
+        records.unpack_map_header(body + xxhash.xxh3_64_digest(body)[::-1])
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=9), st.integers(0, 12), st.integers(0, 7))
+def test_a_short_map_ends_in_missing_blocks(entries: list[int], count: int, torn: int) -> None:
+    data = b"".join(map(records.pack_entry, entries)) + bytes([255] * torn)
+    assert records.unpack_entries(data, count) == tuple((entries + [records.MISSING] * count)[:count])
+
+
+def test_no_block_has_the_checksum_that_says_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xxhash, "xxh3_64_intdigest", lambda _: 0)
+    assert records.checksum(b"unlucky") == 1
+
+
+def test_the_format_number() -> None:
+    assert records.pack_format() == b"lazyfs store 1\n"
+    assert records.unpack_format(records.pack_format()) == 1
+    assert records.unpack_format(b"lazyfs store 12\n") == 12
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_a_format_number_or_refused(data: bytes) -> None:
+    for candidate in (data, b"lazyfs store " + data):
+        with contextlib.suppress(BadRecord):
+            assert records.unpack_format(candidate) >= 0
+
+
+def test_block_sizes() -> None:
+    good = [size for size in range(0, records.MAX_BLOCK_SIZE * 2 + 1, 1024) if records.valid_block_size(size)]
+    assert good == [1 << n for n in range(16, 24)]
