@@ -40,4 +40,4 @@ async def main(store_path: str, url: str, piece: str) -> None:
     print(json.dumps({"sha256": digest.hexdigest(), **counters.as_dict()}), flush=True)
 
 
-trio.run(main, *sys.argv[1:])
+trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3])
