@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from tests import under
 from tests.mounts import Mount, Mounts, lazyfs, on_mount, start
 from tests.servers import MisbehavingOrigin
@@ -194,3 +196,24 @@ def test_a_url_that_leads_nowhere_fails_its_mount_with_one_line(origin: Misbehav
         failed = lazyfs("mount", "--store", tmp_path / "store", url, at)
         assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
         assert failed.stderr.startswith(f"lazyfs: {url}: ")
+
+
+@pytest.mark.xfail(strict=True, reason="a manifest's digest names the blob, but nothing checks it yet")
+@pytest.mark.parametrize("behaviour", ["mislabelled-206", "wrong-byte=900K"])
+def test_with_a_digest_nobody_reads_a_wrong_blob_to_its_end(
+    behaviour: str, origin: MisbehavingOrigin, mounts: Mounts, tmp_path: Path
+) -> None:
+    entry = {"path": "blob", "url": origin.url(behaviour, BLOB), "size": MIB, "digest": f"sha256:{expected(origin)}"}
+    (tmp_path / "files.jsonl").write_text(json.dumps(entry) + "\n")
+    mount = mounts(tmp_path / "files.jsonl", options=OPTIONS)
+    passage = on_mount(under.pass_through, mount.path("blob"))
+    assert (passage.error, passage.size < MIB) == (errno.EIO, True)
+
+
+@pytest.mark.xfail(strict=True, reason="a size in a manifest is not used, though the error advises one")
+@pytest.mark.parametrize("behaviour", ["no-range,no-length", "no-range,chunked", "total"])
+def test_a_size_in_a_manifest_stands_in_for_one_that_the_origin_does_not_give(
+    behaviour: str, origin: MisbehavingOrigin, mounts: Mounts
+) -> None:
+    mount = mounted(mounts, origin, [behaviour], MIB)
+    assert on_mount(under.pass_through, mount.path(behaviour)).digest == expected(origin)
