@@ -28,7 +28,7 @@ import trio
 
 from lazyfs import urls
 from lazyfs.counters import Counters
-from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginOffline, StoreError
+from lazyfs.errors import DeadlineExceeded, DigestMismatch, LazyfsError, OriginOffline, StoreError
 from lazyfs.extents import Extent, Geometry, runs
 from lazyfs.fetch import Fetcher, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
@@ -66,6 +66,7 @@ class Blob:
         self.known = known
         self.geometry: Geometry = file.geometry
         self.opens = 0
+        self.closed = False
         self._file = file
         self._shared = shared
         self._fetcher = Fetcher(file, known, shared.client, shared.memory, shared.counters)
@@ -196,7 +197,10 @@ class Blob:
     async def _lead(self, flight: Flight) -> None:
         try:
             await self._fetcher.lead(flight)
-            await self._note_complete()
+            if self._fetcher.mismatch is not None:
+                await self._shared.throw_away(self, self._file, self._fetcher.mismatch)
+            else:
+                await self._note_complete()
         finally:
             self._leading -= 1
             self._shared.forget_if_idle(self)
@@ -215,6 +219,8 @@ class Blob:
         counters = self._shared.counters
         key = (self.blob_id, index)
         while True:
+            if self._fetcher.mismatch is not None:
+                raise self._fetcher.mismatch.with_traceback(None)
             block = self._shared.memory.get(key)
             if block is not None:
                 counters.blocks_hit += 1
@@ -291,13 +297,14 @@ class Blob:
 
     def close_file(self) -> None:
         """Close its files; it must be idle."""
+        self.closed = True
         self._file.close()
 
 
 class Blobs:
     """The blobs that are open in this process, and what they share.
 
-    `nursery` runs the flights; it must outlive every reader.
+    `nursery` runs the flights; it must outlive every reader. `on_mismatch` hears of blobs that were thrown away.
     """
 
     def __init__(self, store: Store, client: Client, counters: Counters, nursery: trio.Nursery, limits: Limits) -> None:
@@ -307,6 +314,7 @@ class Blobs:
         self.nursery = nursery
         self.limits = limits
         self.memory = CheckedBlocks(limits.memory)
+        self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
         self._open: dict[BlobId, Blob] = {}
         self._opening: defaultdict[BlobId, trio.Lock] = defaultdict(trio.Lock)
 
@@ -334,9 +342,23 @@ class Blobs:
 
     def forget_if_idle(self, blob: Blob) -> None:
         """Close a blob's files once nobody needs them."""
-        if blob.idle and self._open.get(blob.blob_id) is blob:
-            del self._open[blob.blob_id]
+        if blob.idle and not blob.closed:
+            if self._open.get(blob.blob_id) is blob:
+                del self._open[blob.blob_id]
             blob.close_file()
+
+    async def throw_away(self, blob: Blob, file: BlobFile, mismatch: DigestMismatch) -> None:
+        """Let a blob that does not match its digest go: who opens it from now on begins anew."""
+        if self._open.get(blob.blob_id) is not blob:
+            return
+        del self._open[blob.blob_id]
+        self.memory.drop(blob.blob_id)
+        log.error("blob %s: %s", blob.blob_id, mismatch)
+        try:
+            await trio.to_thread.run_sync(file.set_aside, self.store.layout)
+        except OSError as exc:
+            log.warning("blob %s could not be thrown away: %s", blob.blob_id, exc.strerror or exc)
+        self.on_mismatch(blob.blob_id, mismatch)
 
     async def present_bytes(self, blob_id: BlobId, size: int) -> int:
         """Return how many bytes of a blob are in the store, open or not. *Raises*: StoreError."""

@@ -12,6 +12,7 @@
             ├── OriginUnreachable    transport: connect, reset, time-out, 5xx          EIO, tried again
             ├── OriginBadAnswer      an answer that does not prove its bytes           EIO, tried again
             ├── OriginOffline        `--offline` forbids asking                        EIO
+            ├── DigestMismatch       the whole blob is not what its digest says        EIO
             ├── BlobChanged          another version is under that URL now             ESTALE
             └── DeadlineExceeded     nothing of the above in time                      EIO
 
@@ -103,6 +104,10 @@ class OriginBadAnswer(OriginError):
 
 class OriginOffline(OriginError):
     """The bytes are not in the store, and `--offline` forbids asking the origin."""
+
+
+class DigestMismatch(OriginError):
+    """All of the blob was fetched, and it is not what its digest says; the bytes were thrown away."""
 
 
 class BlobChanged(OriginError):

@@ -12,6 +12,9 @@ A block lands, that is, is given to this process's waiters, as soon as its bytes
 behind in a worker thread, a few blocks at a time, so neither a slow disk nor a full one keeps a reader waiting. The
 block's lock is held until the commit, so other processes never fetch what is on its way to the disk.
 
+A blob that is known by its digest is different in one thing: its blocks land after they are recorded, and the last one
+is recorded only when the whole matches (verify.py).
+
 An origin that ignores ranges answers with the whole blob. Its flight then widens to all that is missing and becomes
 the blob's *pass*: every block is committed as it goes by, and it goes on to the end as long as the blob is open,
 whatever its first reader does, because another reader would have to begin it again from byte 0.
@@ -20,7 +23,7 @@ whatever its first reader does, because another reader would have to begin it ag
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Final
 
@@ -28,7 +31,7 @@ import trio
 
 from lazyfs import urls
 from lazyfs.counters import Counters
-from lazyfs.errors import LazyfsError, OriginBadAnswer, OriginError, StoreError
+from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, OriginError, StoreError
 from lazyfs.extents import Extent, Geometry, runs
 from lazyfs.flight import Flight, FlightTable, Hold
 from lazyfs.memory import Block, CheckedBlocks
@@ -36,7 +39,8 @@ from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Answer, Client
 from lazyfs.records import MISSING
 from lazyfs.store import BlobFile
-from lazyfs.versions import Known
+from lazyfs.verify import record_verified
+from lazyfs.versions import Known, digest_of
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +72,8 @@ class Fetcher:
         # locks of all flights of this blob are on one descriptor.
         self._locked: set[int] = set()
         self._disk_failed = False
+        self._digest = digest_of(file.blob_id)
+        self.mismatch: DigestMismatch | None = None  # set once: nothing of this blob is to be had any more
 
     def release_pass(self) -> None:
         """Let a pass end with its last waiter: the blob is being closed."""
@@ -93,7 +99,7 @@ class Fetcher:
             error = StoreError(f"blob {self._file.blob_id}: an unforeseen failure: {exc!r}")
         finally:
             self._release(flight.blocks)
-            self.flights.end(flight, error)
+            self.flights.end(flight, self.mismatch or error)
             if self._pass is flight:
                 self._pass = None
 
@@ -175,7 +181,8 @@ class Fetcher:
         return True
 
     def _land(self, flight: Flight, index: int, block: Block) -> None:
-        self._memory.add((self._file.blob_id, index), block)
+        if self.mismatch is None:
+            self._memory.add((self._file.blob_id, index), block)
         flight.land(index, block)
 
     def _settle(self, flight: Flight, blocks: Iterable[int]) -> None:
@@ -206,7 +213,9 @@ class Fetcher:
                     return
             pending = len(flight.blocks)
             await self._receive(flight, answer, Assembler(geometry, body.start - len(head), head))
-            if len(flight.blocks) == pending:  # it may be right, but asking on like that would never end
+            if (
+                len(flight.blocks) == pending and self.mismatch is None
+            ):  # it may be right, but asking on like that would never end
                 raise OriginBadAnswer(urls.redact(self._known.url), "an answer without a single whole block")
 
     def _begin_pass(self, flight: Flight) -> bool:
@@ -246,11 +255,13 @@ class Fetcher:
                     self._disk_fails(exc)
                     checksums[index] = MISSING
         try:
-            for index, checksum in checksums.items():
-                if checksum != MISSING:
-                    self._file.record(index, checksum)
+            await trio.to_thread.run_sync(self._record_written, checksums)
         except OSError as exc:
             self._disk_fails(exc)
+        except DigestMismatch as exc:
+            self.mismatch = exc
+            flight.scope.cancel()
+            return
         for index in sorted(awaited.keys() | checksums.keys()):
             self._counters.blocks_fetched += 1
             if index in awaited:
@@ -269,7 +280,8 @@ class Fetcher:
                         async for index, block in blocks:
                             if index in flight.blocks:
                                 self._counters.blocks_fetched += 1
-                                self._land(flight, index, block)
+                                if self._digest is None:
+                                    self._land(flight, index, block)
                                 with trio.CancelScope(shield=True):  # what has landed is committed
                                     await send.send((index, block))
                 except OriginError as exc:
@@ -286,10 +298,19 @@ class Fetcher:
         with trio.CancelScope(shield=True), landed:
             async for first in landed:
                 batch = [first, *_rest_of(landed)]
+                if self.mismatch is not None:
+                    continue
                 try:
                     await trio.to_thread.run_sync(self._commit, [item for item in batch if self._owned(item[0])])
                 except OSError as exc:
                     self._disk_fails(exc)
+                except DigestMismatch as exc:
+                    self.mismatch = exc
+                    flight.scope.cancel()
+                    continue
+                if self._digest is not None:
+                    for index, block in batch:
+                        self._land(flight, index, block)
                 self._settle(flight, [index for index, _ in batch])
 
     def _disk_fails(self, exc: OSError) -> None:
@@ -301,7 +322,20 @@ class Fetcher:
     def _commit(self, batch: list[tuple[int, Block]]) -> None:
         """Put blocks in place, each before its entry (I1). Runs in a worker thread. *Locks*: theirs, held."""
         for index, block in batch:
-            self._file.record(index, self._file.write(index, block))
+            self._record(index, block, self._file.write(index, block))
+
+    def _record(self, index: int, block: Block, checksum: int) -> None:
+        if self._digest is None:
+            self._file.record(index, checksum)
+        else:
+            shown = urls.redact(self._known.url)
+            record_verified(self._file, index, block, checksum, self._digest, shown)
+
+    def _record_written(self, checksums: Mapping[int, int]) -> None:
+        """Record blocks that were put in place before they were proven. Runs in a worker thread."""
+        for index, checksum in checksums.items():
+            if checksum != MISSING and (block := self._file.written(index, checksum)) is not None:
+                self._record(index, block, checksum)
 
 
 async def read_stored(file: BlobFile, index: int, counters: Counters) -> bytearray | None:
@@ -322,21 +356,18 @@ async def read_stored(file: BlobFile, index: int, counters: Counters) -> bytearr
 
 
 class Assembler:
-    """Receives a body that begins at byte `start` into whole blocks; `head` are bytes of it that are here already.
+    """Receives a body that begins at byte `start`, a block's first, into whole blocks.
 
-    A block of which the body has only a part is dropped.
+    `head` are bytes of it that are here already. A block of which the body has only a part is dropped.
     """
 
     def __init__(self, geometry: Geometry, start: int, head: bytes) -> None:
         self._geometry = geometry
-        self._index = -(-start // geometry.block_size)
+        self._index = start // geometry.block_size
         self._head = head
-        self._skip = self._index * geometry.block_size - start  # bytes of a block whose start the body has not
 
     async def blocks(self, answer: Answer | None) -> AsyncGenerator[tuple[int, Block], None]:
         """Yield the blocks of the head and of what `answer` sends, each as soon as it is whole."""
-        if answer is not None and not await _fill(memoryview(bytearray(self._skip)), 0, answer):
-            return
         filled = len(self._head)
         while self._index < self._geometry.blocks:
             block = bytearray(self._geometry.length(self._index))

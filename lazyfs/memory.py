@@ -25,6 +25,11 @@ class CheckedBlocks:
             self._blocks.move_to_end(key)
         return block
 
+    def drop(self, blob_id: BlobId) -> None:
+        """Give up all blocks of a blob."""
+        for key in [key for key in self._blocks if key[0] == blob_id]:
+            self._bytes -= len(self._blocks.pop(key))
+
     def add(self, key: Key, block: Block) -> None:
         """Keep a block that has been checked, as long as there is room."""
         old = self._blocks.pop(key, None)

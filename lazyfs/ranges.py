@@ -91,16 +91,20 @@ def range_header(extent: Extent) -> str:
     return f"bytes={extent.start}-{extent.stop - 1}"
 
 
-def decide(asked: Extent, pinned: Version | None, status: int, headers: Mapping[str, str], now: float) -> Outcome:
+def decide(
+    asked: Extent, pinned: Version | None, status: int, headers: Mapping[str, str], now: float, size: int | None = None
+) -> Outcome:
     """Decide what an answer proves.
 
     `asked` is the run of bytes in the Range header; `pinned` the version they must be of, None when any will do;
-    `headers` has lower-case names, repeated ones joined with a comma. *Units*: `now` is seconds since the epoch.
+    `headers` has lower-case names, repeated ones joined with a comma; `size` is the blob's where somebody else said so,
+    for an answer that does not. *Units*: `now` is seconds since the epoch.
     """
+    size = pinned.size if pinned is not None else size
     if status == 206:
-        return _partial(asked, pinned, headers)
+        return _partial(asked, pinned, headers, size)
     if status == 200:
-        return _whole(pinned, headers)
+        return _whole(pinned, headers, size)
     if status == 304:
         return Unchanged() if pinned is not None else Bad("304, but nothing was asked conditionally")
     if status == 412:
@@ -129,7 +133,7 @@ def retry_after(text: str | None, now: float) -> float | None:
     return None if at is None else max(0.0, at / 1e9 - now)
 
 
-def _partial(asked: Extent, pinned: Version | None, headers: Mapping[str, str]) -> Outcome:
+def _partial(asked: Extent, pinned: Version | None, headers: Mapping[str, str], size: int | None) -> Outcome:
     if reason := _encoded(headers):
         return Bad(reason)
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
@@ -138,9 +142,9 @@ def _partial(asked: Extent, pinned: Version | None, headers: Mapping[str, str]) 
     start, stop = int(match[1]), int(match[2]) + 1
     if start != asked.start or not start < stop <= asked.stop:
         return Bad(f"206 with bytes {start}-{stop - 1}, asked for {asked.start}-{asked.stop - 1}")
-    if match[4] == "*" and pinned is None:
-        return Bad("206 that does not say how large the blob is")
-    size = int(match[4]) if match[4] != "*" else pinned.size if pinned else 0
+    size = int(match[4]) if match[4] != "*" else size
+    if size is None:
+        return Bad("206 that does not say how large the blob is (give its size in a manifest)")
     if size > SIZE_MAX:
         return Bad(f"206 of a blob of {size} bytes, more than any file has")
     if stop > size:
@@ -151,7 +155,7 @@ def _partial(asked: Extent, pinned: Version | None, headers: Mapping[str, str]) 
     return _of_version(Extent(start, stop), size, pinned, headers, counted=length is not None)
 
 
-def _whole(pinned: Version | None, headers: Mapping[str, str]) -> Outcome:
+def _whole(pinned: Version | None, headers: Mapping[str, str], size: int | None) -> Outcome:
     if reason := _encoded(headers):
         return Bad(reason)
     if "content-range" in headers:
@@ -159,9 +163,9 @@ def _whole(pinned: Version | None, headers: Mapping[str, str]) -> Outcome:
     length = _length(headers)
     if length is not None and length > SIZE_MAX:
         return Bad(f"200 with {length} bytes, more than any file has")
-    if length is None and pinned is None:
+    size = length if length is not None else size
+    if size is None:
         return Bad("200 that does not say how large the blob is (give its size in a manifest)")
-    size = length if length is not None else pinned.size if pinned else 0
     return _of_version(Extent(0, size), size, pinned, headers, counted=length is not None)
 
 

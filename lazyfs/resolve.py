@@ -102,10 +102,11 @@ class Resolver:
         self.on_change: Callable[[Known], None] = lambda known: None
         nursery.start_soon(self._write_behind)
 
-    async def known(self, url: str, *, patient: bool = True) -> Known:
+    async def known(self, url: str, size: int | None = None, *, patient: bool = True) -> Known:
         """Return what `url` names: what the catalogue knows at once, revalidated behind when it is old.
 
         Otherwise the origin is asked, once for all who ask; `patient`, again and again until the read's deadline.
+        `size` is the blob's where a source said so, for an origin that does not.
 
         *Raises*: OriginError, StoreError. *Cancellation*: at any time.
         """
@@ -113,11 +114,11 @@ class Resolver:
         if known is not None:
             self.revalidate(known)
             return known
-        return await self._ask(url, None, patient=patient)
+        return await self._ask(url, None, size, patient=patient)
 
-    async def _ask(self, url: str, known: Known | None, *, patient: bool) -> Known:
+    async def _ask(self, url: str, known: Known | None, size: int | None, *, patient: bool) -> Known:
         with trio.move_on_after(self._read_timeout):
-            return await self._probes.do(f"{patient} {url}", lambda: self._probe(url, known, patient=patient))
+            return await self._probes.do(f"{patient} {url}", lambda: self._probe(url, known, size, patient=patient))
         raise DeadlineExceeded(urls.redact(url), f"no answer from the origin in {self._read_timeout:g} s")
 
     def revalidate(self, known: Known, *, now: bool = False) -> None:
@@ -130,7 +131,7 @@ class Resolver:
 
     async def _revalidate(self, known: Known) -> None:
         try:
-            now = await self._ask(known.url, known, patient=False)
+            now = await self._ask(known.url, known, known.version.size, patient=False)
             if now.version != known.version:
                 self.on_change(now)
         except LazyfsError as exc:
@@ -138,11 +139,11 @@ class Resolver:
         finally:
             self._revalidating.discard(known.url)
 
-    async def _probe(self, url: str, known: Known | None, *, patient: bool) -> Known:
+    async def _probe(self, url: str, known: Known | None, size: int | None, *, patient: bool) -> Known:
         backoff = Backoff()
         while True:
             try:
-                found = await self._client.probe(url, known.version if known else None)
+                found = await self._client.probe(url, known.version if known else None, size)
             except OriginError as exc:
                 if not (exc.retryable and patient):
                     raise

@@ -141,6 +141,7 @@ async def open_session(settings: Settings) -> AsyncIterator[Session]:
     client = Client(settings.client, counters)
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(_sweep, store)
             try:
                 yield Session(store, client, counters, nursery, settings.limits)
             finally:
@@ -149,3 +150,11 @@ async def open_session(settings: Settings) -> AsyncIterator[Session]:
         with trio.CancelScope(shield=True):
             await client.aclose()
         store.close()
+
+
+async def _sweep(store: Store) -> None:
+    """Delete what killed processes left in the trash."""
+    try:
+        await trio.to_thread.run_sync(store.sweep)
+    except OSError as exc:
+        log.warning("the trash of the store could not be emptied: %s", exc.strerror or exc)

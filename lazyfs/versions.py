@@ -83,6 +83,12 @@ def blob_id_for(url: str, version: Version, digest: str | None) -> BlobId:
     return BlobId("url-" + hashlib.sha256(text.encode("ascii")).hexdigest())
 
 
+def digest_of(blob_id: BlobId) -> str | None:
+    """Return the SHA-256, in hexadecimal, that a blob's bytes must have; None for a blob known by its URL."""
+    kind, _, digest = blob_id.partition("-")
+    return digest if kind == "sha256" else None
+
+
 def is_blob_id(text: str) -> bool:
     """Say whether `text` has the form of a blob id: then it is safe as a file name."""
     return _BLOB_ID.fullmatch(text) is not None

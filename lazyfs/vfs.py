@@ -29,6 +29,7 @@ from lazyfs.entries import Entry, Kind, Refusal
 from lazyfs.errors import (
     BlobChanged,
     DeadlineExceeded,
+    DigestMismatch,
     LazyfsError,
     NameMissing,
     OriginBadAnswer,
@@ -38,7 +39,7 @@ from lazyfs.errors import (
 from lazyfs.origin.backoff import Backoff
 from lazyfs.resolve import FRESH_FOR, Resolver, Shared
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below, cookie
-from lazyfs.versions import Known, Version
+from lazyfs.versions import BlobId, Known, Version
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ RESOLVING: Final = 32
 
 RESOLVE_AGAIN: Final = 15.0
 """Seconds until a name that could not be resolved is tried again in the background."""
+
+MISMATCH_FOR: Final = 60.0
+"""Seconds for which a blob that did not match its digest is not opened again."""
 
 BATCH: Final = 50
 """Names of a listing taken in at a time, between two looks at what else is to do."""
@@ -97,10 +101,12 @@ class Vfs:
         self._read_timeout = blobs.limits.read_timeout
         self._listings = Shared[None](nursery)
         self._open: dict[int, tuple[Blob, int]] = {}
+        self._mismatches: dict[BlobId, tuple[float, DigestMismatch]] = {}
         self._bound: dict[str, set[File]] = {}  # files with `known`, by URL
         self._again: deque[tuple[float, File]] = deque()
         self._queue, announced = trio.open_memory_channel[File](math.inf)
         resolver.on_change = self._changed
+        blobs.on_mismatch = self._mismatched
         for _ in range(RESOLVING):
             nursery.start_soon(self._resolve_announced, announced.clone())
         nursery.start_soon(self._resolve_again)
@@ -113,7 +119,8 @@ class Vfs:
         for item in found:
             node = self.tree.add(item, base) if isinstance(item, Entry) else item
             if isinstance(node, Refusal):
-                self.problems.add(node.where, node.reason)
+                # A later entry of the same path is another problem than the path's own.
+                self.problems.add(f"{node.where} (named again)" if isinstance(item, Entry) else node.where, node.reason)
                 continue
             nodes.append(node)
             if isinstance(node, File) and not node.visible:
@@ -132,7 +139,7 @@ class Vfs:
         entry = file.entry
         assert entry.url is not None
         try:
-            known = await self._resolver.known(entry.url, patient=patient)
+            known = await self._resolver.known(entry.url, entry.size, patient=patient)
         except OriginError:
             if entry.digest is None or entry.size is None:
                 raise
@@ -169,6 +176,21 @@ class Vfs:
         new = self.tree.replace(file, known)
         self._bound.setdefault(known.url, set()).add(new)
         self.on_stale(file.parent.inode, file.name)
+
+    def _mismatched(self, blob_id: BlobId, mismatch: DigestMismatch) -> None:
+        """A blob was not what its digest says: its names begin anew under other inodes, since the kernel has pages."""
+        for files in list(self._bound.values()):
+            for file in list(files):
+                if file.blob_id == blob_id and file.attached and file.known is not None:
+                    self.problems.add(file.path, mismatch.reason)
+                    self._mismatches[blob_id] = (trio.current_time() + MISMATCH_FOR, mismatch)
+                    self._replace(file, file.known)
+
+    def _refuse_mismatched(self, blob_id: BlobId) -> None:
+        """Refuse for a while what would only be fetched to be thrown away again. *Raises*: DigestMismatch."""
+        until, mismatch = self._mismatches.get(blob_id, (-math.inf, None))
+        if mismatch is not None and trio.current_time() < until:
+            raise mismatch.with_traceback(None)
 
     def _take_away(self, node: Node) -> None:
         assert node.parent is not None
@@ -325,6 +347,7 @@ class Vfs:
             self._resolver.revalidate(file.known)
         assert file.known is not None
         assert file.blob_id is not None
+        self._refuse_mismatched(file.blob_id)
         blob = await self._blobs.open(file.blob_id, file.known)
         _, opens = self._open.get(inode, (blob, 0))
         self._open[inode] = (blob, opens + 1)

@@ -76,7 +76,7 @@ class FakeOrigin:
         self.content = content
         self.version = Version(len(content), f'"{int((self.version.etag or "").strip(chr(34))) + 1}"')
 
-    async def probe(self, url: str, pinned: Version | None = None) -> Found | None:
+    async def probe(self, url: str, pinned: Version | None = None, size: int | None = None) -> Found | None:
         """As `Client.probe`."""
         async with self.get(url, Extent(0, 1), self.version):
             return None if pinned == self.version else Found(self.version, not self._usual.whole, self.content[:1])

@@ -166,14 +166,16 @@ class Client:
         """Close all connections."""
         await self._http.aclose()
 
-    async def probe(self, url: str, pinned: Version | None = None) -> Found | None:
+    async def probe(self, url: str, pinned: Version | None = None, size: int | None = None) -> Found | None:
         """Ask what a URL names, with a GET of its first byte; None when `pinned` is still current.
+
+        `size` is the blob's where a source said so, for an origin that does not.
 
         *Raises*: OriginError. *Source*: TRAPS "HEAD refused, or without a length".
         """
         condition = {"if-none-match": pinned.etag} if pinned is not None and pinned.etag else {}
         async with self._send(url, {"range": "bytes=0-0", **condition}) as response:
-            outcome = ranges.decide(Extent(0, 1), None, response.status_code, response.headers, time.time())
+            outcome = ranges.decide(Extent(0, 1), None, response.status_code, response.headers, time.time(), size)
             if condition and response.status_code == 304:
                 return None
             body = _proven(url, outcome, response.status_code)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lazyfs import records
 from lazyfs.errors import StoreError
+from lazyfs.store import trash
 from lazyfs.store.blobfile import BlobFile, open_blob, open_known
 from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.layout import Layout, default_path, open_layout
@@ -49,6 +50,10 @@ class Store:
             blob.close()
             raise
         return blob
+
+    def sweep(self) -> None:
+        """Delete what was left in the trash; blocks on the disk. *Raises*: OSError."""
+        trash.sweep(self.layout)
 
     def present_bytes(self, blob_id: BlobId, size: int) -> int:
         """Return how many bytes of a blob the store has; blocks on the disk. *Raises*: OSError."""

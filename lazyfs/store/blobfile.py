@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -25,6 +26,7 @@ from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.extents import Extent, Geometry
 from lazyfs.store import layout as layouts
+from lazyfs.store import trash
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import BlobLocks
 from lazyfs.versions import BlobId
@@ -48,6 +50,7 @@ class BlobFile:
         self._data = data
         self._map = map_fd
         self._lock = lock
+        self._gate = threading.Lock()  # for the threads of this process, as the descriptor is one
         self._nowait = os.RWF_NOWAIT
         self._all_before = 0  # every block below it was present when last looked at
 
@@ -93,20 +96,65 @@ class BlobFile:
             view, offset = view[written:], offset + written
         return records.checksum(block)
 
+    def written(self, index: int, checksum: int) -> bytearray | None:
+        """Return the bytes of a block that was written and not recorded yet; None when they do not match.
+
+        *Locks*: the block's, held. *Raises*: OSError.
+        """
+        block = bytearray(self.geometry.length(index))
+        filled = self._read_into(block, index * self.geometry.block_size, wait=True)
+        return self._verified(index, checksum, block) if filled == len(block) else None
+
     def record(self, index: int, checksum: int) -> None:
         """Mark a block present. *Locks*: the block's, held; its bytes have been written (I1). *Raises*: OSError."""
         os.pwrite(self._map, records.pack_entry(checksum), _entry_offset(index))
 
+    def forget(self, index: int) -> None:
+        """Mark a block missing, its bytes being wrong. *Locks*: none needed: at worst it is fetched once more.
+
+        *Raises*: OSError.
+        """
+        self._all_before = min(self._all_before, index)
+        self.record(index, records.MISSING)
+
     def complete(self) -> bool:
         """Say whether every block is marked present; looks only at what was not present the last time."""
+        first = self._first_missing(self._all_before)
+        self._all_before = self.geometry.blocks if first is None else first
+        return first is None
+
+    def only_missing(self, index: int) -> bool:
+        """Say whether no block but this one is missing; looks only at what was not present the last time."""
+        if self.complete():
+            return True
+        return self._all_before == index and self._first_missing(index + 1) is None
+
+    def _first_missing(self, start: int) -> int | None:
         total = self.geometry.blocks
-        while self._all_before < total:
-            run = Extent(self._all_before, min(self._all_before + _MAP_PIECE, total))
-            first = next(self.missing(run), None)
-            self._all_before = run.stop if first is None else first
+        for position in range(start, total, _MAP_PIECE):
+            first = next(self.missing(Extent(position, min(position + _MAP_PIECE, total))), None)
             if first is not None:
-                return False
-        return True
+                return first
+        return None
+
+    @contextlib.contextmanager
+    def gate(self) -> Iterator[None]:
+        """Hold the gate: no other thread or process records a block that passes it. *Locks*: gate, for microseconds."""
+        with self._gate:
+            while not self.locks.try_gate():
+                time.sleep(0.0005)
+            try:
+                yield
+            finally:
+                self.locks.end_gate()
+
+    def set_aside(self, layout: Layout) -> None:
+        """Move this blob to the trash although it is in use; those who have it open go on with what they have.
+
+        *Locks*: takes the gate. *Raises*: OSError.
+        """
+        with self.gate():
+            trash.set_aside(layout, self.blob_id, self._lock)
 
     def present_bytes(self) -> int:
         """Return how many bytes of the blob are marked present; reads the whole map."""
@@ -196,14 +244,13 @@ def _set_up(map_fd: int, data: int, size: int, block_size: int) -> Geometry:
     """Give map and data their header and size where they lack them (I4). *Locks*: set-up, held."""
     try:
         header = records.unpack_map_header(os.pread(map_fd, records.MAP_HEADER_SIZE, 0))
-        usable = header.size == size
     except records.BadRecord:
-        usable = False
-    if not usable:
         # New, or damaged: with an empty map every block is missing, whatever lies in the data.
         header = records.MapHeader(block_size, size)
         os.ftruncate(map_fd, 0)
         os.pwrite(map_fd, records.pack_map_header(header), 0)
+    if header.size != size:  # of two that name the same digest one is wrong, and nobody knows which
+        raise StoreError(f"the store has a blob with this digest and {header.size} bytes, not {size}")
     geometry = Geometry(size, header.block_size)
     for fd, length in ((map_fd, _entry_offset(geometry.blocks)), (data, size)):
         if os.fstat(fd).st_size != length:

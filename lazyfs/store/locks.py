@@ -8,9 +8,10 @@ process holds nothing, and closing some other descriptor of the file drops nothi
 |---|---|---|---|---|
 | in use | 2^62 | the blob's directory against removal | shared: while open; exclusive: tried, to remove | blocks |
 | set-up | 2^62 + 1 | the making of map and data | exclusive, tried again for 5 s | nothing |
+| gate | 2^62 + 2 | the question which block is the last one missing (verify.py) | exclusive, tried again | nothing |
 | block i | i | the fetch of block i | exclusive, tried; then polled | a higher block |
 
-The order is in use, set-up, blocks ascending. Nobody waits for a lower block while it holds a higher one, so two
+The order is in use, set-up, blocks ascending, gate. Nobody waits for a lower block while it holds a higher one, so two
 processes cannot wait for each other. A lock of the trash is the removed blob's own in-use lock (trash.py).
 
 Within one process all flights of a blob share one open file description, for which these locks never conflict: there
@@ -32,6 +33,7 @@ from lazyfs.extents import Extent
 
 _IN_USE: Final = 1 << 62
 _SET_UP: Final = _IN_USE + 1
+_GATE: Final = _IN_USE + 2
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, len, pid
 
 
@@ -56,6 +58,14 @@ class BlobLocks:
     def end_set_up(self) -> None:
         """Release the set-up lock."""
         self._set(fcntl.F_UNLCK, _SET_UP, 1)
+
+    def try_gate(self) -> bool:
+        """Take the gate; False while another process has it. *Raises*: OSError."""
+        return self._try(fcntl.F_WRLCK, _GATE, 1)
+
+    def end_gate(self) -> None:
+        """Release the gate."""
+        self._set(fcntl.F_UNLCK, _GATE, 1)
 
     def try_blocks(self, run: Extent) -> Extent:
         """Lock as many blocks of `run` as are free from its start on; empty when the first is held elsewhere.

@@ -57,6 +57,29 @@ def stage(layout: Layout, blob_id: BlobId) -> Staged | None:
                 os.close(fd)
 
 
+def set_aside(layout: Layout, blob_id: BlobId, lock: int) -> None:
+    """Take a blob out of the store although it is in use; `sweep` deletes it when it no longer is.
+
+    `lock` is a descriptor of its lock file: a blob that has come into its place meanwhile stays.
+
+    *Locks*: the gate, held, so that of those who do the same one comes first. *Raises*: OSError.
+    """
+    try:
+        directory = layouts.blob_directory(layout, blob_id, create=False)
+    except FileNotFoundError:
+        return
+    shelf = layouts.open_directory(layouts.shelf_of(blob_id), layout.blobs)
+    try:
+        if os.path.samestat(os.stat("lock", dir_fd=directory), os.fstat(lock)):
+            name = f"{blob_id}.{secrets.token_hex(4)}"
+            os.rename(blob_id, name, src_dir_fd=shelf, dst_dir_fd=layout.trash)
+    except FileNotFoundError:
+        return
+    finally:
+        os.close(shelf)
+        os.close(directory)
+
+
 def delete(layout: Layout, staged: Staged) -> None:
     """Delete what was staged. *Locks*: releases its lock at the end. *Raises*: OSError."""
     try:

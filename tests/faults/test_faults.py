@@ -197,7 +197,6 @@ def test_a_url_that_leads_nowhere_fails_its_mount_with_one_line(origin: Misbehav
         assert failed.stderr.startswith(f"lazyfs: {url}: ")
 
 
-@pytest.mark.xfail(strict=True, reason="a manifest's digest names the blob, but nothing checks it yet")
 @pytest.mark.parametrize("behaviour", ["mislabelled-206", "wrong-byte=900K"])
 def test_with_a_digest_nobody_reads_a_wrong_blob_to_its_end(
     behaviour: str, origin: MisbehavingOrigin, mounts: Mounts, tmp_path: Path
@@ -209,7 +208,6 @@ def test_with_a_digest_nobody_reads_a_wrong_blob_to_its_end(
     assert (passage.error, passage.size < MIB) == (errno.EIO, True)
 
 
-@pytest.mark.xfail(strict=True, reason="a size in a manifest is not used, though the error advises one")
 @pytest.mark.parametrize("behaviour", ["no-range,no-length", "no-range,chunked", "total"])
 def test_a_size_in_a_manifest_stands_in_for_one_that_the_origin_does_not_give(
     behaviour: str, origin: MisbehavingOrigin, mounts: Mounts

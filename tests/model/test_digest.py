@@ -1,0 +1,145 @@
+"""A blob that is known by its digest: whoever reads, in whatever order, nobody reads a wrong one to its end."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from lazyfs.blob import Blob
+from lazyfs.errors import DigestMismatch
+from lazyfs.extents import Extent
+from lazyfs.versions import BlobId
+from tests.fakes import FakeOrigin, Fault, run
+from tests.model.world import BLOCK, World, content_of, world
+
+BLOCKS = 4
+SIZE = (BLOCKS - 1) * BLOCK + 1000
+CONTENT = content_of(SIZE)
+WRONG = CONTENT[: BLOCK + 7] + b"?" + CONTENT[BLOCK + 8 :]
+
+Play = Callable[[World], Awaitable[None]]
+
+
+def scenario(play: Play, path: Path, *, served: bytes, ranged: bool = True, counted: bool = True) -> None:
+    """Play with a blob whose digest is CONTENT's and whose origin serves `served`."""
+
+    async def main() -> None:
+        origin = FakeOrigin(served, ranged=ranged, counted=counted)
+        async with world(path / "store", origin) as here:
+            here.blob_id = BlobId("sha256-" + hashlib.sha256(CONTENT).hexdigest())
+            await play(here)
+
+    run(main)
+
+
+def directories(here: World) -> list[str]:
+    """What lies in the trash."""
+    return sorted(entry.name for entry in (here.store.layout.path / "trash").iterdir())
+
+
+async def read_all(here: World, blob: Blob, order: tuple[int, ...]) -> None:
+    """Read all blocks, one after the other."""
+    for index in order:
+        await here.check(blob, index * BLOCK, BLOCK)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(BLOCKS))))
+def test_a_right_blob_is_read_in_any_order(order: tuple[int, ...], tmp_path: Path) -> None:
+    async def play(here: World) -> None:
+        async with here.opened() as blob:
+            await read_all(here, blob, order)
+            await here.settle(blob)
+            assert blob.present_bytes() == SIZE
+        assert sum(len(extent) for extent in here.origin.asked) == SIZE - 1  # its first byte came with the metadata
+
+    scenario(play, tmp_path, served=CONTENT)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(BLOCKS))))
+def test_the_last_block_of_a_wrong_blob_is_never_given_out(order: tuple[int, ...], tmp_path: Path) -> None:
+    async def play(here: World) -> None:
+        async with here.opened() as blob:
+            with pytest.raises(DigestMismatch, match="thrown away"):
+                await read_all(here, blob, order)  # readahead may meet it before the last read
+            with pytest.raises(DigestMismatch):  # nothing of it is given out any more
+                await blob.read(order[0] * BLOCK, 1)
+            await wait_all_tasks_blocked()
+        assert len(directories(here)) == 1
+        here.origin.swap(CONTENT)
+        here.known = here.origin.known
+        here.content = CONTENT
+        await here.read(0, SIZE)
+        here.store.sweep()
+        assert directories(here) == []
+
+    scenario(play, tmp_path, served=WRONG)
+
+
+@pytest.mark.parametrize("served", [CONTENT, WRONG], ids=["right", "wrong"])
+@pytest.mark.parametrize("ranged", [True, False])
+@pytest.mark.parametrize("counted", [True, False])
+def test_all_blocks_at_once(served: bytes, ranged: bool, counted: bool, tmp_path: Path) -> None:
+    async def play(here: World) -> None:
+        right: list[int] = []
+        wrong: list[DigestMismatch] = []
+
+        async def reader(index: int) -> None:
+            try:
+                await here.read(index * BLOCK, BLOCK)
+                right.append(index)
+            except DigestMismatch as exc:
+                wrong.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            for index in range(BLOCKS):
+                nursery.start_soon(reader, index)
+        assert (len(right) == BLOCKS) is (served == CONTENT)
+        assert len(right) + len(wrong) == BLOCKS
+
+    scenario(play, tmp_path, served=served, ranged=ranged, counted=counted)
+
+
+def test_the_block_of_another_process_counts(tmp_path: Path) -> None:
+    """Two processes, each with one of the last two blocks: the later of them verifies."""
+
+    async def play(here: World) -> None:
+        stall = trio.Event()
+        async with here.opened() as blob:
+            with here.elsewhere() as other:
+                for index in (0, 1):
+                    here.commit(other, index)
+                here.origin.faults.append(Fault(stall=stall))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(expect_mismatch, blob.read, 3 * BLOCK, 1)
+                    await wait_all_tasks_blocked()
+                    assert not other.locks.try_blocks(Extent(3, 4))
+                    here.commit(other, 2)
+                    stall.set()
+                assert other.read(0, wait=True) is not None  # it goes on with what it has
+        assert len(directories(here)) == 1
+
+    async def expect_mismatch(read: Callable[[int, int], Awaitable[object]], offset: int, length: int) -> None:
+        with pytest.raises(DigestMismatch):
+            await read(offset, length)
+
+    scenario(play, tmp_path, served=WRONG)
+
+
+def test_a_block_that_rots_before_the_last_one_comes_is_not_believed(tmp_path: Path) -> None:
+    async def play(here: World) -> None:
+        async with here.opened() as blob:
+            for index in (0, 1, 2):
+                await here.check(blob, index * BLOCK, BLOCK)
+            here.damage(BLOCK, 1)
+            with trio.move_on_after(5) as scope:
+                await here.check(blob, 3 * BLOCK, 1)
+            assert not scope.cancelled_caught
+            await here.check(blob, 0, SIZE)
+
+    scenario(play, tmp_path, served=CONTENT)
