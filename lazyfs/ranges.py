@@ -179,7 +179,7 @@ def _unsatisfiable(pinned: Version | None, headers: Mapping[str, str]) -> Outcom
     if size > 0:
         return Bad(f"416 for bytes inside a blob of {size}")
     # The body of a 416 is an error page, of which no byte is the blob's: the empty extent needs none.
-    return Body(Extent(0, 0), _version(0, headers), counted=True)
+    return Body(Extent(0, 0), pinned or _version(0, headers), counted=True)
 
 
 def _of_version(

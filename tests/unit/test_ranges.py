@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lazyfs.extents import Extent
 from lazyfs.ranges import Bad, Body, Changed, Moved, Outcome, Passing, Refused, Unchanged, decide, range_header
 from lazyfs.ranges import retry_after as seconds_in
-from lazyfs.versions import Version
+from lazyfs.versions import Version, etag_in
 
 ASKED = Extent(100, 200)
 DATE, LATER = "Sun, 06 Nov 1994 08:49:37 GMT", "Mon, 07 Nov 1994 08:49:37 GMT"
@@ -124,7 +124,7 @@ def test_a_wait_is_never_negative(text: str) -> None:
 
 
 numbers = st.integers(0, 30) | st.integers(0, 10**21)
-etags = st.sampled_from(['"a"', '"b"', 'W/"a"', 'W/"b"', "a", '"'])
+etags = st.sampled_from(['"a"', '"b"', 'W/"a"', 'W/"b"'])
 dates = st.sampled_from([DATE, LATER, "never"])
 content_ranges = st.one_of(
     st.builds("bytes {}-{}/{}".format, numbers, numbers, numbers | st.just("*")),
@@ -138,7 +138,7 @@ any_headers = st.fixed_dictionaries(
         "content-length": numbers.map(str) | st.text(max_size=5),
         "transfer-encoding": st.sampled_from(["chunked", "gzip, chunked", ""]),
         "content-encoding": st.sampled_from(["identity", "gzip", ""]),
-        "etag": etags,
+        "etag": etags | st.sampled_from(["a", '"']),
         "last-modified": dates,
         "location": st.text(max_size=5),
         "retry-after": st.text(max_size=5),
@@ -149,7 +149,7 @@ versions = st.builds(Version, st.integers(0, 40), st.none() | etags, st.none() |
 statuses = st.sampled_from([200, 206, 206, 206, 304, 412, 416]) | st.integers(0, 1000)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(extents, st.none() | versions, statuses, any_headers)
 def test_no_outcome_claims_more_than_is_proven(
     asked: Extent, pinned: Version | None, status: int, headers: dict[str, str]
@@ -165,9 +165,9 @@ def test_no_outcome_claims_more_than_is_proven(
     assert version == pinned or pinned is None
     assert headers.get("content-encoding", "") in ("", "identity")
     if status == 206:
-        named, _, total = headers["content-range"].removeprefix("bytes ").partition("/")
-        assert named == f"{extent.start}-{extent.stop - 1}"
-        assert total in ("*", str(version.size))
+        named, _, total = headers["content-range"].split()[-1].partition("/")
+        assert [int(number) for number in named.split("-")] == [extent.start, extent.stop - 1]
+        assert total == "*" or int(total) == version.size
         assert extent.start == asked.start
         assert asked.start < extent.stop <= asked.stop
     elif status == 200:
@@ -177,8 +177,7 @@ def test_no_outcome_claims_more_than_is_proven(
     if outcome.counted and status != 416:
         assert int(headers["content-length"]) == len(extent)
     if pinned is not None and status != 416:
-        for name, ours in (("etag", pinned.etag), ("last-modified", pinned.last_modified)):
-            theirs = headers.get(name)
-            if ours and theirs and ours.strip('W/"') and theirs != ours:
-                assert name == "last-modified"
-                assert pinned.strong_etag == headers.get("etag")
+        etag, date = etag_in(headers), headers.get("last-modified")
+        assert not pinned.etag or etag in (None, pinned.etag)
+        assert not pinned.last_modified or date in (None, pinned.last_modified) or pinned.strong_etag == etag
+        assert pinned == Version(pinned.size) or etag == pinned.etag or date == pinned.last_modified
