@@ -102,6 +102,7 @@ class Fetcher:
             self.flights.end(flight, self.mismatch or error)
             if self._pass is flight:
                 self._pass = None
+                self._file.locks.end_pass()
 
     async def _fetch(self, flight: Flight) -> None:
         backoff = Backoff()
@@ -134,6 +135,8 @@ class Fetcher:
         for part in runs(missing, _UNBOUNDED):
             await self._ask(flight, part)
             if self.one_pass:
+                if self._pass is None:
+                    await self._let_pass(flight)
                 return  # the pass, this flight or another, takes the other parts along
 
     def _lock(self, run: Extent) -> Extent:
@@ -161,6 +164,26 @@ class Fetcher:
                 return  # the next round looks again and fetches it
             await trio.sleep(pause)
             pause = min(pause * 2, _POLL_LARGEST)
+
+    async def _let_pass(self, flight: Flight) -> None:
+        """Wait while another process's pass goes by, until it has left one of our blocks or is over.
+
+        *Locks*: releases the flight's blocks, which the pass commits.
+        """
+        self._release(flight.blocks)
+        pause = _POLL_FIRST
+        while not self._file.locks.try_pass():
+            pending = sorted(flight.blocks)
+            for run in runs(pending, _UNBOUNDED):
+                missing = set(self._file.missing(run))
+                for index in run.blocks():
+                    if index not in missing and await self._settle_present(flight, index):
+                        self._counters.blocks_awaited += 1
+            if len(flight.blocks) < len(pending):
+                return
+            await trio.sleep(pause)
+            pause = min(pause * 2, _POLL_LARGEST)
+        self._file.locks.end_pass()
 
     async def _look_again(self, flight: Flight, locked: Extent) -> list[int]:
         """Settle what was committed between the look that launched the flight and the lock; return the rest."""
@@ -213,17 +236,17 @@ class Fetcher:
                     return
             pending = len(flight.blocks)
             await self._receive(flight, answer, Assembler(geometry, body.start - len(head), head))
-            if (
-                len(flight.blocks) == pending and self.mismatch is None
-            ):  # it may be right, but asking on like that would never end
+            if len(flight.blocks) == pending and self.mismatch is None:
+                # It may be right, but asking on like that would never end.
                 raise OriginBadAnswer(urls.redact(self._known.url), "an answer without a single whole block")
 
     def _begin_pass(self, flight: Flight) -> bool:
-        """Make a flight the pass and widen it to all that is missing; False when another is the pass.
+        """Make a flight the pass and widen it to all that is missing; False when another is, here or elsewhere.
 
-        No await: one pass is enough, however many flights learn at once that it takes one.
+        No await: one pass is enough, however many flights learn at once that it takes one. *Locks*: tries the pass
+        lock, and the blocks'.
         """
-        if self._pass is None:
+        if self._pass is None and self._file.locks.try_pass():
             self._pass, self._pass_hold = flight, flight.hold()
         if self._pass is not flight:
             return False

@@ -9,6 +9,7 @@ process holds nothing, and closing some other descriptor of the file drops nothi
 | in use | 2^62 | the blob's directory against removal | shared: while open; exclusive: tried, to remove | blocks |
 | set-up | 2^62 + 1 | the making of map and data | exclusive, tried again for 5 s | nothing |
 | gate | 2^62 + 2 | the question which block is the last one missing (verify.py) | exclusive, tried again | nothing |
+| pass | 2^62 + 3 | the one pass over an origin that ignores ranges | exclusive, tried; then polled | blocks, the gate |
 | block i | i | the fetch of block i | exclusive, tried; then polled | a higher block |
 
 The order is in use, set-up, blocks ascending, gate. Nobody waits for a lower block while it holds a higher one, so two
@@ -34,6 +35,7 @@ from lazyfs.extents import Extent
 _IN_USE: Final = 1 << 62
 _SET_UP: Final = _IN_USE + 1
 _GATE: Final = _IN_USE + 2
+_PASS: Final = _IN_USE + 3
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, len, pid
 
 
@@ -58,6 +60,14 @@ class BlobLocks:
     def end_set_up(self) -> None:
         """Release the set-up lock."""
         self._set(fcntl.F_UNLCK, _SET_UP, 1)
+
+    def try_pass(self) -> bool:
+        """Take the pass lock; False while another process has it. *Raises*: OSError."""
+        return self._try(fcntl.F_WRLCK, _PASS, 1)
+
+    def end_pass(self) -> None:
+        """Release the pass lock."""
+        self._set(fcntl.F_UNLCK, _PASS, 1)
 
     def try_gate(self) -> bool:
         """Take the gate; False while another process has it. *Raises*: OSError."""

@@ -95,6 +95,22 @@ async def test_a_pass_takes_the_other_parts_of_its_flight_along(here: World) -> 
     assert here.origin.asked == [Extent(1, 2 * BLOCK)]
 
 
+@scenario(ranged=False)
+async def test_another_process_passes(here: World) -> None:
+    """Of two processes that both learn that ranges are ignored, one passes; the other takes what it leaves."""
+    async with here.opened() as blob:
+        with here.elsewhere() as other:
+            assert other.locks.try_pass()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(here.check, blob, 2 * BLOCK, 10)
+                await trio.sleep(5)
+                assert other.locks.try_blocks(Extent(0, BLOCKS)) == Extent(0, BLOCKS)
+                here.commit(other, 2)
+        assert here.origin.asked == []
+        await here.check(blob, 3 * BLOCK, 10)  # that process has ended in the middle of its pass
+    assert here.origin.asked == [Extent(0, SIZE)]
+
+
 @scenario()
 async def test_a_pass_goes_on_without_its_first_reader_until_the_blob_is_closed(here: World) -> None:
     stall = trio.Event()
