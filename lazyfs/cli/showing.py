@@ -118,8 +118,8 @@ def _print_mount(mount: dict[str, Any]) -> None:
         f" {_counted(counters['errors'], 'error')}"
     )
     click.echo(
-        f"  origin    {format_size(counters['origin_bytes'])} in {counters['origin_requests']} requests,"
-        f" {counters['retries']} retries"
+        f"  origin    {format_size(counters['origin_bytes'])} in {_counted(counters['origin_requests'], 'request')},"
+        f" {counters['retries']} {'retry' if counters['retries'] == 1 else 'retries'}"
     )
     click.echo(
         f"  blocks    {counters['blocks_fetched']} fetched, {counters['blocks_awaited']} awaited from other processes,"
