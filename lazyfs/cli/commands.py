@@ -108,6 +108,8 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     fuse_options = {word for text in options["mount_options"] for word in text.split(",") if word}
     if refused := sorted(fuse_options & {"rw", "suid", "dev"}):
         raise click.BadParameter(f"{refused[0]}: a mount is always ro,nosuid,nodev", param_hint="'-o'")
+    if ours := sorted({"fsname", "max_read", "subtype"} & {word.partition("=")[0] for word in fuse_options}):
+        raise click.BadParameter(f"{ours[0]} is lazyfs's own to set", param_hint="'-o'")
     if options["allow_other"]:
         fuse_options.add("allow_other")
     settings = _settings(sources, options)

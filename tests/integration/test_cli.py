@@ -126,6 +126,7 @@ FAILURES = {
     "proxy": (f"{MOUNT} --proxy foo $URL/disk.img $AT", 2, ["--proxy", "URL"]),
     "to write": (f"{MOUNT} -o rw $URL/disk.img $AT", 2, ["rw", "ro,nosuid,nodev"]),
     "with devices": (f"{MOUNT} -o noatime,dev $URL/disk.img $AT", 2, ["dev", "ro,nosuid,nodev"]),
+    "fuse option of ours": (f"{MOUNT} -o noatime,max_read=131072 $URL/disk.img $AT", 2, ["max_read", "-o"]),
     "fuse option": (f"{MOUNT} -o nonsense $URL/disk.img $AT", 1, ["cannot mount at $AT", "nonsense"]),
     "no source and mountpoint": ("mount", 2, ["Missing argument", "lazyfs mount --help"]),
     "no mountpoint": ("umount", 2, ["Missing argument", "lazyfs umount --help"]),
