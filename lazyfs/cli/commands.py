@@ -168,6 +168,8 @@ def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **o
     """
     from lazyfs.cli import fetching
 
+    if digest is not None and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", digest):
+        raise click.BadParameter("a digest is sha256: and 64 hexadecimal digits", param_hint="'--digest'")
     fetching.fetch(sources, _settings(sources, options), output, digest)
 
 

@@ -32,8 +32,6 @@ Progress = Callable[[int, int], None]
 
 def fetch(sources: tuple[str, ...], settings: Settings, output: Path | None, digest: str | None) -> None:
     """Fetch everything the sources name. *Raises*: LazyfsError; the first failure, after the rest was done."""
-    if digest is not None and not (digest.startswith("sha256:") and len(digest) == len("sha256:") + 64):
-        raise UsageError("--digest is written as sha256:HEX, with 64 hexadecimal digits")
     paths = [source for source in sources if _is_path(source)]
     if output is not None:
         _check_writable(output)

@@ -135,7 +135,7 @@ FAILURES = {
     # fetch.
     "fetch 404": ("fetch --store $BASE/store $URL/none", 1, ["$URL/none", "404"]),
     "fetch no source": ("fetch --store $BASE/store nope", 1, ["'nope'", "under a mount"]),
-    "fetch bad digest": ("fetch --store $BASE/store --digest sha256:0 $URL/a.txt", 1, ["--digest", "64"]),
+    "fetch bad digest": ("fetch --store $BASE/store --digest sha256:0 $URL/a.txt", 2, ["--digest", "64"]),
     "fetch to nowhere": ("fetch --store $BASE/store -o $BASE/no/x $URL/a.txt", 1, ["$BASE/no/x", "no directory"]),
     "fetch to a directory": ("fetch --store $BASE/store -o $AT $URL/a.txt", 1, ["$AT", "directory"]),
 }
