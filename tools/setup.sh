@@ -162,6 +162,6 @@ virtual_environment() {
 logged() {
     printf '\n$ %s\n' "$*" >>"$log"
     "$@" >>"$log" 2>&1 </dev/null && return
-    [ -z "${CI:-}" ] || tail -n 40 "$log" >&2
+    if [ -n "${CI:-}" ]; then tail -n 40 "$log" >&2; else tail -n 3 "$log" | cut -c 1-300 >&2; fi
     die "set-up failed; see $log"
 }
