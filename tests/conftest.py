@@ -16,6 +16,12 @@ TIME = 120
 """Seconds that one test may take, its fixtures included."""
 
 
+def pytest_configure() -> None:
+    """Let SIGINT end what the tests start: `tools/test &` in a script comes with it ignored, and that is inherited."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def _bounded() -> Iterator[None]:
     """Fail a test that takes too long, wherever it waits."""
