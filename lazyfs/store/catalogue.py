@@ -74,9 +74,25 @@ class Catalogue:
         with self._reported(), ExitStack() as undo:
             self._writes = self._connect()
             undo.callback(self._writes.close)
-            self._writes.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
+            self._make()
             self._reads = self._connect()
             undo.pop_all()
+
+    def _make(self) -> None:
+        """Make what is not there yet.
+
+        Several processes may do it at once, and SQLite does not wait where one of them changes the journal's mode: it
+        says at once that the database is locked, whatever time-out it was given (sqlite.org/rescode.html#busy).
+        """
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._writes.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
+                return
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def close(self) -> None:
         """Close both connections."""
