@@ -70,6 +70,7 @@ async def run(mount: Mount, caller: int | None = None) -> None:
 
     `caller` is a socket to a command that waits: it is told when the mount answers; when it goes before, so do we.
     """
+    tuning.keep_freed_memory()
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
         if caller is not None:
             _log_to(_log_handler(mount.log_file))
