@@ -22,7 +22,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -133,9 +133,9 @@ def _remedy() -> str:
 def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
     """What the control socket can be asked for."""
 
-    async def status(_request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def status(_request: Mapping[str, Any], _report: control.Report) -> Any:
         problems = session.vfs.problems
-        yield {
+        return {
             "mountpoint": mount.mountpoint,
             "pid": os.getpid(),
             "files": session.vfs.tree.files,
@@ -145,21 +145,21 @@ def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
             "log": str(mount.log_file),
         }
 
-    async def add(request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def add(request: Mapping[str, Any], _report: control.Report) -> Any:
         paths: list[str] = []
         for text in request["sources"]:
             paths += await session.add(parse_source(text))
-        yield paths
+        return paths
 
-    async def remove(request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def remove(request: Mapping[str, Any], _report: control.Report) -> Any:
         for path in request["paths"]:
             if session.vfs.tree.find(path) is None:
                 raise NameMissing(f"{path}: no such name under {mount.mountpoint}")
         for path in request["paths"]:
             session.vfs.remove(path)
-        yield True
+        return True
 
-    async def fetch(request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def fetch(request: Mapping[str, Any], report: control.Report) -> Any:
         send, receive = trio.open_memory_channel[tuple[int, int]](1)
 
         def progress(present: int, size: int) -> None:
@@ -173,8 +173,8 @@ def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fill)
             async for present, size in receive:
-                yield [present, size]
-        yield True
+                await report([present, size])
+        return True
 
     return {"status": status, "add": add, "remove": remove, "fetch": fetch}
 
