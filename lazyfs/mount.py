@@ -78,7 +78,7 @@ async def run(mount: Mount, caller: int | None = None) -> None:
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         tuning.tune(mount.mountpoint)
         await nursery.start(partial(control.serve, mount.socket, _operations(session, mount)))
-        nursery.start_soon(_obey_signals, mount.mountpoint, nursery.cancel_scope)
+        await nursery.start(_obey_signals, mount.mountpoint, nursery.cancel_scope)
         if caller is not None:
             trio.lowlevel.notify_closing(caller)
             _report(caller, READY)
@@ -110,8 +110,9 @@ async def _serve_fuse(
     scope.cancel()
 
 
-async def _obey_signals(mountpoint: str, scope: trio.CancelScope) -> None:
+async def _obey_signals(mountpoint: str, scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
         await anext(signals)
         log.info("unmounting %s", mountpoint)
         await trio.run_process(mountinfo.unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)

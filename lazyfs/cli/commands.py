@@ -108,6 +108,8 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     fuse_options = {word for text in options["mount_options"] for word in text.split(",") if word}
     if refused := sorted(fuse_options & {"rw", "suid", "dev"}):
         raise click.BadParameter(f"{refused[0]}: a mount is always ro,nosuid,nodev", param_hint="'-o'")
+    if ours := sorted(word for word in fuse_options if word.partition("=")[0] in ("fsname", "subtype")):
+        raise click.BadParameter(f"{ours[0]}: it is how mounts of lazyfs are found", param_hint="'-o'")
     if options["allow_other"]:
         fuse_options.add("allow_other")
     settings = _settings(sources, options)
