@@ -28,7 +28,14 @@ import trio
 
 from lazyfs import urls
 from lazyfs.counters import Counters
-from lazyfs.errors import DeadlineExceeded, DigestMismatch, LazyfsError, OriginOffline, StoreError
+from lazyfs.errors import (
+    DeadlineExceeded,
+    DigestMismatch,
+    LazyfsError,
+    OriginBadAnswer,
+    OriginOffline,
+    StoreError,
+)
 from lazyfs.extents import Extent, Geometry, runs
 from lazyfs.fetch import Fetcher, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
@@ -319,7 +326,10 @@ class Blobs:
         self._opening: defaultdict[BlobId, trio.Lock] = defaultdict(trio.Lock)
 
     async def open(self, blob_id: BlobId, known: Known) -> Blob:
-        """Open a blob, or share it with those who have it open. *Raises*: StoreError. Pair it with `close`."""
+        """Open a blob, or share it with those who have it open; pair it with `close`.
+
+        *Raises*: StoreError; OriginBadAnswer, when a digest is open with another size.
+        """
         async with self._opening[blob_id]:
             blob = self._open.get(blob_id)
             if blob is None:
@@ -328,6 +338,9 @@ class Blobs:
                 except OSError as exc:
                     raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
                 blob = self._open[blob_id] = Blob(blob_id, file, known, self)
+            elif blob.geometry.size != known.version.size:  # only a digest may name blobs of two sizes: one is a lie
+                shown = urls.redact(known.url)
+                raise OriginBadAnswer(shown, f"{known.version.size} bytes, but this digest is open with another size")
             blob.opens += 1
             if not self._opening[blob_id].statistics().tasks_waiting:
                 del self._opening[blob_id]

@@ -18,7 +18,6 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 import pyfuse3
@@ -239,6 +238,12 @@ def _libfuse_heard() -> Iterator[None]:
         log.warning("%s", line)
 
 
+async def _main(scope: trio.CancelScope) -> None:
+    """Answer the kernel until the mount is gone, and end who still waits for the handshake of one that went at once."""
+    await pyfuse3.main(max_tasks=MAX_REQUESTS)
+    scope.cancel()
+
+
 async def serve(vfs: Vfs, mountpoint: str, options: frozenset[str], *, task_status: trio.TaskStatus[None]) -> None:
     """Mount, report readiness when the kernel has shaken hands, and answer it until the mount is gone.
 
@@ -256,7 +261,7 @@ async def serve(vfs: Vfs, mountpoint: str, options: frozenset[str], *, task_stat
     signal.setitimer(signal.ITIMER_REAL, WAKE_EVERY, WAKE_EVERY)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(pyfuse3.main, max_tasks=MAX_REQUESTS))
+            nursery.start_soon(_main, nursery.cancel_scope)
             await adapter.answering.wait()
             task_status.started()
     finally:

@@ -22,7 +22,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from lazyfs import control, fuse, mountinfo, tuning
+from lazyfs import control, fuse, mountinfo, process, tuning
 from lazyfs.errors import LazyfsError, NameMissing, UsageError, first_reason
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import Source, parse_source
@@ -70,6 +70,8 @@ async def run(mount: Mount, caller: int | None = None) -> None:
 
     `caller` is a socket to a command that waits: it is told when the mount answers; when it goes before, so do we.
     """
+    process.show_as(f"lazyfs mount {mount.mountpoint}")
+    process.open_as_many_files_as_allowed()
     tuning.keep_freed_memory()
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
         if caller is not None:
@@ -79,7 +81,7 @@ async def run(mount: Mount, caller: int | None = None) -> None:
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         tuning.tune(mount.mountpoint)
         await nursery.start(partial(control.serve, mount.socket, _operations(session, mount)))
-        nursery.start_soon(_obey_signals, mount.mountpoint, nursery.cancel_scope)
+        await nursery.start(_obey_signals, mount.mountpoint, nursery.cancel_scope)
         if caller is not None:
             trio.lowlevel.notify_closing(caller)
             _report(caller, READY)
@@ -111,8 +113,9 @@ async def _serve_fuse(
     scope.cancel()
 
 
-async def _obey_signals(mountpoint: str, scope: trio.CancelScope) -> None:
+async def _obey_signals(mountpoint: str, scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
         await anext(signals)
         log.info("unmounting %s", mountpoint)
         await trio.run_process(mountinfo.unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)
@@ -134,9 +137,9 @@ def _remedy() -> str:
 def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
     """What the control socket can be asked for."""
 
-    async def status(_request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def status(_request: Mapping[str, Any], _report: control.Report) -> Any:
         problems = session.vfs.problems
-        yield {
+        return {
             "mountpoint": mount.mountpoint,
             "pid": os.getpid(),
             "files": session.vfs.tree.files,
@@ -146,21 +149,21 @@ def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
             "log": str(mount.log_file),
         }
 
-    async def add(request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def add(request: Mapping[str, Any], _report: control.Report) -> Any:
         paths: list[str] = []
         for text in request["sources"]:
             paths += await session.add(parse_source(text))
-        yield paths
+        return paths
 
-    async def remove(request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def remove(request: Mapping[str, Any], _report: control.Report) -> Any:
         for path in request["paths"]:
             if session.vfs.tree.find(path) is None:
                 raise NameMissing(f"{path}: no such name under {mount.mountpoint}")
         for path in request["paths"]:
             session.vfs.remove(path)
-        yield True
+        return True
 
-    async def fetch(request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def fetch(request: Mapping[str, Any], report: control.Report) -> Any:
         send, receive = trio.open_memory_channel[tuple[int, int]](1)
 
         def progress(present: int, size: int) -> None:
@@ -174,8 +177,8 @@ def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fill)
             async for present, size in receive:
-                yield [present, size]
-        yield True
+                await report([present, size])
+        return True
 
     return {"status": status, "add": add, "remove": remove, "fetch": fetch}
 

@@ -134,7 +134,7 @@ def retry_after(text: str | None, now: float) -> float | None:
 
 
 def _partial(asked: Extent, pinned: Version | None, headers: Mapping[str, str], size: int | None) -> Outcome:
-    if reason := _encoded(headers):
+    if reason := encoded(headers):
         return Bad(reason)
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
     if match is None or match[3]:
@@ -156,7 +156,7 @@ def _partial(asked: Extent, pinned: Version | None, headers: Mapping[str, str], 
 
 
 def _whole(pinned: Version | None, headers: Mapping[str, str], size: int | None) -> Outcome:
-    if reason := _encoded(headers):
+    if reason := encoded(headers):
         return Bad(reason)
     if "content-range" in headers:
         return Bad("200 with a Content-Range")
@@ -209,7 +209,7 @@ def _version(size: int, headers: Mapping[str, str]) -> Version:
     return Version(size, etag_in(headers), headers.get("last-modified"))
 
 
-def _encoded(headers: Mapping[str, str]) -> str | None:
+def encoded(headers: Mapping[str, str]) -> str | None:
     """Say why the body is not the blob's own bytes, or None when it is."""
     coding = headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):

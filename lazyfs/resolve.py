@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
@@ -35,7 +36,8 @@ T = TypeVar("T")
 class Shared(Generic[T]):
     """Work that is done once for all who ask for the same key meanwhile.
 
-    *Cancellation*: of one who waits touches nobody else; the work ends when the last one has left.
+    *Cancellation*: of one who waits touches nobody else; the work ends when the last one has left. *Raises*: only
+    LazyfsError: those who ask are tasks of the mount's, and whatever else escaped from one would end it.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
@@ -65,10 +67,11 @@ class Shared(Generic[T]):
         try:
             with work.scope:
                 work.results.append(await function())
-        except Exception as exc:
-            if not isinstance(exc, LazyfsError):
-                log.exception("an unforeseen failure")
+        except LazyfsError as exc:
             work.error = exc
+        except Exception as exc:
+            log.exception("an unforeseen failure")
+            work.error = LazyfsError(f"an unforeseen failure ({type(exc).__name__}); the log says more")
         finally:
             if self._under_way.get(key) is work:
                 del self._under_way[key]
@@ -81,7 +84,7 @@ class _Work(Generic[T]):
         self.ended = trio.Event()
         self.waiting = 0
         self.results: list[T] = []
-        self.error: Exception | None = None
+        self.error: LazyfsError | None = None
 
 
 class Resolver:
@@ -97,6 +100,7 @@ class Resolver:
         self._read_timeout = read_timeout
         self._probes = Shared[Known](nursery)
         self._revalidating: set[str] = set()
+        self._asked: dict[str, float] = {}  # when each URL was last revalidated, by trio's clock
         self._news: tuple[trio.MemorySendChannel[Known], trio.MemoryReceiveChannel[Known]]
         self._news = trio.open_memory_channel[Known](float("inf"))
         self.on_change: Callable[[Known], None] = lambda known: None
@@ -123,9 +127,12 @@ class Resolver:
 
     def revalidate(self, known: Known, *, now: bool = False) -> None:
         """Ask behind whether what is known still holds, when it is old or `now`; `on_change` hears of it if not."""
-        if self._client.offline or (time.time() - known.checked_at < FRESH_FOR and not now):
+        # `known` keeps the time of the look-up that made it, however often it was found to hold since.
+        asked = trio.current_time() - self._asked.get(known.url, -math.inf)
+        if self._client.offline or (min(time.time() - known.checked_at, asked) < FRESH_FOR and not now):
             return
         if known.url not in self._revalidating:
+            self._asked[known.url] = trio.current_time()
             self._revalidating.add(known.url)
             self._nursery.start_soon(self._revalidate, known)
 

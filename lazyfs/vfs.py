@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 RESOLVING: Final = 32
 """Names resolved at a time in the background; what is looked up comes on top."""
 
+RESOLVE_WITHIN: Final = 10.0
+"""Seconds for one of these, so that names whose origin is silent do not keep the others waiting."""
+
 RESOLVE_AGAIN: Final = 15.0
 """Seconds until a name that could not be resolved is tried again in the background."""
 
@@ -65,22 +68,28 @@ class Problems:
     """Names that cannot be shown, and why."""
 
     def __init__(self) -> None:
-        self.count = 0
         self.reasons: dict[str, str] = {}  # the first PROBLEMS_KEPT of them
+        self._others: set[str] = set()  # the names of the rest: each is noted again whenever it is tried again
+
+    @property
+    def count(self) -> int:
+        """How many names there are."""
+        return len(self.reasons) + len(self._others)
 
     def add(self, name: str, reason: str) -> None:
         """Note one; a later reason for the same name replaces the earlier one."""
         if name not in self.reasons:
-            self.count += 1
             if len(self.reasons) >= PROBLEMS_KEPT:
+                self._others.add(name)
                 return
+            self._others.discard(name)
             log.warning("%s: %s", name, reason)
         self.reasons[name] = reason
 
     def solved(self, name: str) -> None:
         """Take one back."""
-        if self.reasons.pop(name, None) is not None:
-            self.count -= 1
+        self.reasons.pop(name, None)
+        self._others.discard(name)
 
 
 class Vfs:
@@ -161,13 +170,18 @@ class Vfs:
         self.problems.solved(file.path)
 
     def _listed_by_index(self, file: File) -> bool:
-        return file.parent is not None and bool(file.parent.urls) and file.entry.digest is None
+        return file.parent is not None and any(file.name in names for names in file.parent.listed.values())
 
     def _changed(self, known: Known) -> None:
         """Another version is under a URL now: names lead to it from here on, open handles stay with the old one."""
         for file in list(self._bound.get(known.url, ())):
-            if file.attached and file.known is not None and file.known.version != known.version:
-                self._replace(file, known)
+            if not file.attached or file.known is None or file.known.version == known.version:
+                continue
+            if file.entry.digest is not None and file.known.version.size != known.version.size:
+                # The digest names one blob, of one size: what is there now cannot be it, and must not pass for it.
+                self.problems.add(file.path, "its origin now has a blob of another size than its digest's")
+                continue
+            self._replace(file, known)
 
     def _replace(self, file: File, known: Known) -> None:
         assert file.parent is not None
@@ -213,14 +227,20 @@ class Vfs:
             if file.visible or not file.attached:
                 continue
             try:
-                await self.resolve(file)
+                with trio.move_on_after(RESOLVE_WITHIN) as scope:
+                    await self.resolve(file)
+                if scope.cancelled_caught:
+                    self._try_again(file, f"no answer from the origin in {RESOLVE_WITHIN:g} s")
             except OriginRefused as exc:
                 self.problems.add(file.path, exc.reason)
                 if file.attached:
                     self._take_away(file)
             except LazyfsError as exc:
-                self.problems.add(file.path, str(exc))
-                self._again.append((trio.current_time() + RESOLVE_AGAIN, file))
+                self._try_again(file, str(exc))
+
+    def _try_again(self, file: File, reason: str) -> None:
+        self.problems.add(file.path, reason)
+        self._again.append((trio.current_time() + RESOLVE_AGAIN, file))
 
     async def _resolve_again(self) -> None:
         while True:
@@ -302,11 +322,12 @@ class Vfs:
     async def _list(self, directory: Directory, *, patient: bool) -> None:
         for url in directory.urls:
             found = await self._ask_list(url, patient=patient)
-            if directory.listed_at is not None:
-                self._drop_outdated(directory, url, found)
+            listed = directory.listed.setdefault(url, set())
+            self._drop_outdated(directory, listed, found)
             new = (item for item in found if _is_new(directory, item))
             while batch := list(itertools.islice(new, BATCH)):
-                self.announce(batch, directory)
+                brought = {item.path for item in batch if isinstance(item, Entry)} - directory.children.keys()
+                listed.update(node.name for node in self.announce(batch, directory) if node.name in brought)
                 await trio.lowlevel.checkpoint()
         directory.listed_at = trio.current_time()
 
@@ -321,17 +342,19 @@ class Vfs:
                 self.counters.retries += 1
                 await trio.sleep(backoff.after_failure(getattr(exc, "retry_after", None)))
 
-    def _drop_outdated(self, directory: Directory, url: str, found: list[Entry | Refusal]) -> None:
-        """Take away the names that an index had listed and lists no longer, or lists with another size or date."""
+    def _drop_outdated(self, directory: Directory, listed: set[str], found: list[Entry | Refusal]) -> None:
+        """Take away the names that an index had listed and lists no longer, or lists with another size or date.
+
+        `listed` are the names that this index brought. Those of other sources are not its to take away.
+        """
         now = {item.path: item for item in found if isinstance(item, Entry)}
-        for node in list(directory.children.values()):
+        for name in tuple(listed):
+            node, item = directory.children.get(name), now.get(name)
             entry = node.entry if isinstance(node, File) else None
-            base = url.partition("?")[0]
-            if entry is not None and entry.url is not None and entry.url.startswith(base):
-                listed = now.get(node.name)
-                if listed is None or (listed.size, listed.mtime_ns) != (entry.size, entry.mtime_ns):
-                    self._take_away(node)
-            elif isinstance(node, Directory) and node.urls and node.name not in now:
+            outdated = item is None or (entry and (item.size, item.mtime_ns) != (entry.size, entry.mtime_ns))
+            if node is None or outdated:
+                listed.discard(name)
+            if node is not None and outdated:
                 self._take_away(node)
 
     # Files.

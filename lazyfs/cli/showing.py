@@ -96,7 +96,7 @@ def _mounts(store_path: Path) -> list[dict[str, Any]]:
         try:
             found.append(ask(mounted, "status") if mounted else control.call(socket, "status"))
         except control.ControlError as exc:
-            if mounted is None:
+            if mounted is None and isinstance(exc, control.Unreachable):
                 socket.unlink(missing_ok=True)
             else:
                 click.echo(f"lazyfs: {exc}", err=True)

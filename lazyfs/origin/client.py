@@ -23,6 +23,7 @@ from typing import Final
 from urllib.parse import urljoin
 
 import httpx
+import trio
 
 from lazyfs import __version__, ranges, urls
 from lazyfs.counters import Counters
@@ -156,6 +157,7 @@ class Client:
         self._options = options
         self._counters = counters
         self._http = self._client()
+        trio.socket.set_custom_hostname_resolver(wire.Lookups())
 
     @property
     def offline(self) -> bool:
@@ -210,6 +212,8 @@ class Client:
             if response.status_code != 200:
                 _proven(url, outcome, response.status_code)
                 raise OriginBadAnswer(urls.redact(url), f"HTTP {response.status_code} for a whole page")
+            if reason := ranges.encoded(response.headers):  # read as a page it would be an empty directory
+                raise OriginBadAnswer(urls.redact(url), reason)
             page, piece, reader = bytearray(), memoryview(bytearray(_PAGE_PIECE)), _Reader(response)
             with _transport_errors(url):
                 while count := await reader.receive_into(piece):
@@ -292,7 +296,10 @@ def _proven(url: str, outcome: ranges.Outcome, status: int) -> Body:
 
 def _next_hop(url: str, here: str, location: str) -> str:
     """Return the URL that a redirect leads to. *Raises*: OriginRefused for a downgrade, a loop or nonsense."""
-    target = urljoin(here, location)
+    try:
+        target = urljoin(here, location)
+    except ValueError:
+        target = ""  # such as "http://[", of which no URL can be made
     if not urls.is_http(target):
         raise OriginRefused(urls.redact(url), "a redirect to something that is not http or https", 310)
     if urls.origin_of(here)[0] == "https" and urls.origin_of(target)[0] == "http":

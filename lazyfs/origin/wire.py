@@ -4,7 +4,7 @@ httpx's own transport takes a body through six layers in pieces of 64 KiB at the
 from the socket straight into a block (measured on loopback: 0.09 ms instead of 0.45 ms a request, and half of the CPU
 time for each byte). Heads are parsed by h11, and so are bodies that are chunked or end with the connection.
 
-The pool is a list of idle connections for each origin; nothing waits in it, so nothing is lost when a request is
+The pool is a list of idle connections; nothing waits in it, so nothing is lost when a request is
 cancelled: its connection is closed, and that is all. An idle connection may be closed by its server just as it is
 taken; a request that fails on one before any byte of an answer is sent again on another, since a GET may be repeated.
 
@@ -17,10 +17,10 @@ import os
 import socket
 import ssl
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import h11
 import trio
@@ -28,14 +28,17 @@ import trio
 IDLE_FOR: Final = 30.0
 """Seconds for which an idle connection is kept; common servers keep theirs for 60 or 75."""
 
-IDLE_MAX: Final = 32
-"""Idle connections kept for one origin."""
+IDLE_MAX: Final = 128
+"""Idle connections kept, over all origins: a manifest may name thousands of them, each asked once."""
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for name look-up, TCP and TLS together."""
 
 SILENCE_TIMEOUT: Final = 20.0
 """Seconds without any byte after which a connection is given up."""
+
+LOOKUPS_MAX: Final = 512
+"""Name look-ups at a time, those included that nobody waits for any longer."""
 
 _HEAD_PIECE: Final = 64 * 1024
 
@@ -179,8 +182,7 @@ class Pool:
     def __init__(self, trust: Callable[[], ssl.SSLContext]) -> None:
         self._trust = trust
         self._tls: ssl.SSLContext | None = None
-        # For each origin, those idle longest first.
-        self._idle: dict[Place, list[tuple[float, trio.abc.Stream]]] = defaultdict(list)
+        self._idle: list[tuple[float, Place, trio.abc.Stream]] = []  # those idle longest first
 
     async def exchange(self, place: Place, target: bytes, headers: Headers) -> tuple[Exchange, Head]:
         """Send a GET to an origin and return the exchange with the answer's head. *Raises*: WireError."""
@@ -200,24 +202,26 @@ class Pool:
                 raise
 
     def give_back(self, place: Place, stream: trio.abc.Stream) -> None:
-        """Take a connection that may be used again."""
-        self._idle[place].append((time.monotonic(), stream))
+        """Take a connection that may be used again; close those, of any origin, that are idle for too long."""
+        self._idle.append((time.monotonic(), place, stream))
+        oldest = time.monotonic() - IDLE_FOR
+        while self._idle[0][0] < oldest or len(self._idle) > IDLE_MAX:
+            _close(self._idle.pop(0)[2])
 
     async def aclose(self) -> None:
         """Close all idle connections."""
-        for connections in self._idle.values():
-            while connections:
-                await trio.aclose_forcefully(connections.pop()[1])
+        while self._idle:
+            await trio.aclose_forcefully(self._idle.pop()[2])
 
     def _take(self, place: Place) -> trio.abc.Stream | None:
-        """Return the connection used last, unless its server has closed it; close those that are idle for too long."""
-        connections = self._idle[place]
+        """Return an origin's connection used last, unless it is idle for too long or its server has closed it."""
         oldest = time.monotonic() - IDLE_FOR
-        while connections and (connections[0][0] < oldest or len(connections) > IDLE_MAX):
-            _close(connections.pop(0)[1])
-        while connections:
-            stream = connections.pop()[1]
-            if not _socket_of(stream).is_readable():  # an idle one has nothing to say but that it ends
+        for number in reversed(range(len(self._idle))):
+            since, there, stream = self._idle[number]
+            if there != place:
+                continue
+            del self._idle[number]
+            if since >= oldest and not _socket_of(stream).is_readable():  # it has nothing to say but that it ends
                 return stream
             _close(stream)
         return None
@@ -242,6 +246,29 @@ class Pool:
                 await trio.aclose_forcefully(stream)
                 raise
             return secured
+
+
+class Lookups(trio.abc.HostnameResolver):
+    """Name look-ups on threads of their own.
+
+    libc's take as long as they like, 10 s and more for a silent name server, and go on in their thread when nobody
+    waits any longer. On trio's 40 shared threads a few dozen dead names would stop every read of the disk.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(LOOKUPS_MAX)
+
+    async def getaddrinfo(
+        self, host: bytes | None, port: bytes | str | int | None, family: int = 0, type: int = 0,  # noqa: A002
+        proto: int = 0, flags: int = 0,
+    ) -> Any:  # fmt: skip
+        """As socket.getaddrinfo. *Cancellation*: at any time; the thread goes on to its end."""
+        look = partial(socket.getaddrinfo, host, port, family, type, proto, flags)
+        return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._limiter)
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        """As socket.getnameinfo."""
+        raise NotImplementedError
 
 
 class _InTime:

@@ -119,7 +119,7 @@ class _Lines:
 
 
 def local_pieces(path: Path) -> Pieces:
-    """Return how to read a local manifest. *Raises*: SourceError, when it cannot be opened."""
+    """Return how to read a local manifest. *Raises*: SourceError, also from what it returns."""
     try:
         file = path.open("rb")
         file.peek(1)
@@ -127,7 +127,11 @@ def local_pieces(path: Path) -> Pieces:
         raise SourceError(f"the manifest {path} cannot be read: {exc.strerror or exc}") from exc
 
     async def pieces(_offset: int, length: int) -> bytes:
-        piece = await trio.to_thread.run_sync(file.read, length)
+        try:
+            piece = await trio.to_thread.run_sync(file.read, length)
+        except OSError as exc:
+            file.close()
+            raise SourceError(f"the manifest {path} cannot be read: {exc.strerror or exc}") from exc
         if not piece:
             file.close()
         return piece

@@ -1,0 +1,265 @@
+"""A session over a real store and a canned origin: names that come and go, and what must not end the mount."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from lazyfs.entries import Entry
+from lazyfs.errors import LazyfsError, OriginBadAnswer, SourceError
+from lazyfs.origin.client import Client
+from lazyfs.resolve import FRESH_FOR
+from lazyfs.session import Session, Settings, open_session
+from lazyfs.sources.feed import local_pieces
+from lazyfs.sources.spec import parse_source
+from lazyfs.tree import File
+from lazyfs.vfs import PROBLEMS_KEPT, Problems
+
+ROOT = 1
+
+
+class Canned:
+    """An origin of whole answers by path; `asked` are the requests' first lines. Each connection serves one answer."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.answers: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    def page(self, path: str, *names: str) -> None:
+        """Serve an index."""
+        body = "".join(f'<a href="{name}">{name}</a>\n' for name in names).encode()
+        self.answers[path] = (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+
+    def file(self, path: str, size: int, etag: str) -> None:
+        """Serve the first byte of a file."""
+        self.answers[path] = (
+            f'HTTP/1.1 206 Partial\r\nETag: "{etag}"\r\nContent-Range: bytes 0-0/{size}\r\nContent-Length: 1\r\n\r\nx'
+        ).encode()
+
+    async def answer(self, stream: trio.SocketStream) -> None:
+        """Answer one request, and close."""
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some() or b"\r\n\r\n"
+        line = head.split(b"\r\n")[0].decode()
+        self.asked.append(line)
+        nothing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+        await stream.send_all(self.answers.get(line.split(" ")[1], nothing))
+        await stream.aclose()
+
+
+@asynccontextmanager
+async def _session(path: Path) -> AsyncIterator[tuple[Session, Canned]]:
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        canned = Canned(listener.socket.getsockname()[1])
+        nursery.start_soon(partial(trio.serve_listeners, canned.answer, [listener]))
+        async with open_session(Settings(path / "store")) as session:
+            yield session, canned
+        nursery.cancel_scope.cancel()
+
+
+def _run(main: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        with trio.fail_after(20):
+            await main()
+
+    trio.run(bounded)
+
+
+@pytest.mark.parametrize("location", ["http://[", "ftp://x/", "http://h:99999/"])
+def test_a_redirect_to_no_url_ends_nothing_but_its_name(tmp_path: Path, location: str) -> None:
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            origin.answers["/bad"] = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\n\r\n".encode()
+            origin.file("/good", 5, "1")
+            for name in ("bad", "good"):
+                session.vfs.announce([Entry(name, url=f"{origin.url}/{name}")])
+            with pytest.raises(LazyfsError):
+                await session.vfs.lookup(ROOT, "bad")
+            assert (await session.vfs.lookup(ROOT, "good")).visible
+            while session.vfs.problems.count == 0:
+                await trio.sleep(0.001)
+
+    _run(main)
+
+
+def test_an_unforeseen_failure_of_a_look_up_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            monkeypatch.setattr(Client, "probe", broken)
+            session.vfs.announce([Entry("name", url=f"{origin.url}/name")])
+            while session.vfs.problems.count == 0:
+                await trio.sleep(0.001)
+            assert "ZeroDivisionError" in session.vfs.problems.reasons["name"]
+
+    _run(main)
+
+
+def test_an_index_takes_away_only_what_it_brought(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            origin.page("/a/", "gone", "from-a/")
+            origin.page("/b/", "from-b/")
+            origin.page("/a/deep/", "x")
+            for name in ("gone", "new", "deep/own", "deep/x"):
+                origin.file(f"/a/{name}", 5, "1")
+            origin.file("/a/named", 5, "1")
+            sources = (f"{origin.url}/a/", f"{origin.url}/b/", f"dir={origin.url}/a/deep/")
+            for text in (*sources, f"{origin.url}/a/deep/own", f"alias={origin.url}/a/named"):
+                await session.add(parse_source(text))
+            root = session.vfs.tree.root
+            assert set(root.children) == {"gone", "from-a", "from-b", "dir", "own", "alias"}
+            kept = {name: root.children[name] for name in ("from-a", "from-b", "dir", "own", "alias")}
+            origin.page("/a/", "from-a/", "new")
+            await session.vfs.list_directory(root)
+            assert set(root.children) == {"from-a", "from-b", "dir", "own", "alias", "new"}
+            assert {name: root.children[name] for name in kept} == kept
+
+    _run(main)
+
+
+def test_an_encoded_index_is_not_an_empty_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            origin.page("/a/", "name")
+            origin.answers["/a/"] = origin.answers["/a/"].replace(b"OK\r\n", b"OK\r\nContent-Encoding: gzip\r\n")
+            with pytest.raises(OriginBadAnswer, match="gzip"):
+                await session.add(parse_source(f"{origin.url}/a/"))
+
+    _run(main)
+
+
+def test_what_was_found_to_hold_is_not_asked_again_at_each_open(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            origin.file("/file", 5, "1")
+            await session.add(parse_source(f"{origin.url}/file"))
+            file = session.vfs.tree.find("file")
+            assert isinstance(file, File)
+            assert file.known is not None
+            object.__setattr__(file.known, "checked_at", time.time() - FRESH_FOR - 1)
+            for _ in range(5):
+                session.vfs.release(await session.vfs.open(file.inode))
+                while session.resolver._revalidating:
+                    await trio.sleep(0.001)
+            assert len(origin.asked) == 2
+
+    _run(main)
+
+
+def test_a_digest_is_never_of_two_sizes(tmp_path: Path) -> None:
+    async def main() -> None:
+        digest = "sha256:" + hashlib.sha256(b"").hexdigest()
+        async with _session(tmp_path) as (session, origin):
+            origin.file("/file", 5, "1")
+            origin.file("/other", 7, "1")
+            url = f"{origin.url}/file"
+            session.vfs.announce([Entry("file", url=url, digest=digest, size=5)])
+            session.vfs.announce([Entry("other", url=f"{origin.url}/other", digest=digest)])
+            file = await session.vfs.lookup(ROOT, "file")
+            handle = await session.vfs.open(file.inode)
+            with pytest.raises(OriginBadAnswer):  # else what is read of it would end at the other's size
+                await session.vfs.open((await session.vfs.lookup(ROOT, "other")).inode)
+            origin.file("/file", 9, "2")
+            assert isinstance(file, File)
+            assert file.known is not None
+            session.resolver.revalidate(file.known, now=True)
+            while session.resolver._revalidating:
+                await trio.sleep(0.001)
+            assert session.vfs.tree.find("file") is file
+            assert "file" in session.vfs.problems.reasons
+            session.vfs.release(handle)
+
+    _run(main)
+
+
+def test_idle_connections_are_bounded_over_all_origins() -> None:
+    from lazyfs.origin import wire
+
+    async def main() -> None:
+        pool = wire.Pool(lambda: None)  # type: ignore[arg-type, return-value]
+        others = []
+        for number in range(wire.IDLE_MAX + 20):
+            ours, theirs = trio.socket.socketpair()
+            others.append(theirs)
+            pool.give_back(("http", f"host{number}", 80), trio.SocketStream(ours))
+        assert len(pool._idle) == wire.IDLE_MAX
+        assert pool._take(("http", "host0", 80)) is None
+        newest = pool._take(("http", f"host{wire.IDLE_MAX + 19}", 80))
+        assert newest is not None
+        await newest.aclose()
+        await pool.aclose()
+        for other in others:
+            other.close()
+
+    _run(main)
+
+
+def test_silent_name_servers_leave_the_threads_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asleep, real = [], socket.getaddrinfo
+
+    def slow(host: str, port: int, family: int = 0, kind: int = 0, proto: int = 0, flags: int = 0) -> object:
+        if flags & socket.AI_NUMERICHOST:  # trio's own first try, which asks nobody
+            return real(host, port, family, kind, proto, flags)
+        asleep.append(host)
+        time.sleep(1)
+        raise socket.gaierror(socket.EAI_AGAIN, "no")
+
+    async def main() -> None:
+        async with _session(tmp_path) as (session, _):
+            monkeypatch.setattr(socket, "getaddrinfo", slow)
+            async with trio.open_nursery() as nursery:
+                for number in range(60):
+                    nursery.start_soon(session.resolver.known, f"http://host{number}.invalid/x")
+                while len(asleep) < 40:
+                    await trio.sleep(0.001)
+                began = time.monotonic()
+                await trio.to_thread.run_sync(lambda: None)
+                assert time.monotonic() - began < 0.5
+                nursery.cancel_scope.cancel()
+
+    _run(main)
+
+
+def test_a_local_manifest_that_fails_in_the_middle_is_a_source_error(tmp_path: Path) -> None:
+    async def main() -> None:
+        (tmp_path / "m.jsonl").write_bytes(b"\n")
+        pieces = local_pieces(tmp_path / "m.jsonl")
+        assert await pieces(0, 10) == b"\n"
+
+        def broken(*_: object) -> bytes:
+            raise OSError(5, "Input/output error")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("trio.to_thread.run_sync", broken)
+            with pytest.raises(SourceError, match="Input/output"):
+                await pieces(1, 10)
+
+    _run(main)
+
+
+def test_problems_are_counted_once_however_often_they_are_tried_again() -> None:
+    problems = Problems()
+    for _ in range(3):
+        for number in range(PROBLEMS_KEPT + 50):
+            problems.add(f"name {number}", "why")
+    assert problems.count == PROBLEMS_KEPT + 50
+    for number in range(PROBLEMS_KEPT + 50):
+        problems.solved(f"name {number}")
+    assert problems.count == 0
