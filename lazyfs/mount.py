@@ -70,7 +70,7 @@ async def run(mount: Mount, caller: int | None = None) -> None:
 
     `caller` is a socket to a command that waits: it is told when the mount answers; when it goes before, so do we.
     """
-    process.show_as(f"lazyfs mount {mount.mountpoint}")
+    process.show_as("lazyfs", "mount", mount.mountpoint)
     process.open_as_many_files_as_allowed()
     tuning.keep_freed_memory()
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:

@@ -8,15 +8,15 @@ import resource
 from pathlib import Path
 
 
-def show_as(title: str) -> None:
-    """Have `ps` show `title` instead of the command line, which may hold header values and signed URLs.
+def show_as(*words: str) -> None:
+    """Have `ps` show these words instead of the command line, which may hold header values and signed URLs.
 
-    Overwrites the memory that /proc/PID/cmdline shows; Python has copied its own arguments from there. A title that
-    is longer is cut. *Source*: proc_pid_stat(5), fields 48 and 49.
+    Overwrites the memory that /proc/PID/cmdline shows; Python has copied its own arguments from there. What is longer
+    than the command line was is cut. *Source*: proc_pid_stat(5), fields 48 and 49.
     """
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, stop = int(fields[45]), int(fields[46])  # the first field after the name is the third
-    shown = os.fsencode(title)[: max(0, stop - start - 1)]
+    shown = os.fsencode("\0".join(words))[: max(0, stop - start - 1)]
     if shown:
         ctypes.memset(start, 0, stop - start)
         ctypes.memmove(start, shown, len(shown))
