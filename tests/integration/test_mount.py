@@ -292,7 +292,7 @@ def test_fetch_writes_out_and_checks(nginx: Nginx, docroot: Path, tmp_path: Path
     assert wrong.returncode == 1
     assert digest(source) in wrong.stderr
     assert list(tmp_path.glob("*out*")) == []
-    assert lazyfs(*words, "md5:1", url).returncode == 1
+    assert lazyfs(*words, "md5:1", url).returncode == 2
     assert nginx.body_bytes() == 2 * MIB + 3
 
 

@@ -13,4 +13,4 @@ def test_the_command_line_of_a_daemon_hides_secrets(nginx: Nginx, docroot: Path,
     mount = mounts(f"name={nginx.url}/file?token=SECRET1", options=["--header", "Authorization: Bearer SECRET2"])
     shown = Path(f"/proc/{mount.pid}/cmdline").read_bytes()
     assert b"SECRET" not in shown
-    assert str(mount.path()).encode() in shown
+    assert str(mount.at).encode() in shown
