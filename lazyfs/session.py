@@ -75,25 +75,25 @@ class Session:
         try:
             await self.vfs.resolve(node, patient=False)
         except BaseException:
-            self.vfs.remove(source.name)
+            self.vfs.take_away(node)
             raise
         return source.name
 
     async def _add_index(self, source: Source) -> str:
-        directory = self.vfs.tree.root
-        if source.name:
-            node = self.vfs.tree.add(Entry(source.name, Kind.DIRECTORY, source.place))
-            if not isinstance(node, Directory):
-                raise SourceError(f"{source.shown}: the name {source.name} is taken")
-            directory = node
-        elif source.place not in directory.urls:
-            directory.urls.append(source.place)
+        there = self.vfs.tree.find(source.name)
+        if isinstance(there, Directory) and source.place in there.urls:
+            await self.vfs.list_directory(there, patient=False)
+            return source.name
+        directory = self.vfs.tree.add(Entry(source.name, Kind.DIRECTORY)) if source.name else self.vfs.tree.root
+        if not isinstance(directory, Directory):
+            raise SourceError(f"{source.shown}: the name {source.name} is taken")
+        directory.urls.append(source.place)
         try:
             await self.vfs.list_directory(directory, patient=False)
         except BaseException:
             directory.urls.remove(source.place)
-            if source.name:
-                self.vfs.remove(source.name)
+            if there is None:
+                self.vfs.take_away(directory)
             raise
         return source.name
 

@@ -65,13 +65,14 @@ class Node:
 class Directory(Node):
     """A directory; with `urls`, one that those indexes list."""
 
-    __slots__ = ("children", "listed", "listed_at", "urls")
+    __slots__ = ("children", "listed", "listed_at", "removed", "urls")
 
     def __init__(self, name: str, parent: Directory | None) -> None:
         super().__init__(name, parent)
         self.children: dict[str, Node] = {}
         self.urls: list[str] = []
         self.listed: dict[str, set[str]] = {}  # which names each index brought, by the index's URL; no others are its
+        self.removed: set[str] = set()  # names taken away by hand, which no index brings back
         self.listed_at: float | None = None  # trio's clock; None until every index has been listed once
 
 

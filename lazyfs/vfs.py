@@ -39,7 +39,7 @@ from lazyfs.errors import (
 from lazyfs.origin.backoff import Backoff
 from lazyfs.resolve import FRESH_FOR, Resolver, Shared
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below, cookie
-from lazyfs.versions import BlobId, Known, Version
+from lazyfs.versions import BlobId, Known, Version, blob_id_for
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,8 @@ class Vfs:
         node = self.tree.find(path)
         if node is None or node.parent is None:
             raise NameMissing(f"{path}: no such name under the mount")
-        self._take_away(node)
+        node.parent.removed.add(node.name)
+        self.take_away(node)
 
     async def resolve(self, file: File, *, patient: bool = True) -> None:
         """Learn what a file is from its origin. *Raises*: OriginError, StoreError."""
@@ -180,8 +181,10 @@ class Vfs:
             if file.entry.digest is not None and file.known.version.size != known.version.size:
                 # The digest names one blob, of one size: what is there now cannot be it, and must not pass for it.
                 self.problems.add(file.path, "its origin now has a blob of another size than its digest's")
-                continue
-            self._replace(file, known)
+            elif file.blob_id == blob_id_for(known.url, known.version, file.entry.digest):
+                file.known = known  # the same blob with another date, or another ETag for the same digest
+            else:
+                self._replace(file, known)
 
     def _replace(self, file: File, known: Known) -> None:
         assert file.parent is not None
@@ -206,7 +209,8 @@ class Vfs:
         if mismatch is not None and trio.current_time() < until:
             raise mismatch.with_traceback(None)
 
-    def _take_away(self, node: Node) -> None:
+    def take_away(self, node: Node) -> None:
+        """Take a name away, for now: the next listing that has it brings it back."""
         assert node.parent is not None
         for inner in below(node):
             if isinstance(inner, File):
@@ -234,7 +238,7 @@ class Vfs:
             except OriginRefused as exc:
                 self.problems.add(file.path, exc.reason)
                 if file.attached:
-                    self._take_away(file)
+                    self.take_away(file)
             except LazyfsError as exc:
                 self._try_again(file, str(exc))
 
@@ -355,7 +359,7 @@ class Vfs:
             if node is None or outdated:
                 listed.discard(name)
             if node is not None and outdated:
-                self._take_away(node)
+                self.take_away(node)
 
     # Files.
 
@@ -426,7 +430,11 @@ class Vfs:
 
 def _is_new(directory: Directory, item: Entry | Refusal) -> bool:
     """Say whether a listing's item adds something: an index that is listed again repeats most of what it said."""
-    return isinstance(item, Refusal) or item.kind is Kind.DIRECTORY or item.path not in directory.children
+    if isinstance(item, Refusal):
+        return True
+    if item.path in directory.removed:
+        return False
+    return item.kind is Kind.DIRECTORY or item.path not in directory.children
 
 
 def symlink_target(node: Node) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import socket
 import time
@@ -263,3 +264,32 @@ def test_problems_are_counted_once_however_often_they_are_tried_again() -> None:
     for number in range(PROBLEMS_KEPT + 50):
         problems.solved(f"name {number}")
     assert problems.count == 0
+
+
+def test_a_name_removed_from_an_index_stays_away(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            origin.page("/index/", "a", "b")
+            origin.file("/index/a", 1, "1")
+            origin.file("/index/b", 1, "1")
+            await session.add(parse_source(f"{origin.url}/index/"))
+            session.vfs.remove("a")
+            await session.vfs.list_directory(session.vfs.tree.root)
+            assert list(session.vfs.tree.root.children) == ["b"]
+
+    _run(main)
+
+
+def test_another_date_under_the_same_etag_is_the_same_blob(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            origin.file("/name", 5, "1")
+            session.vfs.announce([Entry("name", url=f"{origin.url}/name")])
+            node = await session.vfs.lookup(ROOT, "name")
+            assert isinstance(node, File)
+            assert node.known is not None
+            version = dataclasses.replace(node.known.version, last_modified="Sat, 01 Jan 2022 00:00:00 GMT")
+            session.vfs._changed(dataclasses.replace(node.known, version=version))
+            assert await session.vfs.lookup(ROOT, "name") is node
+
+    _run(main)
