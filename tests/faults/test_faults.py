@@ -76,7 +76,7 @@ def expected(origin: MisbehavingOrigin) -> str:
 
 
 def test_what_passes_or_does_not_matter_ends_in_the_right_bytes(origin: MisbehavingOrigin, mounts: Mounts) -> None:
-    mount = mounted(mounts, origin, HARMLESS)
+    mount = mounted(mounts, origin, HARMLESS, options=("--read-timeout", "20"))
     wrong = {
         name: passage
         for name, passage in read_all(mount, HARMLESS).items()
