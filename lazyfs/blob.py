@@ -36,10 +36,10 @@ from lazyfs.errors import (
     OriginOffline,
     StoreError,
 )
-from lazyfs.extents import Extent, Geometry, runs
+from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.fetch import Fetcher, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
-from lazyfs.memory import Block, CheckedBlocks
+from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
 from lazyfs.readahead import Readahead
 from lazyfs.store import BlobFile, Store
@@ -111,9 +111,10 @@ class Blob:
         return b"".join([memoryview(blocks[0])[start:], *blocks[1:-1], memoryview(blocks[-1])[:last]])
 
     async def fill(self, progress: Callable[[], None] = lambda: None) -> None:
-        """Fetch every missing block, without a deadline; `progress` is called as blocks come in.
+        """Fetch every missing block, however long it takes while it goes on; `progress` is called as blocks come in.
 
-        *Raises*: OriginError; StoreError. *Cancellation*: at any time; what has landed stays.
+        *Raises*: DeadlineExceeded, when nothing comes for `read_timeout`; OriginError; StoreError. *Cancellation*: at
+        any time; what has landed stays.
         """
         blocks = max(1, LONGEST_RUN // self.geometry.block_size)
         starts = iter(range(0, self.geometry.blocks, blocks))

@@ -68,6 +68,8 @@ class OriginError(ReadError):
     """
 
     retryable: bool = False
+    retry_after: float | None = None
+    """Seconds from now, as the origin asked for."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(f"{url}: {reason}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NewType
 
-BlockIndex = NewType("BlockIndex", int)
+Block = bytes | bytearray
+"""The bytes of one block; nobody changes them."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

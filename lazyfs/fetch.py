@@ -23,18 +23,20 @@ whatever its first reader does, because another reader would have to begin it ag
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 import trio
 
 from lazyfs import urls
+from lazyfs.channels import take_waiting
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, OriginError, StoreError
-from lazyfs.extents import Extent, Geometry, runs
+from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.flight import Flight, FlightTable, Hold
-from lazyfs.memory import Block, CheckedBlocks
+from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Answer, Client
 from lazyfs.records import MISSING
@@ -116,7 +118,7 @@ class Fetcher:
                 self._counters.retries += 1
                 if len(flight.blocks) < pending:
                     backoff.after_progress()
-                wait = backoff.after_failure(getattr(exc, "retry_after", None))
+                wait = backoff.after_failure(exc.retry_after)
                 log.log(logging.WARNING if backoff.tries == 1 else logging.DEBUG, "%s; next try in %.1f s", exc, wait)
                 self._release(flight.blocks)
                 await trio.sleep(wait)
@@ -277,13 +279,7 @@ class Fetcher:
                 except OSError as exc:
                     self._disk_fails(exc)
                     checksums[index] = MISSING
-        try:
-            await trio.to_thread.run_sync(self._record_written, checksums)
-        except OSError as exc:
-            self._disk_fails(exc)
-        except DigestMismatch as exc:
-            self.mismatch = exc
-            flight.scope.cancel()
+        if not await self._store(flight, partial(self._record_written, checksums)):
             return
         for index in sorted(awaited.keys() | checksums.keys()):
             self._counters.blocks_fetched += 1
@@ -320,21 +316,28 @@ class Fetcher:
         """Commit what lands, in batches, to the end: also when the flight is cancelled meanwhile."""
         with trio.CancelScope(shield=True), landed:
             async for first in landed:
-                batch = [first, *_rest_of(landed)]
+                batch = [first, *take_waiting(landed)]
                 if self.mismatch is not None:
                     continue
-                try:
-                    await trio.to_thread.run_sync(self._commit, [item for item in batch if self._owned(item[0])])
-                except OSError as exc:
-                    self._disk_fails(exc)
-                except DigestMismatch as exc:
-                    self.mismatch = exc
-                    flight.scope.cancel()
+                ours = [item for item in batch if self._owned(item[0])]
+                if not await self._store(flight, partial(self._commit, ours)):
                     continue
                 if self._digest is not None:
                     for index, block in batch:
                         self._land(flight, index, block)
                 self._settle(flight, [index for index, _ in batch])
+
+    async def _store(self, flight: Flight, step: Callable[[], None]) -> bool:
+        """Do a step of a commit in a worker thread; False, and the flight's end, for a blob that proves to be wrong."""
+        try:
+            await trio.to_thread.run_sync(step)
+        except OSError as exc:
+            self._disk_fails(exc)
+        except DigestMismatch as exc:
+            self.mismatch = exc
+            flight.scope.cancel()
+            return False
+        return True
 
     def _disk_fails(self, exc: OSError) -> None:
         """Say once that the store cannot take blocks; the readers have their bytes all the same."""
@@ -414,11 +417,3 @@ async def _fill(buffer: memoryview, filled: int, answer: Answer) -> bool:
             return False
         filled += count
     return True
-
-
-def _rest_of(landed: trio.MemoryReceiveChannel[tuple[int, Block]]) -> list[tuple[int, Block]]:
-    """Take what is in a channel now."""
-    rest = []
-    while landed.statistics().current_buffer_used:
-        rest.append(landed.receive_nowait())
-    return rest

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 
 import trio
 
-Block = bytes | bytearray
+from lazyfs.extents import Block
 
 
 class _Arrival:

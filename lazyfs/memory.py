@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from lazyfs.extents import Block
 from lazyfs.versions import BlobId
 
-Block = bytes | bytearray
 Key = tuple[BlobId, int]
 
 

@@ -18,6 +18,7 @@ from typing import Final, Generic, TypeVar
 import trio
 
 from lazyfs import urls
+from lazyfs.channels import take_waiting
 from lazyfs.counters import Counters
 from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginError, StoreError
 from lazyfs.origin.backoff import Backoff
@@ -155,7 +156,7 @@ class Resolver:
                 if not (exc.retryable and patient):
                     raise
                 self._counters.retries += 1
-                wait = backoff.after_failure(getattr(exc, "retry_after", None))
+                wait = backoff.after_failure(exc.retry_after)
                 log.log(logging.WARNING if backoff.tries == 1 else logging.DEBUG, "%s; next try in %.1f s", exc, wait)
                 await trio.sleep(wait)
                 continue
@@ -173,9 +174,9 @@ class Resolver:
         with sender, news:
             try:
                 async for first in news:
-                    await self._write([first, *_rest_of(news)])
+                    await self._write([first, *take_waiting(news)])
             finally:
-                await self._write(_rest_of(news))
+                await self._write(take_waiting(news))
 
     async def _write(self, batch: list[Known]) -> None:
         try:
@@ -183,10 +184,3 @@ class Resolver:
                 await trio.to_thread.run_sync(self._store.catalogue.remember, batch)
         except StoreError as exc:
             log.warning("%s", exc)
-
-
-def _rest_of(news: trio.MemoryReceiveChannel[Known]) -> list[Known]:
-    rest = []
-    while news.statistics().current_buffer_used:
-        rest.append(news.receive_nowait())
-    return rest

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 
 from lazyfs.errors import DigestMismatch
-from lazyfs.memory import Block
+from lazyfs.extents import Block
 from lazyfs.store import BlobFile
 
 

@@ -344,7 +344,7 @@ class Vfs:
                 if not (exc.retryable and patient):
                     raise
                 self.counters.retries += 1
-                await trio.sleep(backoff.after_failure(getattr(exc, "retry_after", None)))
+                await trio.sleep(backoff.after_failure(exc.retry_after))
 
     def _drop_outdated(self, directory: Directory, listed: set[str], found: list[Entry | Refusal]) -> None:
         """Take away the names that an index had listed and lists no longer, or lists with another size or date.

@@ -7,8 +7,9 @@
       trash/          staged deletions (trash.py)
       run/            a control socket and a log for each mount
 
-Everything below STORE is opened relative to a descriptor of it, with O_NOFOLLOW, under names of ours only. A store
-on a network file system is refused: its locks and its mapping of unwritten bytes are those of another host.
+FORMAT, blobs and trash are opened relative to a descriptor of STORE, with O_NOFOLLOW, under names of ours only; the
+catalogue, sockets and logs by path, below a directory that only we may enter. A store on a network file system is
+refused: its locks and its mapping of unwritten bytes are those of another host.
 """
 
 from __future__ import annotations

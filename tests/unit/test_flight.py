@@ -9,7 +9,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lazyfs.errors import OriginUnreachable
-from lazyfs.flight import Block, Flight, FlightEnded, FlightTable
+from lazyfs.extents import Block
+from lazyfs.flight import Flight, FlightEnded, FlightTable
 
 FAILURE = OriginUnreachable("http://h/", "reset")
 
