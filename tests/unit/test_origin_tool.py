@@ -442,6 +442,7 @@ def test_stats_and_log(origin: MisbehavingOrigin) -> None:
     url = origin.url("status=503@1", NAME) + "?secret=1"
     for _ in range(2):
         ask(url, Authorization="Basic abc", **ASKED)
+        origin.wait(most_open=0)  # each connection has a thread, which logs after the client has its answer
     stats = origin.stats(url)
     refused = stats["body_bytes"] - 1000
     assert stats["statuses"] == {"503": 1, "206": 1}
