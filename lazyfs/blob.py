@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,7 +43,9 @@ from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
 from lazyfs.readahead import Readahead
 from lazyfs.store import BlobFile, Store
-from lazyfs.versions import BlobId, Known
+from lazyfs.urgency import Urgency
+from lazyfs.versions import BlobId, Known, digest_of
+from lazyfs.ways import REFUSED_FOR, Ways
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +76,12 @@ class Blob:
         self.geometry: Geometry = file.geometry
         self.opens = 0
         self.closed = False
+        self.given_out = False  # whether anybody has bytes of it
         self._file = file
         self._shared = shared
-        self._fetcher = Fetcher(file, known, shared.client, shared.memory, shared.counters)
+        digest = digest_of(blob_id) is not None
+        self.ways = Ways(known, shared.client, shared.counters, shared.nursery, self._sample, digest=digest)
+        self._fetcher = Fetcher(file, known, self.ways, shared.memory, shared.counters)
         self._flights = self._fetcher.flights
         self._readahead = Readahead(file.geometry)
         self._ahead: list[Hold] = []
@@ -103,6 +108,7 @@ class Blob:
             raise self._store_fails(exc) from exc
         finally:
             _release(holds)
+        self.given_out = True
         start = offset - extent.start * self.geometry.block_size
         length = min(length, self.geometry.size - offset)
         if len(blocks) == 1:
@@ -147,7 +153,7 @@ class Blob:
         missing = set(self._file.missing(run))
         while missing:
             self._refuse_offline(run)
-            holds, gave_up = self._launch(run), False
+            holds, gave_up = self._launch(run, Urgency.PREFETCH), False
             try:
                 for index in missing:
                     if (flight := self._flights.find(index)) is not None:
@@ -178,12 +184,12 @@ class Blob:
             return []
         self._ahead = [hold for hold in self._ahead if hold.active]
         if ahead and ahead.start <= demand.stop:
-            self._ahead += self._launch(Extent(demand.start, ahead.stop))
+            self._ahead += self._launch(Extent(demand.start, ahead.stop), Urgency.READAHEAD)
             return []
-        self._ahead += self._launch(ahead)
-        return self._launch(demand)
+        self._ahead += self._launch(ahead, Urgency.READAHEAD)
+        return self._launch(demand, Urgency.DEMAND)
 
-    def _launch(self, run: Extent) -> list[Hold]:
+    def _launch(self, run: Extent, urgency: Urgency) -> list[Hold]:
         """Launch flights for the missing blocks of a run that have none.
 
         Returns a hold on each flight that has any of them, so that none ends because others leave it; but nothing
@@ -194,7 +200,7 @@ class Blob:
         for part in runs(without, max(1, LONGEST_RUN // self.geometry.block_size)):
             self._take_off(part.blocks())
         flights = dict.fromkeys(flight for index in missing if (flight := self._flights.find(index)) is not None)
-        return [flight.hold() for flight in flights if not flight.dying]
+        return [flight.hold(urgency) for flight in flights if not flight.dying]
 
     def _take_off(self, blocks: Iterable[int]) -> Flight:
         flight = self._flights.launch(blocks)
@@ -221,6 +227,14 @@ class Blob:
                 await self._shared.mark_complete(self._file)
         except OSError as exc:
             log.warning("blob %s: its map cannot be read: %s", self.blob_id, exc.strerror or exc)
+
+    async def _sample(self) -> tuple[Extent, bytes | bytearray] | None:
+        """Return the first block that is in the store, and where it is."""
+        for index in range(self.geometry.blocks):
+            block = await read_stored(self._file, index, self._shared.counters)
+            if block is not None:
+                return self.geometry.bytes_of(Extent(index, index + 1)), block
+        return None
 
     async def _block(self, index: int, deadline: float) -> Block:
         """Return one checked block by the deadline."""
@@ -324,13 +338,17 @@ class Blobs:
         self.memory = CheckedBlocks(limits.memory)
         self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
         self._open: dict[BlobId, Blob] = {}
+        # Where bytes came from that were not a digest's, and until when they are not to be had from there again.
+        self._wrong: dict[tuple[BlobId, str], tuple[float, DigestMismatch]] = {}
         self._opening: defaultdict[BlobId, trio.Lock] = defaultdict(trio.Lock)
 
-    async def open(self, blob_id: BlobId, known: Known) -> Blob:
+    async def open(self, blob_id: BlobId, known: Known, mirrors: Sequence[str] = ()) -> Blob:
         """Open a blob, or share it with those who have it open; pair it with `close`.
 
-        *Raises*: StoreError; OriginBadAnswer, when a digest is open with another size.
+        `mirrors` are further URLs, in order. *Raises*: StoreError; OriginBadAnswer, when a digest is open with another
+        size; DigestMismatch, when all it could come from was found wrong a while ago.
         """
+        self._refuse_wrong(blob_id, (known.url, *mirrors))
         async with self._opening[blob_id]:
             blob = self._open.get(blob_id)
             if blob is None:
@@ -342,10 +360,20 @@ class Blobs:
             elif blob.geometry.size != known.version.size:  # only a digest may name blobs of two sizes: one is a lie
                 shown = urls.redact(known.url)
                 raise OriginBadAnswer(shown, f"{known.version.size} bytes, but this digest is open with another size")
+            for url in (known.url, *mirrors):
+                blob.ways.add(url)
+                if (wrong := self._wrong.get((blob_id, url))) is not None and trio.current_time() < wrong[0]:
+                    blob.ways.refuse(url, wrong[1])
             blob.opens += 1
             if not self._opening[blob_id].statistics().tasks_waiting:
                 del self._opening[blob_id]
             return blob
+
+    def _refuse_wrong(self, blob_id: BlobId, ways: Sequence[str]) -> None:
+        """Refuse what would only be fetched to be thrown away again. *Raises*: DigestMismatch."""
+        wrong = [self._wrong.get((blob_id, url), (-math.inf, None)) for url in ways]
+        if all(trio.current_time() < until for until, _ in wrong) and (error := wrong[0][1]) is not None:
+            raise error.with_traceback(None)
 
     def close(self, blob: Blob) -> None:
         """Undo one `open`; what is under way for readers that have left is cancelled."""
@@ -367,6 +395,8 @@ class Blobs:
             return
         del self._open[blob.blob_id]
         self.memory.drop(blob.blob_id)
+        for url in blob.ways.used:
+            self._wrong[blob.blob_id, url] = trio.current_time() + REFUSED_FOR, mismatch
         log.error("blob %s: %s", blob.blob_id, mismatch)
         try:
             await trio.to_thread.run_sync(file.set_aside, self.store.layout)

@@ -18,6 +18,8 @@ class Counters:
     blocks_hit: int = 0  # they were in memory or in the store
     blocks_corrupt: int = 0  # present, but not matching their checksum
     retries: int = 0
+    hedges: int = 0  # requests sent beside one that was slow
+    failovers: int = 0  # requests that a mirror answered in place of an earlier one
     errors: int = 0  # reads and look-ups that ended in an error
 
     def as_dict(self) -> dict[str, int]:

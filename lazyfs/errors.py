@@ -8,8 +8,10 @@
         ├── NameMissing          no such name under the mount                          ENOENT
         ├── WritesRefused        anything that would change the mount                  EROFS
         └── OriginError          the origin's
-            ├── OriginRefused        it said no and will say no again (404, 403 …)     EIO
+            ├── OriginRefused        it said no and will say no again (404, 410 …)     EIO
+            ├── OriginDenied         it wants credentials that this process does not have  EACCES
             ├── OriginUnreachable    transport: connect, reset, time-out, 5xx          EIO, tried again
+            │   └── OriginFailing        all of these for too long: left alone for now     EIO
             ├── OriginBadAnswer      an answer that does not prove its bytes           EIO, tried again
             ├── OriginOffline        `--offline` forbids asking                        EIO
             ├── DigestMismatch       the whole blob is not what its digest says        EIO
@@ -85,6 +87,12 @@ class OriginRefused(OriginError):
         self.status = status
 
 
+class OriginDenied(OriginError):
+    """The origin wants credentials that this process does not have, or has refused those that it has."""
+
+    errno = errno.EACCES
+
+
 class OriginUnreachable(OriginError):
     """Connect, reset, time-out or a passing 429/5xx.
 
@@ -96,6 +104,12 @@ class OriginUnreachable(OriginError):
     def __init__(self, url: str, reason: str, retry_after: float | None = None) -> None:
         super().__init__(url, reason)
         self.retry_after = retry_after
+
+
+class OriginFailing(OriginUnreachable):
+    """It has failed for as long as a read may take, and is not asked for the moment."""
+
+    retryable = False
 
 
 class OriginBadAnswer(OriginError):

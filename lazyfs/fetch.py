@@ -30,7 +30,6 @@ from typing import Final
 
 import trio
 
-from lazyfs import urls
 from lazyfs.channels import take_waiting
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, OriginError, StoreError
@@ -38,11 +37,13 @@ from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.flight import Flight, FlightTable, Hold
 from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.backoff import Backoff
-from lazyfs.origin.client import Answer, Client
+from lazyfs.origin.client import Answer
 from lazyfs.records import MISSING
 from lazyfs.store import BlobFile
+from lazyfs.urgency import Urgency
 from lazyfs.verify import record_verified
 from lazyfs.versions import Known, digest_of
+from lazyfs.ways import Ways
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +55,24 @@ _POLL_LARGEST: Final = 0.01
 """Seconds between two looks at a block that another process fetches: a commit is seen within a few milliseconds, a
 holder's death within 10."""
 
+PASS_TRIES: Final = 5
+"""Times that a pass is begun again without a single new block; each costs the origin the whole blob."""
+
+PASS_AGAIN: Final = 30.0
+"""Seconds until another one is begun after that."""
+
 _UNBOUNDED: Final = 1 << 62
 
 
 class Fetcher:
     """Leads the flights of one open blob."""
 
-    def __init__(self, file: BlobFile, known: Known, client: Client, memory: CheckedBlocks, counters: Counters) -> None:
+    def __init__(self, file: BlobFile, known: Known, ways: Ways, memory: CheckedBlocks, counters: Counters) -> None:
         self.flights = FlightTable()
         self.one_pass = not known.ranged
         self._file = file
-        self._known = known
-        self._client = client
+        self._head = known.head
+        self._ways = ways
         self._memory = memory
         self._counters = counters
         self._pass: Flight | None = None
@@ -74,6 +81,8 @@ class Fetcher:
         # locks of all flights of this blob are on one descriptor.
         self._locked: set[int] = set()
         self._disk_failed = False
+        self._passes_begun = 0  # since the last new block
+        self._pass_failed: tuple[float, OriginError] | None = None  # until when no pass is begun, and why
         self._digest = digest_of(file.blob_id)
         self.mismatch: DigestMismatch | None = None  # set once: nothing of this blob is to be had any more
 
@@ -118,20 +127,24 @@ class Fetcher:
                 self._counters.retries += 1
                 if len(flight.blocks) < pending:
                     backoff.after_progress()
+                    self._passes_begun = 0
                 wait = backoff.after_failure(exc.retry_after)
                 log.log(logging.WARNING if backoff.tries == 1 else logging.DEBUG, "%s; next try in %.1f s", exc, wait)
                 self._release(flight.blocks)
+                if self._pass is flight and self._passes_begun >= PASS_TRIES:
+                    self._passes_begun = 0
+                    self._pass_failed = trio.current_time() + PASS_AGAIN, exc
+                    raise
                 await trio.sleep(wait)
 
     async def _fetch_some(self, flight: Flight) -> None:
-        """Get the first pending run into the store, or wait for whoever does."""
+        """Get the first pending run that nobody else fetches into the store, or wait for whoever does."""
         if self._pass is not None and self._pass is not flight:
             self.flights.hand_over(flight, self._pass)
             return
-        run = next(runs(sorted(flight.blocks), _UNBOUNDED))
-        locked = self._lock(run)
+        locked = self._lock_free(flight.blocks)
         if not locked:
-            await self._wait_for_other(flight, run.start)
+            await self._wait_for_others(flight)
             return
         missing = await self._look_again(flight, locked)
         for part in runs(missing, _UNBOUNDED):
@@ -152,18 +165,32 @@ class Fetcher:
         for run in runs(ours, _UNBOUNDED):
             self._file.locks.release_blocks(run)
 
-    async def _wait_for_other(self, flight: Flight, index: int) -> None:
-        """Wait until another process has committed a block or let go of its lock; return with either."""
-        one, pause = Extent(index, index + 1), _POLL_FIRST
-        damaged = MISSING
+    def _lock_free(self, blocks: Iterable[int]) -> Extent:
+        """Lock the first run of these blocks that nobody else holds; empty when all of them are held.
+
+        A process that is stopped while it holds one must not keep us from the others.
+        """
+        for run in runs(sorted(blocks), _UNBOUNDED):
+            for start in run.blocks():
+                if locked := self._lock(Extent(start, run.stop)):
+                    return locked
+        return Extent(0, 0)
+
+    async def _wait_for_others(self, flight: Flight) -> None:
+        """Wait until other processes have committed one of our blocks or let go of its lock; return with either."""
+        pause = _POLL_FIRST
+        damaged: dict[int, int] = {}  # entries that did not match: not looked at again until they are others
         while True:
-            (entry,) = self._file.entries(one)
-            if entry not in (MISSING, damaged) and await self._settle_present(flight, index):
-                self._counters.blocks_awaited += 1
-                return
-            damaged = entry  # not looked at again until it is another
-            if self._lock(one):
-                return  # the next round looks again and fetches it
+            pending = len(flight.blocks)
+            for run in runs(sorted(flight.blocks), _UNBOUNDED):
+                for index, entry in zip(run.blocks(), self._file.entries(run), strict=True):
+                    if entry in (MISSING, damaged.get(index, MISSING)):
+                        continue
+                    if await self._settle_present(flight, index):
+                        self._counters.blocks_awaited += 1
+                    damaged[index] = entry
+            if len(flight.blocks) < pending or self._lock_free(flight.blocks):
+                return  # the next round looks again, and fetches what is missing
             await trio.sleep(pause)
             pause = min(pause * 2, _POLL_LARGEST)
 
@@ -218,6 +245,8 @@ class Fetcher:
 
     async def _ask(self, flight: Flight, run: Extent) -> None:
         """Ask the origin for a run of missing blocks. *Locks*: theirs, held."""
+        if self.one_pass and self._pass_failed is not None and trio.current_time() < self._pass_failed[0]:
+            raise self._pass_failed[1].with_traceback(None)
         if self.one_pass and not self._begin_pass(flight):
             return
         geometry = self._file.geometry
@@ -225,22 +254,23 @@ class Fetcher:
         if self.one_pass:
             extent = Extent(0, geometry.size)
         elif run.start == 0:
-            head = self._known.head[: len(extent)]
+            head = self._head[: len(extent)]
             extent = Extent(len(head), extent.stop)
         if not extent:  # the head is all there is of it
             await self._land_and_commit(flight, None, Assembler(geometry, 0, head))
             return
-        async with self._client.get(self._known.url, extent, self._known.version) as answer:
+        async with aclosing(await self._ways.ask(extent, flight.urgency)) as answer:
             body = answer.body.extent
             if body.start != extent.start or body.stop > extent.stop:  # the range was ignored
                 self.one_pass, head = True, b""
                 if not self._begin_pass(flight):
                     return
+            self._passes_begun += self._pass is flight
             pending = len(flight.blocks)
             await self._receive(flight, answer, Assembler(geometry, body.start - len(head), head))
             if len(flight.blocks) == pending and self.mismatch is None:
                 # It may be right, but asking on like that would never end.
-                raise OriginBadAnswer(urls.redact(self._known.url), "an answer without a single whole block")
+                raise OriginBadAnswer(self._ways.shown, "an answer without a single whole block")
 
     def _begin_pass(self, flight: Flight) -> bool:
         """Make a flight the pass and widen it to all that is missing; False when another is, here or elsewhere.
@@ -249,7 +279,7 @@ class Fetcher:
         lock, and the blocks'.
         """
         if self._pass is None and self._file.locks.try_pass():
-            self._pass, self._pass_hold = flight, flight.hold()
+            self._pass, self._pass_hold = flight, flight.hold(Urgency.PREFETCH)
         if self._pass is not flight:
             return False
         self.flights.widen(flight, self._file.missing(Extent(0, self._file.geometry.blocks)))
@@ -354,8 +384,7 @@ class Fetcher:
         if self._digest is None:
             self._file.record(index, checksum)
         else:
-            shown = urls.redact(self._known.url)
-            record_verified(self._file, index, block, checksum, self._digest, shown)
+            record_verified(self._file, index, block, checksum, self._digest, self._ways.shown)
 
     def _record_written(self, checksums: Mapping[int, int]) -> None:
         """Record blocks that were put in place before they were proven. Runs in a worker thread."""

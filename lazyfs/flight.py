@@ -22,6 +22,7 @@ from contextlib import contextmanager
 import trio
 
 from lazyfs.extents import Block
+from lazyfs.urgency import Urgency
 
 
 class _Arrival:
@@ -47,7 +48,7 @@ class Flight:
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self._arrivals: dict[int, _Arrival] = {}
-        self._interests = 0
+        self._interests = [0] * len(Urgency)
         self._error: Exception | None = None
 
     @property
@@ -92,20 +93,24 @@ class Flight:
     @contextmanager
     def interest(self) -> Iterator[None]:
         """Count as a reason to go on, while inside."""
-        hold = self.hold()
+        hold = self.hold(Urgency.DEMAND)
         try:
             yield
         finally:
             hold.release()
 
-    def hold(self) -> Hold:
+    def hold(self, urgency: Urgency) -> Hold:
         """Take an interest that is not a waiter's; not in a dying flight."""
-        self._interests += 1
-        return Hold(self)
+        self._interests[urgency] += 1
+        return Hold(self, urgency)
 
-    def _leave(self) -> None:
-        self._interests -= 1
-        if self._interests == 0 and not self.ended.is_set():
+    def urgency(self) -> Urgency:
+        """Return the most urgent of the interests there are now."""
+        return next((urgency for urgency in Urgency if self._interests[urgency]), Urgency.PREFETCH)
+
+    def _leave(self, urgency: Urgency) -> None:
+        self._interests[urgency] -= 1
+        if not any(self._interests) and not self.ended.is_set():
             self.scope.cancel()
 
     def end(self, error: Exception | None) -> None:
@@ -120,10 +125,11 @@ class Flight:
 class Hold:
     """An interest in a flight; released once, later calls do nothing."""
 
-    __slots__ = ("flight",)
+    __slots__ = ("_urgency", "flight")
 
-    def __init__(self, flight: Flight) -> None:
+    def __init__(self, flight: Flight, urgency: Urgency) -> None:
         self.flight: Flight | None = flight
+        self._urgency = urgency
 
     @property
     def active(self) -> bool:
@@ -134,7 +140,7 @@ class Hold:
         """Give the interest up."""
         flight, self.flight = self.flight, None
         if flight is not None:
-            flight._leave()
+            flight._leave(self._urgency)
 
 
 class FlightTable:

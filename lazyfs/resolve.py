@@ -1,7 +1,7 @@
 """Resolving: from a URL to the version it names, once for all who ask, from the catalogue where that knows it.
 
-    known(url) ── catalogue has it ── answer at once, and ask the origin behind when it is older than `FRESH_FOR`
-                └ it has not ── one probe for all who wait, tried again until the deadline of each
+    known(ways) ── catalogue has one ── answer at once, and ask behind when that is older than `Freshness`
+                 └ it has none ── one probe for all who wait, of one way after the other, until the deadline of each
 
 What the origin says goes to the catalogue in batches, from a worker thread.
 """
@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -29,7 +29,7 @@ from lazyfs.versions import Known
 log = logging.getLogger(__name__)
 
 FRESH_FOR: Final = 60.0
-"""Seconds for which what the catalogue knows is not asked again."""
+"""Seconds for which what the catalogue knows is not asked again, unless told otherwise."""
 
 T = TypeVar("T")
 
@@ -92,13 +92,20 @@ class Resolver:
     """Knows what URLs name; one for each process. `nursery` runs what it does behind."""
 
     def __init__(
-        self, store: Store, client: Client, counters: Counters, nursery: trio.Nursery, read_timeout: float
+        self,
+        store: Store,
+        client: Client,
+        counters: Counters,
+        nursery: trio.Nursery,
+        read_timeout: float,
+        fresh_for: float = FRESH_FOR,
     ) -> None:
         self._store = store
         self._client = client
         self._counters = counters
         self._nursery = nursery
         self._read_timeout = read_timeout
+        self.fresh_for = fresh_for
         self._probes = Shared[Known](nursery)
         self._revalidating: set[str] = set()
         self._asked: dict[str, float] = {}  # when each URL was last revalidated, by trio's clock
@@ -107,30 +114,42 @@ class Resolver:
         self.on_change: Callable[[Known], None] = lambda known: None
         nursery.start_soon(self._write_behind)
 
-    async def known(self, url: str, size: int | None = None, *, patient: bool = True) -> Known:
-        """Return what `url` names: what the catalogue knows at once, revalidated behind when it is old.
+    async def known(self, ways: Sequence[str], size: int | None = None, *, patient: bool = True) -> Known:
+        """Return what is at the first of some ways to a blob: what the catalogue knows at once, revalidated behind.
 
-        Otherwise the origin is asked, once for all who ask; `patient`, again and again until the read's deadline.
+        Otherwise the origins are asked, once for all who ask; `patient`, again and again until the read's deadline.
         `size` is the blob's where a source said so, for an origin that does not.
 
         *Raises*: OriginError, StoreError. *Cancellation*: at any time.
         """
-        known = self._store.catalogue.known(url)
-        if known is not None:
-            self.revalidate(known)
-            return known
-        return await self._ask(url, None, size, patient=patient)
+        for url in ways:
+            known = self._store.catalogue.known(url)
+            if known is not None:
+                self.revalidate(known)
+                return known
+        return await self._ask(ways, None, size, patient=patient)
 
-    async def _ask(self, url: str, known: Known | None, size: int | None, *, patient: bool) -> Known:
+    async def _ask(self, ways: Sequence[str], known: Known | None, size: int | None, *, patient: bool) -> Known:
+        key = f"{patient} {ways[0]}"
         with trio.move_on_after(self._read_timeout):
-            return await self._probes.do(f"{patient} {url}", lambda: self._probe(url, known, size, patient=patient))
-        raise DeadlineExceeded(urls.redact(url), f"no answer from the origin in {self._read_timeout:g} s")
+            return await self._probes.do(key, lambda: self._probe(ways, known, size, patient=patient))
+        raise DeadlineExceeded(urls.redact(ways[0]), f"no answer from the origin in {self._read_timeout:g} s")
+
+    async def checked(self, known: Known) -> Known:
+        """Return what is at a URL now; what was known, when its origin cannot say. *Raises*: StoreError."""
+        if self._client.offline:
+            return known
+        try:
+            return await self._ask((known.url,), known, known.version.size, patient=False)
+        except OriginError as exc:
+            log.info("could not revalidate: %s", exc)
+            return known
 
     def revalidate(self, known: Known, *, now: bool = False) -> None:
         """Ask behind whether what is known still holds, when it is old or `now`; `on_change` hears of it if not."""
         # `known` keeps the time of the look-up that made it, however often it was found to hold since.
         asked = trio.current_time() - self._asked.get(known.url, -math.inf)
-        if self._client.offline or (min(time.time() - known.checked_at, asked) < FRESH_FOR and not now):
+        if self._client.offline or (min(time.time() - known.checked_at, asked) < self.fresh_for and not now):
             return
         if known.url not in self._revalidating:
             self._asked[known.url] = trio.current_time()
@@ -139,7 +158,7 @@ class Resolver:
 
     async def _revalidate(self, known: Known) -> None:
         try:
-            now = await self._ask(known.url, known, known.version.size, patient=False)
+            now = await self._ask((known.url,), known, known.version.size, patient=False)
             if now.version != known.version:
                 self.on_change(now)
         except LazyfsError as exc:
@@ -147,11 +166,11 @@ class Resolver:
         finally:
             self._revalidating.discard(known.url)
 
-    async def _probe(self, url: str, known: Known | None, size: int | None, *, patient: bool) -> Known:
+    async def _probe(self, ways: Sequence[str], known: Known | None, size: int | None, *, patient: bool) -> Known:
         backoff = Backoff()
         while True:
             try:
-                found = await self._client.probe(url, known.version if known else None, size)
+                news = await self._probe_each(ways, known, size)
             except OriginError as exc:
                 if not (exc.retryable and patient):
                     raise
@@ -160,13 +179,23 @@ class Resolver:
                 log.log(logging.WARNING if backoff.tries == 1 else logging.DEBUG, "%s; next try in %.1f s", exc, wait)
                 await trio.sleep(wait)
                 continue
-            if found is None:
-                assert known is not None
-                news = dataclasses.replace(known, checked_at=time.time())
-            else:
-                news = Known(url, found.version, found.ranged, found.head, time.time())
             self._news[0].send_nowait(news)
             return news
+
+    async def _probe_each(self, ways: Sequence[str], known: Known | None, size: int | None) -> Known:
+        """Ask one way after the other, those first that are well. *Raises*: OriginError, what may pass first."""
+        errors: list[OriginError] = []
+        for url in sorted(ways, key=self._client.resting):
+            try:
+                found = await self._client.probe(url, known.version if known else None, size)
+            except OriginError as exc:
+                errors.append(exc)
+                continue
+            if found is None:
+                assert known is not None
+                return dataclasses.replace(known, checked_at=time.time())
+            return Known(url, found.version, found.ranged, found.head, time.time())
+        raise min(errors, key=lambda exc: not exc.retryable).with_traceback(None)
 
     async def _write_behind(self) -> None:
         """Write news to the catalogue, all that there are at a time; the last ones also when cancelled."""

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import trio
 
-from lazyfs import records
+from lazyfs import records, urls
 from lazyfs.blob import Blobs, Limits
 from lazyfs.counters import Counters
 from lazyfs.entries import Entry, Kind, Refusal
 from lazyfs.errors import LazyfsError, SourceError
 from lazyfs.origin.client import Client, ClientOptions
-from lazyfs.resolve import Resolver
+from lazyfs.resolve import FRESH_FOR, Resolver
 from lazyfs.sources.feed import Pieces, list_index, local_pieces, read_manifest
 from lazyfs.sources.spec import Form, Source
 from lazyfs.store import Store
@@ -33,24 +33,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a session works. *Units*: `block_size` bytes."""
+    """How a session works.
+
+    `mirrors` are (FROM, TO): what starts with FROM may be had at the same path under TO. *Units*: `block_size` bytes;
+    `fresh_for` the seconds for which what is known of a URL is not asked again.
+    """
 
     store: Path
     client: ClientOptions = field(default_factory=ClientOptions)
     limits: Limits = field(default_factory=Limits)
     block_size: int = records.DEFAULT_BLOCK_SIZE
+    mirrors: tuple[tuple[str, str], ...] = ()
+    fresh_for: float = FRESH_FOR
 
 
 class Session:
     """What is open; made by `open_session`."""
 
-    def __init__(self, store: Store, client: Client, counters: Counters, nursery: trio.Nursery, limits: Limits) -> None:
+    def __init__(
+        self, store: Store, client: Client, counters: Counters, nursery: trio.Nursery, settings: Settings
+    ) -> None:
+        limits, self._mirrors = settings.limits, settings.mirrors
         self.store = store
         self.client = client
         self.counters = counters
         self.blobs = Blobs(store, client, counters, nursery, limits)
-        self.resolver = Resolver(store, client, counters, nursery, limits.read_timeout)
-        self.vfs = Vfs(self.blobs, self.resolver, partial(list_index, client, store), nursery)
+        self.resolver = Resolver(store, client, counters, nursery, limits.read_timeout, settings.fresh_for)
+        lister = partial(list_index, client, store, self._mirrors)
+        self.vfs = Vfs(self.blobs, self.resolver, lister, nursery, self._mirrors)
         self._nursery = nursery
 
     async def add(self, source: Source) -> list[str]:
@@ -120,8 +130,9 @@ class Session:
         if not source.remote:
             yield local_pieces(Path(source.place))
             return
-        known = await self.resolver.known(source.place, patient=False)
-        blob = await self.blobs.open(blob_id_for(source.place, known.version, None), known)
+        ways = urls.ways(source.place, rules=self._mirrors)
+        known = await self.resolver.known(ways, patient=False)
+        blob = await self.blobs.open(blob_id_for(known.url, known.version, None), known, ways)
         try:
             yield blob.read
         finally:
@@ -143,7 +154,7 @@ async def open_session(settings: Settings) -> AsyncIterator[Session]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_sweep, store)
             try:
-                yield Session(store, client, counters, nursery, settings.limits)
+                yield Session(store, client, counters, nursery, settings)
             finally:
                 nursery.cancel_scope.cancel()
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes, urlsplit
 
 
@@ -56,3 +57,13 @@ def is_http(text: str) -> bool:
         return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+def ways(url: str, mirrors: Iterable[str] = (), rules: Iterable[tuple[str, str]] = ()) -> tuple[str, ...]:
+    """Return where what `url` names may be had, in order: there, at its own mirrors, and where `rules` lead.
+
+    A rule (FROM, TO) leads from each URL that starts with FROM to the same path under TO.
+    """
+    first = [url, *mirrors]
+    ruled = [to + one[len(start) :] for one in first for start, to in rules if one.startswith(start)]
+    return tuple(dict.fromkeys(first + ruled))

@@ -18,7 +18,8 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 import trio
@@ -33,11 +34,12 @@ from lazyfs.errors import (
     LazyfsError,
     NameMissing,
     OriginBadAnswer,
+    OriginDenied,
     OriginError,
     OriginRefused,
 )
 from lazyfs.origin.backoff import Backoff
-from lazyfs.resolve import FRESH_FOR, Resolver, Shared
+from lazyfs.resolve import Resolver, Shared
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below, cookie
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 
@@ -52,8 +54,8 @@ RESOLVE_WITHIN: Final = 10.0
 RESOLVE_AGAIN: Final = 15.0
 """Seconds until a name that could not be resolved is tried again in the background."""
 
-MISMATCH_FOR: Final = 60.0
-"""Seconds for which a blob that did not match its digest is not opened again."""
+LIST_AGAIN: Final = 1.0
+"""Seconds between two listings of a directory at the least."""
 
 BATCH: Final = 50
 """Names of a listing taken in at a time, between two looks at what else is to do."""
@@ -98,7 +100,14 @@ class Vfs:
     `on_stale` is called with a directory's inode and a name in it that the kernel must not believe any longer.
     """
 
-    def __init__(self, blobs: Blobs, resolver: Resolver, lister: Lister, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        resolver: Resolver,
+        lister: Lister,
+        nursery: trio.Nursery,
+        mirrors: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self.tree = Tree()
         self.problems = Problems()
         self.counters = blobs.counters
@@ -107,10 +116,10 @@ class Vfs:
         self._resolver = resolver
         self._lister = lister
         self._nursery = nursery
+        self._mirrors = mirrors
         self._read_timeout = blobs.limits.read_timeout
         self._listings = Shared[None](nursery)
         self._open: dict[int, tuple[Blob, int]] = {}
-        self._mismatches: dict[BlobId, tuple[float, DigestMismatch]] = {}
         self._bound: dict[str, set[File]] = {}  # files with `known`, by URL
         self._again: deque[tuple[float, File]] = deque()
         self._queue, announced = trio.open_memory_channel[File](math.inf)
@@ -149,13 +158,16 @@ class Vfs:
         entry = file.entry
         assert entry.url is not None
         try:
-            known = await self._resolver.known(entry.url, entry.size, patient=patient)
+            known = await self._resolver.known(self._ways(entry), entry.size, patient=patient)
         except OriginError:
             if entry.digest is None or entry.size is None:
                 raise
             # The blob is known all the same, and all of it may be in the store.
             known = Known(entry.url, Version(entry.size))
         self._bind(file, known)
+
+    def _ways(self, entry: Entry) -> tuple[str, ...]:
+        return urls.ways(entry.url or "", entry.mirrors, self._mirrors)
 
     def _bind(self, file: File, known: Known) -> None:
         if file.size is not None and file.size != known.version.size:
@@ -200,14 +212,7 @@ class Vfs:
             for file in list(files):
                 if file.blob_id == blob_id and file.attached and file.known is not None:
                     self.problems.add(file.path, mismatch.reason)
-                    self._mismatches[blob_id] = (trio.current_time() + MISMATCH_FOR, mismatch)
                     self._replace(file, file.known)
-
-    def _refuse_mismatched(self, blob_id: BlobId) -> None:
-        """Refuse for a while what would only be fetched to be thrown away again. *Raises*: DigestMismatch."""
-        until, mismatch = self._mismatches.get(blob_id, (-math.inf, None))
-        if mismatch is not None and trio.current_time() < until:
-            raise mismatch.with_traceback(None)
 
     def take_away(self, node: Node) -> None:
         """Take a name away, for now: the next listing that has it brings it back."""
@@ -235,6 +240,8 @@ class Vfs:
                     await self.resolve(file)
                 if scope.cancelled_caught:
                     self._try_again(file, f"no answer from the origin in {RESOLVE_WITHIN:g} s")
+            except OriginDenied as exc:
+                self.problems.add(file.path, exc.reason)  # who looks it up has it asked for again
             except OriginRefused as exc:
                 self.problems.add(file.path, exc.reason)
                 if file.attached:
@@ -312,7 +319,9 @@ class Vfs:
             raise NameMissing(f"{directory.path}: not a directory")
         if directory.urls and directory.listed_at is None:
             await self.list_directory(directory)
-        elif directory.listed_at is not None and trio.current_time() - directory.listed_at > FRESH_FOR:
+        elif directory.listed_at is not None and trio.current_time() - directory.listed_at > max(
+            self._resolver.fresh_for, LIST_AGAIN
+        ):
             directory.listed_at = trio.current_time()
             self._nursery.start_soon(self._list_behind, directory)
         return directory
@@ -324,8 +333,15 @@ class Vfs:
             log.info("could not list again: %s", exc)
 
     async def _list(self, directory: Directory, *, patient: bool) -> None:
+        failure: LazyfsError | None = None
         for url in directory.urls:
-            found = await self._ask_list(url, patient=patient)
+            try:
+                found = await self._ask_list(url, patient=patient and len(directory.urls) == 1)
+            except LazyfsError as exc:
+                failure = exc
+                if len(directory.urls) > 1:  # one that is dead does not hide what the others list
+                    self.problems.add(f"{directory.path}/", str(exc))
+                continue
             listed = directory.listed.setdefault(url, set())
             self._drop_outdated(directory, listed, found)
             new = (item for item in found if _is_new(directory, item))
@@ -333,7 +349,11 @@ class Vfs:
                 brought = {item.path for item in batch if isinstance(item, Entry)} - directory.children.keys()
                 listed.update(node.name for node in self.announce(batch, directory) if node.name in brought)
                 await trio.lowlevel.checkpoint()
+        if failure is not None and not any(url in directory.listed for url in directory.urls):
+            raise failure
         directory.listed_at = trio.current_time()
+        if failure is None:
+            self.problems.solved(f"{directory.path}/")
 
     async def _ask_list(self, url: str, *, patient: bool) -> list[Entry | Refusal]:
         backoff = Backoff()
@@ -364,56 +384,101 @@ class Vfs:
     # Files.
 
     async def open(self, inode: int) -> int:
-        """Open a file and return its handle. *Raises*: NameMissing, BlobChanged, OriginError, StoreError."""
+        """Open a file and return its handle.
+
+        *Raises*: NameMissing; BlobChanged, when it has to be looked up again; OriginError; StoreError.
+        """
         file = await self.settled(inode)
         if not isinstance(file, File):
             raise NameMissing(f"{file.path}: not a file")
         if file.known is None:
             await self.resolve(file)
+        elif self._resolver.fresh_for == 0:
+            await self._check(file, file.known)
         else:
             self._resolver.revalidate(file.known)
         assert file.known is not None
         assert file.blob_id is not None
-        self._refuse_mismatched(file.blob_id)
-        blob = await self._blobs.open(file.blob_id, file.known)
-        _, opens = self._open.get(inode, (blob, 0))
-        self._open[inode] = (blob, opens + 1)
+        blob = await self._blobs.open(file.blob_id, file.known, self._ways(file.entry))
+        if inode in self._open:  # once for all who have the inode open
+            self._blobs.close(blob)
+        there, opens = self._open.get(inode, (blob, 0))
+        self._open[inode] = (there, opens + 1)
         return inode
+
+    async def _check(self, file: File, known: Known) -> None:
+        """See that a file is what its origin has now. *Raises*: BlobChanged, when it is not."""
+        now = await self._resolver.checked(known)
+        if now.version != known.version:
+            self._changed(now)
+            if not file.attached:
+                raise BlobChanged(urls.redact(known.url), "it has changed; look it up again")
 
     async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
         """Return bytes of an open file. *Raises*: as `Blob.read`. *Units*: bytes."""
-        blob, _ = self._open[handle]
-        try:
-            content = await blob.read(offset, length)
-        except BlobChanged:
-            self._resolver.revalidate(blob.known, now=True)
-            raise
+        while True:
+            blob, _ = self._open[handle]
+            try:
+                content = await blob.read(offset, length)
+                break
+            except BlobChanged:
+                self._resolver.revalidate(blob.known, now=True)
+                raise
+            except DigestMismatch:
+                if blob.given_out:  # who has some of the wrong bytes must not get the rest of the right ones
+                    raise
+                await self._open_anew(handle, blob)
         self.counters.reads += 1
         self.counters.read_bytes += len(content)
         return content
+
+    async def _open_anew(self, handle: int, wrong: Blob) -> None:
+        """Put a new blob in the place of a wrong one. *Raises*: DigestMismatch, when there is no other way to it."""
+        blob = await self._blobs.open(wrong.blob_id, wrong.known, wrong.ways.urls)
+        there, opens = self._open.get(handle, (None, 0))
+        if there is wrong:
+            self._open[handle] = (blob, opens)
+            blob = wrong
+        self._blobs.close(blob)
 
     def release(self, handle: int) -> None:
         """Close a handle once."""
         blob, opens = self._open.pop(handle)
         if opens > 1:
             self._open[handle] = (blob, opens - 1)
-        self._blobs.close(blob)
+        else:
+            self._blobs.close(blob)
 
     async def fill(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Make a file's blob complete in the store; `progress` gets the bytes present and the size.
 
         *Raises*: NameMissing, OriginError, StoreError. *Cancellation*: at any time.
         """
-        node: Node = self.tree.root
-        for part in filter(None, path.split("/")):
-            node = await self.lookup(node.inode, part)
-        handle = await self.open(node.inode)
-        try:
+        while True:
+            handle = await self._open_path(path)
             blob, _ = self._open[handle]
-            progress(blob.present_bytes(), blob.geometry.size)
-            await blob.fill(lambda: progress(blob.present_bytes(), blob.geometry.size))
-        finally:
-            self.release(handle)
+            show = partial(_show_present, blob, progress)
+            try:
+                show()
+                await blob.fill(show)
+                return
+            except DigestMismatch as exc:
+                log.info("%s: %s; trying another way to it, if there is one", path, exc)
+            finally:
+                self.release(handle)
+
+    async def _open_path(self, path: str) -> int:
+        """Look a path up and open it, once more when it has changed in between. *Raises*: as `open`."""
+        for last in (False, True):
+            node: Node = self.tree.root
+            for part in filter(None, path.split("/")):
+                node = await self.lookup(node.inode, part)
+            try:
+                return await self.open(node.inode)
+            except BlobChanged:
+                if last:
+                    raise
+        raise AssertionError
 
     async def xattrs(self, inode: int) -> dict[str, str]:
         """Return the extended attributes of a node: what is known of a file's blob, no secrets."""
@@ -426,6 +491,10 @@ class Vfs:
             values["blob"] = file.blob_id
             values["cached"] = str(await self._blobs.present_bytes(file.blob_id, file.known.version.size))
         return {f"user.lazyfs.{name}": value for name, value in values.items() if value}
+
+
+def _show_present(blob: Blob, progress: Callable[[int, int], None]) -> None:
+    progress(blob.present_bytes(), blob.geometry.size)
 
 
 def _is_new(directory: Directory, item: Entry | Refusal) -> bool:

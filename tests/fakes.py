@@ -7,9 +7,9 @@ other tasks run before each piece, and records what it was asked.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 from unittest import mock
@@ -19,8 +19,9 @@ import trio.testing
 
 from lazyfs.errors import BlobChanged, OriginBadAnswer, OriginError, OriginRefused, OriginUnreachable
 from lazyfs.extents import Extent
-from lazyfs.origin.client import Client, Found
+from lazyfs.origin.client import Attempt, Client, Found
 from lazyfs.ranges import Body
+from lazyfs.urgency import Urgency
 from lazyfs.versions import Known, Version
 
 URL = "http://origin/blob"
@@ -35,7 +36,8 @@ class Fault:
     short: int | None = None  # a right answer that holds no more than so many
     whole: bool = False  # the range is ignored
     counted: bool = True  # the length is declared
-    stall: trio.Event | None = None  # nothing comes until it is set
+    stall: trio.Event | None = None  # the head comes, and nothing else until it is set
+    silent: trio.Event | None = None  # nothing comes until it is set
 
 
 FINE = Fault()
@@ -54,6 +56,7 @@ class FakeOrigin:
         self.content = content
         self.version = Version(len(content), '"1"')
         self.offline = False
+        self.slow_after = math.inf  # seconds: nothing is asked for twice
         self.faults: deque[Fault] = deque()  # of the next answers, in order
         self.asked: list[Extent] = []
         self.sent = 0  # of bodies
@@ -76,31 +79,56 @@ class FakeOrigin:
         self.content = content
         self.version = Version(len(content), f'"{int((self.version.etag or "").strip(chr(34))) + 1}"')
 
-    async def probe(self, url: str, pinned: Version | None = None, size: int | None = None) -> Found | None:
-        """As `Client.probe`."""
-        async with self.get(url, Extent(0, 1), self.version):
-            return None if pinned == self.version else Found(self.version, not self._usual.whole, self.content[:1])
+    def slow(self, url: str) -> float:
+        """As `Client.slow`."""
+        return self.slow_after
 
-    @asynccontextmanager
-    async def get(self, url: str, extent: Extent, pinned: Version) -> AsyncIterator[FakeAnswer]:
-        """As `Client.get`."""
+    def may_hedge(self) -> bool:
+        """As `Client.may_hedge`."""
+        return True
+
+    def resting(self, url: str) -> bool:
+        """As `Client.resting`."""
+        return False
+
+    def let_rest(self, url: str) -> None:
+        """As `Client.let_rest`."""
+
+    async def probe(
+        self, url: str, pinned: Version | None = None, size: int | None = None, urgency: Urgency = Urgency.DEMAND
+    ) -> Found | None:
+        """As `Client.probe`."""
+        answer = await self.ask(url, Extent(0, 1), self.version)
+        await answer.aclose()
+        return None if pinned == self.version else Found(self.version, not self._usual.whole, self.content[:1])
+
+    async def ask(
+        self,
+        url: str,
+        extent: Extent,
+        pinned: Version,
+        urgency: Callable[[], Urgency] = lambda: Urgency.DEMAND,
+        attempt: Attempt | None = None,
+    ) -> FakeAnswer:
+        """As `Client.ask`."""
         assert extent, "an empty range cannot be asked for"
         await trio.lowlevel.checkpoint()
         self.asked.append(extent)
+        if attempt is not None:
+            attempt.sent.set()
         fault = self.faults.popleft() if self.faults else self._usual
         if fault.error is not None:
             raise fault.error
         if pinned != self.version:
             raise BlobChanged(url, "it has changed")
+        if fault.silent is not None:
+            await fault.silent.wait()
         if fault.whole:
             extent = Extent(0, len(self.content))
         elif fault.short is not None:
             extent = Extent(extent.start, min(extent.stop, extent.start + max(fault.short, 1)))
         self.open += 1
-        try:
-            yield FakeAnswer(self, Body(extent, pinned, fault.counted and self._usual.counted), fault, self._piece)
-        finally:
-            self.open -= 1
+        return FakeAnswer(self, Body(extent, pinned, fault.counted and self._usual.counted), fault, self._piece)
 
     async def fetch_page(self, url: str, limit: int) -> tuple[bytes, str, str]:
         """As `Client.fetch_page`."""
@@ -120,6 +148,10 @@ class FakeAnswer:
         self._piece = piece
         self._rest = memoryview(origin.content)[body.extent.start : body.extent.stop]
         self._left = len(self._rest) + 1 if fault.reset_after is None else fault.reset_after
+
+    async def aclose(self) -> None:
+        """As `Answer.aclose`."""
+        self._origin.open -= 1
 
     async def receive_into(self, buffer: memoryview) -> int:
         """As `Answer.receive_into`."""

@@ -32,18 +32,24 @@ class BlockSize(click.ParamType[int]):
 
 
 class Seconds(click.ParamType[float]):
-    """A time that can be waited for."""
+    """A time that can be waited for; `infinite` is a word for one without an end."""
 
     name = "seconds"
 
+    def __init__(self, infinite: str = "") -> None:
+        self._infinite = infinite
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read a number of seconds."""
+        """Read a number of seconds, or the word for an infinite one."""
+        if self._infinite and value == self._infinite:
+            return float("inf")
         try:
             seconds = float(value)
         except ValueError:
             seconds = -1.0
         if not 0 <= seconds < float("inf"):
-            self.fail(f"{value!r} is not a number of seconds, 0 or more", param, ctx)
+            more = f", or {self._infinite}" if self._infinite else ""
+            self.fail(f"{value!r} is not a number of seconds, 0 or more{more}", param, ctx)
         return seconds
 
 
@@ -68,12 +74,27 @@ def _fetching_options(function: Any) -> Any:
             click.option("--header-file", "header_files", metavar="FILE", multiple=True,
                          type=click.Path(path_type=Path),
                          help="The same from a file, a header a line: keeps secrets off the command line."),
+            click.option("--credential-command", metavar="CMD",
+                         help="Ask this for what an origin wants to know of you; it speaks git's credential protocol."),
+            click.option("--netrc-file", metavar="FILE", type=click.Path(path_type=Path), envvar="NETRC",
+                         default=Path("~/.netrc"), help="Look here otherwise; ~/.netrc if not said."),
+            click.option("--mirror", "mirrors", multiple=True, metavar="FROM=TO",
+                         help="For URLs that start with FROM, also try the same path under TO."),
             click.option("--ca-file", metavar="FILE", type=click.Path(path_type=Path),
                          help="Trust these authorities for TLS."),
-            click.option("--proxy", metavar="URL", help="Ask origins through this HTTP proxy."),
+            click.option("--client-cert", metavar="FILE", type=click.Path(path_type=Path),
+                         help="Show this certificate to the origins that the sources name."),
+            click.option("--client-key", metavar="FILE", type=click.Path(path_type=Path),
+                         help="Its key, when that is not in the same file."),
+            click.option("--proxy", metavar="URL",
+                         help="Ask origins through this HTTP proxy; env: through those that the environment names."),
             click.option("--offline", is_flag=True, help="Never touch the network: serve what the store has."),
             click.option("--read-timeout", type=Seconds(), default=60.0, metavar="SECONDS",
                          help="A read that cannot be served by then fails with EIO (0: wait for ever)."),
+            click.option("--revalidate", type=Seconds("never"), default=60.0, metavar="SECONDS",
+                         help="Ask again after that whether a name has changed (0: at each open; or never)."),
+            click.option("--hedge", type=click.FloatRange(0, 100), default=3.0, metavar="PERCENT",
+                         help="Requests that may be sent a second time when they are slow."),
         )
     ):  # fmt: skip
         function = option(function)
@@ -220,6 +241,7 @@ def _settings(sources: tuple[str, ...], options: dict[str, Any]) -> Settings:
     from lazyfs import urls
     from lazyfs.blob import Limits
     from lazyfs.origin.client import ClientOptions
+    from lazyfs.origin.transport import ENVIRONMENT, TransportOptions
     from lazyfs.session import Settings
 
     headers = [_header(text, "'--header'") for text in options["headers"]]
@@ -228,15 +250,32 @@ def _settings(sources: tuple[str, ...], options: dict[str, Any]) -> Settings:
     ca_file = options["ca_file"]
     if ca_file is not None:
         _check_authorities(ca_file)
-    if options["proxy"] is not None and not urls.is_http(options["proxy"]):
-        raise click.BadParameter("a proxy is an http or https URL", param_hint="'--proxy'")
+    if options["client_cert"] is not None:
+        _check_certificate(options["client_cert"], options["client_key"])
+    elif options["client_key"] is not None:
+        raise click.BadParameter("a key is of no use without --client-cert", param_hint="'--client-key'")
+    proxy = options["proxy"]
+    if proxy is not None and proxy != ENVIRONMENT and not urls.is_http(proxy):
+        raise click.BadParameter("a proxy is an http or https URL, or env", param_hint="'--proxy'")
     named = frozenset(urls.origin_of(url) for text in sources if (url := _url_in(text)))
+    patience = options["read_timeout"] or math.inf
+    transport = TransportOptions(ca_file, options["client_cert"], options["client_key"], proxy, named)
     return Settings(
         _store_path(options["store"]),
-        ClientOptions(tuple(headers), named, ca_file, options["proxy"], options["offline"]),
-        Limits(read_timeout=options["read_timeout"] or math.inf),
+        ClientOptions(tuple(headers), named, transport, options["offline"], patience, options["hedge"] / 100),
+        Limits(read_timeout=patience),
         options["block_size"],
+        tuple(_mirror(text) for text in options["mirrors"]),
+        options["revalidate"],
     )
+
+
+def _mirror(text: str) -> tuple[str, str]:
+    """Read `FROM=TO`; either may have a `=` in it."""
+    match = re.fullmatch(r"(https?://.+?)=(https?://.+)", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not two http or https URLs with = in between", param_hint="'--mirror'")
+    return match[1], match[2]
 
 
 def _url_in(source: str) -> str | None:
@@ -276,6 +315,25 @@ def _lines_of(path: Path) -> list[tuple[int, str]]:
     except UnicodeDecodeError as exc:
         raise click.BadParameter(f"{path} is not text", param_hint="'--header-file'") from exc
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+
+
+def _check_certificate(certificate: Path, key: Path | None) -> None:
+    """Refuse a client certificate that TLS could not use later. *Raises*: click.BadParameter."""
+    import ssl
+
+    def no_password() -> str:
+        raise UsageError("its key is encrypted, and nobody can be asked for the password")
+
+    try:
+        ssl.create_default_context().load_cert_chain(certificate, key, no_password)
+        return
+    except ssl.SSLError:
+        reason = "no certificate with the key to it"
+    except OSError as exc:
+        reason = f"cannot be read: {exc.strerror}"
+    except UsageError as exc:
+        reason = str(exc)
+    raise click.BadParameter(f"{certificate}: {reason}", param_hint="'--client-cert'")
 
 
 def _check_authorities(path: Path) -> None:

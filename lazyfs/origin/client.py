@@ -1,62 +1,88 @@
 """The HTTP client: sends what is to be asked, follows redirects by hand, hands out only bytes that are proven.
 
-This is the one module that imports httpx. It sends and counts; what an answer proves is decided in `ranges`. Every
-failure leaves it as an `OriginError` whose message has no query, userinfo or header value in it.
+It sends and counts; how a request is carried is in transport.py, what an answer proves is decided in `ranges`, whose
+turn it is in slots.py, who is left alone in health.py, who we say that we are in credentials.py. Every failure leaves
+as an `OriginError` whose message has no query, userinfo or header value in it.
 
-httpx is the client for what requests mean; their bytes go over connections of our own (wire.py), or over httpx's where
-a proxy is in between. Cancellation: a request that is cancelled closes its connection. httpx's pool is unbounded, so
-that none ever queues in it: httpcore 1.0.9 loses the slot of a request that is cancelled while it queues
-(encode/httpcore#1093).
+Redirects. The user's headers go to the origins that were named, credentials to those that asked for them, and nothing
+of either along with a redirect. Where a URL leads is kept, so that each block takes one request; when what is there
+says no (a signed URL that has expired), the URL is asked again, once for all who wait. Metadata is always asked at the
+URL itself.
+
+Versions. An answer of another version is asked for once more with `Cache-Control: no-cache`, since a cache in between
+may still have what it kept of another version; then it is believed.
 """
 
 from __future__ import annotations
 
-import http.cookiejar
-import logging
-import ssl
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
 
-import httpx
 import trio
 
-from lazyfs import __version__, ranges, urls
+from lazyfs import ranges, urls
 from lazyfs.counters import Counters
-from lazyfs.errors import BlobChanged, OriginBadAnswer, OriginOffline, OriginRefused, OriginUnreachable
+from lazyfs.errors import (
+    BlobChanged,
+    OriginBadAnswer,
+    OriginError,
+    OriginFailing,
+    OriginOffline,
+    OriginRefused,
+    OriginUnreachable,
+)
 from lazyfs.extents import Extent
-from lazyfs.origin import wire
+from lazyfs.origin.health import Health, HedgeBudget
+from lazyfs.origin.slots import Slot, Slots
+from lazyfs.origin.transport import LEAST_RATE, Reply, Transport, TransportOptions, Unconnected
+from lazyfs.origin.wire import Place
 from lazyfs.ranges import Body
+from lazyfs.urgency import Urgency
 from lazyfs.versions import Version
-
-log = logging.getLogger(__name__)
-logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs at INFO, with the secrets in them
-logging.getLogger("httpcore").setLevel(logging.WARNING)
 
 MAX_HOPS: Final = 10
 """Redirects followed for one request."""
 
+TARGETS_KEPT: Final = 4096
+"""URLs of which it is known where they lead."""
+
+SILENT: Final = 5.0
+"""Seconds without an answer after which an attempt that is given up has failed, whatever it was given up for."""
+
+_EXPIRED: Final = frozenset({400, 401, 403, 404, 410})
+"""What servers say to a signed URL that has expired, or at the place from where something has gone."""
+
+_RESOLVED_ANEW: Final = 3
+"""How often a request is sent to where its URL leads: what was learned may have been used up by others meanwhile."""
+
+_WELL: Final = 64 * 1024
+"""Bytes of body that show that a URL answers well, whatever becomes of the rest."""
+
 _PAGE_PIECE: Final = 64 * 1024
 
-_TIMEOUT = httpx.Timeout(10.0, read=20.0, pool=None)
-"""Seconds for connecting and sending, and for the next bytes of an answer; the read's deadline is the caller's."""
-
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30.0)
+_NO_CACHE: Final = {"cache-control": "no-cache"}
 
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """How origins are asked. `headers` go to the origins in `named` (`urls.origin_of`), and to no other."""
+    """How origins are asked. `headers` go to the origins in `named` (`urls.origin_of`), and to no other.
 
-    headers: tuple[tuple[str, str], ...] = ()
-    named: frozenset[tuple[str, str, int]] = field(default_factory=frozenset)
-    ca_file: Path | None = None
-    proxy: str | None = None
+    *Units*: `patience` is the seconds for which something is tried in vain before it is left alone; `hedge` the share
+    of requests that may be sent twice.
+    """
+
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    named: frozenset[Place] = field(default_factory=frozenset)
+    transport: TransportOptions = field(default_factory=TransportOptions)
     offline: bool = False
+    patience: float = 60.0
+    hedge: float = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,69 +94,19 @@ class Found:
     head: bytes
 
 
-class _Wire(httpx.AsyncBaseTransport):
-    """httpx's requests over our own connections."""
+class Attempt:
+    """What its asker may see of a request under way."""
 
-    def __init__(self, trust: Callable[[], ssl.SSLContext]) -> None:
-        self._pool = wire.Pool(trust)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request. *Raises*: WireError."""
-        place = urls.origin_of(str(request.url))
-        target = urls.target(request.extensions["url"]) or request.url.raw_path
-        exchange, head = await self._pool.exchange(place, target, request.headers.raw)
-        stream, extensions = _WireStream(exchange), {"exchange": exchange}
-        return httpx.Response(head.status, headers=head.headers, stream=stream, extensions=extensions)
-
-    async def aclose(self) -> None:
-        """Close the idle connections."""
-        await self._pool.aclose()
-
-
-class _WireStream(httpx.AsyncByteStream):
-    """The body of an answer that came over our own connections, as httpx would see it; `_Reader` takes it directly."""
-
-    def __init__(self, exchange: wire.Exchange) -> None:
-        self._exchange = exchange
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the body."""
-        piece = memoryview(bytearray(_PAGE_PIECE))
-        while count := await self._exchange.receive_into(piece):
-            yield bytes(piece[:count])
-
-    async def aclose(self) -> None:
-        """Give the connection back, or close it."""
-        await self._exchange.aclose()
-
-
-class _Reader:
-    """Receives a body into buffers, whichever transport it comes by."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._exchange: wire.Exchange | None = response.extensions.get("exchange")
-        self._pieces = response.aiter_raw()
-        self._rest = memoryview(b"")
-
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Fill the start of a non-empty buffer; 0 at the end of the body."""
-        if self._exchange is not None:
-            return await self._exchange.receive_into(buffer)
-        if not self._rest:
-            self._rest = memoryview(await anext(self._pieces, b""))
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
+    def __init__(self) -> None:
+        self.sent = trio.Event()
 
 
 class Answer:
-    """A body under way; `body` says what it proves to hold."""
+    """A body under way; `body` says what it proves to hold. Close it with `aclose`."""
 
-    def __init__(self, body: Body, url: str, response: httpx.Response, counters: Counters) -> None:
+    def __init__(self, body: Body, asked: _Asked, counters: Counters) -> None:
         self.body = body
-        self._url = url
-        self._reader = _Reader(response)
+        self._asked = asked
         self._counters = counters
         self._due = len(body.extent)
 
@@ -140,14 +116,88 @@ class Answer:
         *Raises*: OriginBadAnswer, when there are more or fewer than `body.extent`; OriginUnreachable. Where the body is
         not `counted`, what was received is proven only by the end.
         """
-        with _transport_errors(self._url):
-            count = await self._reader.receive_into(buffer)
-        self._counters.origin_bytes += count
-        self._due -= count
-        if self._due < 0 or (self._due and not count):
-            wrong = "more bytes than were due" if self._due < 0 else f"a body that ended {self._due} bytes early"
-            raise OriginBadAnswer(urls.redact(self._url), wrong)
+        with self._asked.judged():
+            count = await self._asked.receive_into(buffer)
+            self._counters.origin_bytes += count
+            self._due -= count
+            if self._due < 0 or (self._due and not count):
+                wrong = "more bytes than were due" if self._due < 0 else f"a body that ended {self._due} bytes early"
+                raise OriginBadAnswer(urls.redact(self._asked.url), wrong)
+        if not self._due:
+            self._asked.ended_well()
         return count
+
+    async def wait_for_body(self) -> None:
+        """Wait until the body has begun. *Raises*: OriginUnreachable."""
+        with self._asked.judged():
+            await self._asked.reply.wait_for_body()
+
+    async def aclose(self) -> None:
+        """Let go of the request, read to its end or not."""
+        await self._asked.aclose()
+
+
+class _Asked:
+    """A request that was answered: the reply, and what its end means for its slot and for its URL's health."""
+
+    def __init__(self, url: str, reply: Reply, slot: Slot, health: Health, began: float, patience: float) -> None:
+        self.url = url  # that was asked for; `reply.url` is where it led
+        self.reply = reply
+        self._slot = slot
+        self._health = health
+        self._began = began
+        self._patience = patience
+        self._received = 0
+        self._judged = False
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Fill the start of a non-empty buffer with the next bytes of the body; 0 at its end."""
+        await self._slot.give_way()
+        count = await self.reply.receive_into(buffer)
+        self._slot.heard()
+        self._received += count
+        if self._received >= _WELL:
+            self._health.succeeded(self.url)
+        return count
+
+    def proven(self, extent: Extent, pinned: Version | None, size: int | None = None) -> Body:
+        """Return what the answer proves to hold. *Raises*: OriginError."""
+        outcome = self.decided(extent, pinned, size)
+        with self.judged():
+            return _proven(self.url, outcome, self.reply.status)
+
+    def decided(self, extent: Extent, pinned: Version | None, size: int | None = None) -> ranges.Outcome:
+        """Decide what the answer proves."""
+        return ranges.decide(extent, pinned, self.reply.status, self.reply.headers, time.time(), size)
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Count an error that may pass as a failure of the URL's, and any other answer as none."""
+        try:
+            yield
+        except OriginError as exc:
+            if exc.retryable:
+                self._fail()
+            else:
+                self.ended_well()
+            raise
+
+    def ended_well(self) -> None:
+        """Count this as an answer."""
+        self._judged = True
+        self._health.succeeded(self.url)
+
+    def _fail(self) -> None:
+        self._judged = True
+        self._health.failed(self.url, self._began, trio.current_time())
+
+    async def aclose(self) -> None:
+        """Let go of the slot and of the connection."""
+        took = trio.current_time() - self._began
+        if not self._judged and took >= _silent(self._patience) and self._received < LEAST_RATE * took:
+            self._fail()  # whoever waited has left, and this is why
+        self._slot.release()
+        await self.reply.aclose()
 
 
 class Client:
@@ -156,8 +206,12 @@ class Client:
     def __init__(self, options: ClientOptions, counters: Counters) -> None:
         self._options = options
         self._counters = counters
-        self._http = self._client()
-        trio.socket.set_custom_hostname_resolver(wire.Lookups())
+        self._transport = Transport(options.transport)
+        self._health = Health(options.patience)
+        self._slots = defaultdict[Place, Slots](Slots)
+        self._budget = HedgeBudget(options.hedge)
+        self._targets: dict[str, str] = {}  # where URLs lead; the last TARGETS_KEPT
+        self._resolving: dict[str, trio.Lock] = {}
 
     @property
     def offline(self) -> bool:
@@ -166,106 +220,231 @@ class Client:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
-    async def probe(self, url: str, pinned: Version | None = None, size: int | None = None) -> Found | None:
+    def resting(self, url: str) -> bool:
+        """Say whether others should be asked before this URL."""
+        now = trio.current_time()
+        return self._health.resting(url, now) or self._health.resting(urls.origin_of(url), now)
+
+    def let_rest(self, url: str) -> None:
+        """Have others asked before this URL for a while: it was too slow, or what came from it was wrong."""
+        now = trio.current_time()
+        self._health.failed(url, now, now)
+
+    def slow(self, url: str) -> float:
+        """Return after how many seconds without an answer this URL's origin is slow; never, where nothing is hedged."""
+        if not self._options.hedge:
+            return math.inf
+        return self._slots[urls.origin_of(url)].latencies.slow
+
+    def may_hedge(self) -> bool:
+        """Say whether one more request may be sent beside one that is slow, and count it."""
+        if not self._budget.spend():
+            return False
+        self._counters.hedges += 1
+        return True
+
+    async def probe(
+        self, url: str, pinned: Version | None = None, size: int | None = None, urgency: Urgency = Urgency.DEMAND
+    ) -> Found | None:
         """Ask what a URL names, with a GET of its first byte; None when `pinned` is still current.
 
         `size` is the blob's where a source said so, for an origin that does not.
 
         *Raises*: OriginError. *Source*: TRAPS "HEAD refused, or without a length".
         """
+        found = await self._probe_once(url, {}, pinned, size, urgency)
+        if pinned is None or found is None or found.version == pinned:
+            return found
+        return await self._probe_once(url, _NO_CACHE, pinned, size, urgency)
+
+    async def _probe_once(
+        self, url: str, headers: Mapping[str, str], pinned: Version | None, size: int | None, urgency: Urgency
+    ) -> Found | None:
         condition = {"if-none-match": pinned.etag} if pinned is not None and pinned.etag else {}
-        async with self._send(url, {"range": "bytes=0-0", **condition}) as response:
-            outcome = ranges.decide(Extent(0, 1), None, response.status_code, response.headers, time.time(), size)
-            if condition and response.status_code == 304:
+        headers = {"range": "bytes=0-0", **condition, **headers}
+        async with aclosing(await self._follow(url, headers, lambda: urgency, Attempt())) as asked:
+            if condition and asked.reply.status == 304:
+                asked.ended_well()
                 return None
-            body = _proven(url, outcome, response.status_code)
-            found = Found(body.version, response.status_code != 200, b"")
-            if not found.ranged or not body.extent:
-                return found  # what else a 200 sends is not read: the connection is closed
-            answer = Answer(body, url, response, self._counters)
+            body = asked.proven(Extent(0, 1), None, size)
+            if asked.reply.status == 200 or not body.extent:
+                asked.ended_well()
+                # What else a 200 sends is not read: the connection is closed.
+                return Found(body.version, asked.reply.status != 200, b"")
+            answer = Answer(body, asked, self._counters)
             head = bytearray(len(body.extent) + 1)
             length = 0
             while count := await answer.receive_into(memoryview(head)[length:]):
                 length += count  # to its end: a connection is used again only after that
             return Found(body.version, ranged=True, head=bytes(head[:length]))
 
-    @asynccontextmanager
-    async def get(self, url: str, extent: Extent, pinned: Version) -> AsyncIterator[Answer]:
+    async def ask(
+        self,
+        url: str,
+        extent: Extent,
+        pinned: Version,
+        urgency: Callable[[], Urgency] = lambda: Urgency.DEMAND,
+        attempt: Attempt | None = None,
+    ) -> Answer:
         """Ask for a non-empty run of bytes of one version; the answer may hold less of it, or the whole blob.
 
-        *Raises*: BlobChanged, OriginRefused, OriginUnreachable, OriginBadAnswer, OriginOffline. *Units*: bytes.
+        Returns when the body has begun; close what it returns. `urgency` is looked at whenever there is a choice.
+
+        *Raises*: BlobChanged, OriginRefused, OriginDenied, OriginUnreachable, OriginFailing, OriginBadAnswer,
+        OriginOffline. *Units*: bytes. *Cancellation*: at any time; the connection is closed.
         """
         condition = {"if-match": pinned.strong_etag} if pinned.strong_etag else {}
-        async with self._send(url, {"range": ranges.range_header(extent), **condition}) as response:
-            outcome = ranges.decide(extent, pinned, response.status_code, response.headers, time.time())
-            yield Answer(_proven(url, outcome, response.status_code), url, response, self._counters)
+        headers = {"range": ranges.range_header(extent), **condition}
+        attempt = attempt or Attempt()
+        self._budget.earn()
+        try:
+            return await self._ask_once(url, headers, extent, pinned, urgency, attempt)
+        except BlobChanged:
+            return await self._ask_once(url, {**headers, **_NO_CACHE}, extent, pinned, urgency, attempt)
+
+    async def _ask_once(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        extent: Extent,
+        pinned: Version,
+        urgency: Callable[[], Urgency],
+        attempt: Attempt,
+    ) -> Answer:
+        asked = await self._open(url, headers, urgency, attempt)
+        try:
+            answer = Answer(asked.proven(extent, pinned), asked, self._counters)
+            await answer.wait_for_body()
+            return answer
+        except BaseException:
+            await asked.aclose()
+            raise
 
     async def fetch_page(self, url: str, limit: int) -> tuple[bytes, str, str]:
         """Return the whole body at `url`, its Content-Type and its final URL: for listings, which have no version.
 
         *Raises*: OriginError, also when the body is over `limit` bytes.
         """
-        async with self._send(url, {}) as response:
-            outcome = ranges.decide(Extent(0, 1), None, response.status_code, response.headers, time.time())
-            if response.status_code != 200:
-                _proven(url, outcome, response.status_code)
-                raise OriginBadAnswer(urls.redact(url), f"HTTP {response.status_code} for a whole page")
-            if reason := ranges.encoded(response.headers):  # read as a page it would be an empty directory
-                raise OriginBadAnswer(urls.redact(url), reason)
-            page, piece, reader = bytearray(), memoryview(bytearray(_PAGE_PIECE)), _Reader(response)
-            with _transport_errors(url):
-                while count := await reader.receive_into(piece):
-                    page += piece[:count]
-                    self._counters.origin_bytes += count
-                    if len(page) > limit:
-                        raise OriginBadAnswer(urls.redact(url), f"a page of more than {limit} bytes")
-            return bytes(page), response.headers.get("content-type", ""), str(response.url)
+        async with aclosing(await self._follow(url, {}, lambda: Urgency.DEMAND, Attempt())) as asked:
+            return await self._page(asked, limit)
 
-    @asynccontextmanager
-    async def _send(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
-        """Send a GET and follow its redirects: our headers to the named origins only, never from https to http."""
-        if self._options.offline:
-            raise OriginOffline(urls.redact(url), "not in the store, and --offline forbids asking the origin")
+    async def _page(self, asked: _Asked, limit: int) -> tuple[bytes, str, str]:
+        reply, shown = asked.reply, urls.redact(asked.url)
+        if reply.status != 200:
+            asked.proven(Extent(0, 1), None)
+            raise OriginBadAnswer(shown, f"HTTP {reply.status} for a whole page")
+        if reason := ranges.encoded(reply.headers):  # read as a page it would be an empty directory
+            raise OriginBadAnswer(shown, reason)
+        page, piece = bytearray(), memoryview(bytearray(_PAGE_PIECE))
+        with asked.judged():
+            while count := await asked.receive_into(piece):
+                page += piece[:count]
+                self._counters.origin_bytes += count
+                if len(page) > limit:
+                    raise OriginBadAnswer(shown, f"a page of more than {limit} bytes")
+        asked.ended_well()
+        return bytes(page), reply.headers.get("content-type", ""), reply.url
+
+    # Redirects.
+
+    async def _open(
+        self, url: str, headers: Mapping[str, str], urgency: Callable[[], Urgency], attempt: Attempt
+    ) -> _Asked:
+        """Send a GET to where a URL is known to lead, and when that says no, to the URL."""
+        for _ in range(_RESOLVED_ANEW):
+            target = self._targets.get(url)
+            if target is None:
+                break
+            try:
+                asked = await self._send(url, target, headers, urgency, attempt)
+            except OriginUnreachable:
+                self._forget_target(url, target)
+                raise
+            if asked.reply.status not in _EXPIRED and not isinstance(asked.decided(_ANY, None), ranges.Moved):
+                return asked
+            await asked.aclose()
+            lock = self._resolving.setdefault(url, trio.Lock())
+            async with lock:
+                try:
+                    if self._forget_target(url, target):  # else somebody was here before us
+                        return await self._follow(url, headers, urgency, attempt)
+                finally:
+                    if not lock.statistics().tasks_waiting:
+                        self._resolving.pop(url, None)
+        return await self._follow(url, headers, urgency, attempt)
+
+    def _forget_target(self, url: str, target: str) -> bool:
+        if self._targets.get(url) != target:
+            return False
+        del self._targets[url]
+        return True
+
+    async def _follow(
+        self, url: str, headers: Mapping[str, str], urgency: Callable[[], Urgency], attempt: Attempt
+    ) -> _Asked:
+        """Send a GET to a URL and follow its redirects; never from https to http."""
         here = url
         for _ in range(MAX_HOPS + 1):
-            response = await self._send_one(here, headers)
-            try:
-                outcome = ranges.decide(Extent(0, 1), None, response.status_code, response.headers, time.time())
-                if not isinstance(outcome, ranges.Moved):
-                    yield response
-                    return
-                here = _next_hop(url, here, outcome.location)
-            finally:
-                await response.aclose()
+            asked = await self._send(url, here, headers, urgency, attempt)
+            outcome = asked.decided(_ANY, None)
+            if not isinstance(outcome, ranges.Moved):
+                if here != url and asked.reply.status in (200, 206):
+                    self._targets.pop(url, None)
+                    self._targets[url] = here
+                    if len(self._targets) > TARGETS_KEPT:
+                        del self._targets[next(iter(self._targets))]
+                return asked
+            asked.ended_well()
+            await asked.aclose()
+            here = _next_hop(url, here, outcome.location)
         raise OriginRefused(urls.redact(url), f"more than {MAX_HOPS} redirects", 310)
 
-    async def _send_one(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
-        own = self._options.headers if urls.origin_of(url) in self._options.named else ()
-        with _transport_errors(url):
+    async def _send(
+        self, url: str, here: str, headers: Mapping[str, str], urgency: Callable[[], Urgency], attempt: Attempt
+    ) -> _Asked:
+        """Send a GET for `url` to `here`, when it is its turn."""
+        if self._options.offline:
+            raise OriginOffline(urls.redact(url), "not in the store, and --offline forbids asking the origin")
+        place = urls.origin_of(here)
+        slots = self._slots[place]
+        self._refuse_broken(url, place)
+        slot = await slots.take(urgency)
+        began = trio.current_time()
+        try:
+            attempt.sent.set()
             self._counters.origin_requests += 1
-            own_headers = [*own, *headers.items()]
-            request = self._http.build_request("GET", url, headers=own_headers, extensions={"url": url})
-            return await self._http.send(request, stream=True)
+            own = self._options.headers if place in self._options.named else ()
+            reply = await self._transport.send(here, [*own, *headers.items()])
+        except BaseException as exc:
+            slot.release()
+            now = trio.current_time()
+            if isinstance(exc, Unconnected):
+                self._health.failed(place, began, now)
+            elif isinstance(exc, OriginUnreachable) or now - began >= _silent(self._options.patience):
+                self._health.failed(url, began, now)
+            raise
+        slot.heard()
+        took = trio.current_time() - began
+        self._health.succeeded(place)
+        slots.answered(took, refused=reply.status in (429, 503))
+        return _Asked(url, reply, slot, self._health, began, self._options.patience)
 
-    def _trust(self) -> ssl.SSLContext:
-        """The system's authorities (what the administrator trusts, not what a package ships), or `--ca-file`'s."""
-        return ssl.create_default_context(cafile=self._options.ca_file)
+    def _refuse_broken(self, url: str, place: Place) -> None:
+        for key, what in ((place, f"{place[1]}:{place[2]} cannot be reached"), (url, "no answer that can be used")):
+            seconds = self._health.refusal(key, trio.current_time())
+            if seconds is not None:
+                reason = f"{what}, for longer than a read may take; asked again in {seconds:.0f} s"
+                raise OriginFailing(urls.redact(url), reason)
 
-    def _client(self) -> httpx.AsyncClient:
-        """Make the client: over our own connections, or over httpx's where a proxy is in between."""
-        transport: httpx.AsyncBaseTransport = _Wire(self._trust)
-        if proxy := self._options.proxy:
-            transport = httpx.AsyncHTTPTransport(verify=self._trust(), proxy=proxy, limits=_LIMITS, trust_env=False)
-        return httpx.AsyncClient(
-            headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
-            cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
-            transport=transport,
-            timeout=_TIMEOUT,
-            follow_redirects=False,
-            trust_env=False,
-        )
+
+_ANY = Extent(0, 1)
+
+
+def _silent(patience: float) -> float:
+    """Return the seconds without an answer after which an attempt that is given up has failed."""
+    return min(SILENT, patience / 2)
 
 
 _REMEDIES: Final = {
@@ -305,48 +484,3 @@ def _next_hop(url: str, here: str, location: str) -> str:
     if urls.origin_of(here)[0] == "https" and urls.origin_of(target)[0] == "http":
         raise OriginRefused(urls.redact(url), "a redirect from https to http", 310)
     return target
-
-
-class _transport_errors:  # noqa: N801 - reads as the context manager it is
-    """Turn httpx's errors into ours, without the URL that they may carry."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
-        if isinstance(exc, wire.WireError):
-            raise OriginUnreachable(urls.redact(self._url), str(exc)) from None
-        if isinstance(exc, httpx.TransportError):
-            raise OriginUnreachable(urls.redact(self._url), _reason(exc)) from None
-        if isinstance(exc, (httpx.InvalidURL, httpx.RequestError, UnicodeError)):
-            raise OriginRefused(urls.redact(self._url), f"cannot be asked for ({type(exc).__name__})", 0) from None
-
-
-def _reason(exc: httpx.TransportError) -> str:
-    """Say what went wrong in words; the operating system's where there are some."""
-    words = next((wire.words(cause) for cause in _causes(exc) if isinstance(cause, OSError)), None)
-    match exc:
-        case httpx.ConnectTimeout():
-            return "no connection in time"
-        case httpx.ConnectError():
-            return f"cannot connect: {words or exc}"
-        case httpx.TimeoutException():
-            return "no answer in time"
-        case httpx.RemoteProtocolError():
-            return "the connection was closed in mid-answer, or the answer is not HTTP"
-        case _:
-            return f"the connection failed: {words or type(exc).__name__}"
-
-
-def _causes(exc: BaseException | None) -> Iterable[BaseException]:
-    """Yield `exc` and what it came from, exception groups opened."""
-    if exc is None:
-        return
-    yield exc
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in exc.exceptions:
-            yield from _causes(inner)
-    yield from _causes(exc.__cause__ or exc.__context__)

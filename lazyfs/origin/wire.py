@@ -34,8 +34,8 @@ IDLE_MAX: Final = 128
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for name look-up, TCP and TLS together."""
 
-SILENCE_TIMEOUT: Final = 20.0
-"""Seconds without any byte after which a connection is given up."""
+HEAD_TIMEOUT: Final = 20.0
+"""Seconds for sending a request and for all of the head of its answer; what a body may take is its receiver's."""
 
 LOOKUPS_MAX: Final = 512
 """Name look-ups at a time, those included that nobody waits for any longer."""
@@ -48,8 +48,16 @@ Place = tuple[str, str, int]
 Headers = Sequence[tuple[bytes, bytes]]
 
 
+Trust = Callable[[Place], ssl.SSLContext]
+"""Returns what TLS trusts, and shows, for an origin."""
+
+
 class WireError(Exception):
     """A connection failed; the message says how, without the URL."""
+
+
+class Unconnected(WireError):
+    """There was none: no name, nobody at that port, no TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +86,20 @@ class Exchange:
     async def begin(self, target: bytes, headers: Headers) -> Head:
         """Send a GET and return the head of its answer. *Raises*: WireError."""
         request = h11.Request(method=b"GET", target=target, headers=list(headers))
-        await self._send((self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b""))
-        while True:
-            event = await self._next_event()
-            if isinstance(event, h11.Response):
-                break
+        message = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+        with _InTime(HEAD_TIMEOUT, "no answer"):
+            await self._stream.send_all(message)
+            while True:
+                event = await self._next_event()
+                if isinstance(event, h11.Response):
+                    break
         self._frame(event)
         return Head(event.status_code, list(event.headers.raw_items()))
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Fill the start of a non-empty buffer with the next bytes of the body; 0 at its end.
 
-        *Raises*: WireError, also when the connection ends before the body does.
+        Waits for as long as it takes. *Raises*: WireError, also when the connection ends before the body does.
         """
         if not self._rest and self._due is None:
             self._rest = memoryview(await self._next_data())
@@ -106,7 +116,7 @@ class Exchange:
             count = len(piece)
             buffer[:count] = piece
         else:
-            with self._in_time():
+            with _failures():
                 count = await self._socket.recv_into(buffer)
         if count == 0:
             raise WireError("the connection was closed in mid-answer")
@@ -164,24 +174,16 @@ class Exchange:
         except h11.RemoteProtocolError as exc:
             raise WireError(f"not an HTTP answer ({exc})") from exc
 
-    async def _send(self, message: bytes) -> None:
-        with self._in_time():
-            await self._stream.send_all(message)
-
     async def _receive(self, most: int) -> bytes:
-        with self._in_time():
+        with _failures():
             return bytes(await self._stream.receive_some(most))
-
-    def _in_time(self) -> _InTime:
-        return _InTime(SILENCE_TIMEOUT, "no byte came")
 
 
 class Pool:
-    """Idle connections, by origin, and the making of new ones. `trust` gives the TLS context when one is needed."""
+    """Idle connections, by origin, and the making of new ones."""
 
-    def __init__(self, trust: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, trust: Trust) -> None:
         self._trust = trust
-        self._tls: ssl.SSLContext | None = None
         self._idle: list[tuple[float, Place, trio.abc.Stream]] = []  # those idle longest first
 
     async def exchange(self, place: Place, target: bytes, headers: Headers) -> tuple[Exchange, Head]:
@@ -227,25 +229,30 @@ class Pool:
         return None
 
     async def _connect(self, place: Place) -> trio.abc.Stream:
+        try:
+            with _InTime(CONNECT_TIMEOUT, "no connection"):
+                return await self._connected(place)
+        except WireError as exc:
+            raise Unconnected(*exc.args) from exc
+
+    async def _connected(self, place: Place) -> trio.abc.Stream:
         scheme, host, port = place
-        with _InTime(CONNECT_TIMEOUT, "no connection"):
-            try:
-                stream = await trio.open_tcp_stream(host, port)
-            except OSError as exc:
-                raise WireError(f"cannot connect: {words(exc)}") from exc
-            if scheme == "http":
-                return stream
-            self._tls = self._tls or self._trust()
-            secured = trio.SSLStream(stream, self._tls, server_hostname=host, https_compatible=True)
-            try:
-                await secured.do_handshake()
-            except trio.BrokenResourceError as exc:
-                await trio.aclose_forcefully(stream)
-                raise WireError(f"no TLS connection: {words(exc.__cause__ or exc)}") from exc
-            except BaseException:
-                await trio.aclose_forcefully(stream)
-                raise
-            return secured
+        try:
+            stream = await trio.open_tcp_stream(host, port)
+        except OSError as exc:
+            raise WireError(f"cannot connect: {words(exc)}") from exc
+        if scheme == "http":
+            return stream
+        secured = trio.SSLStream(stream, self._trust(place), server_hostname=host, https_compatible=True)
+        try:
+            await secured.do_handshake()
+        except trio.BrokenResourceError as exc:
+            await trio.aclose_forcefully(stream)
+            raise WireError(f"no TLS connection: {words(exc.__cause__ or exc)}") from exc
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return secured
 
 
 class Lookups(trio.abc.HostnameResolver):
@@ -276,6 +283,7 @@ class _InTime:
 
     def __init__(self, seconds: float, what: str) -> None:
         self._scope = trio.move_on_after(seconds)
+        self._failures = _failures()
         self._text = f"{what} for {seconds:g} s"
 
     def __enter__(self) -> None:
@@ -285,6 +293,16 @@ class _InTime:
         self._scope.__exit__(kind, exc, traceback)  # type: ignore[arg-type]
         if self._scope.cancelled_caught:
             raise WireError(self._text) from None
+        self._failures.__exit__(kind, exc, traceback)
+
+
+class _failures:  # noqa: N801 - reads as the context manager it is
+    """Turn trio's and the system's errors into WireError."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
         if isinstance(exc, (trio.BrokenResourceError, trio.ClosedResourceError, OSError)):
             raise WireError(f"the connection failed: {words(exc.__cause__ or exc)}") from exc
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ import trio
 
 from lazyfs import urls
 from lazyfs.entries import Entry, Refusal
-from lazyfs.errors import OriginError, SourceError, StoreError
+from lazyfs.errors import OriginError, OriginUnreachable, SourceError, StoreError
 from lazyfs.origin.client import Client
 from lazyfs.sources import listing
 from lazyfs.sources.index import parse_index
@@ -42,27 +42,42 @@ Pieces = Callable[[int, int], Awaitable[bytes | memoryview]]
 """Returns up to `length` bytes from `offset`; none at the end."""
 
 
-async def list_index(client: Client, store: Store, url: str) -> list[Entry | Refusal]:
-    """Return what the index at `url` lists, or listed when its origin could last be reached.
+async def list_index(
+    client: Client, store: Store, mirrors: Sequence[tuple[str, str]], url: str
+) -> list[Entry | Refusal]:
+    """Return what the index at `url` lists, or at a mirror of it, or listed when one could last be reached.
 
     *Raises*: OriginError, SourceError. *Cancellation*: at any time.
     """
     try:
-        page, content_type, final_url = await client.fetch_page(url, PAGE_MAX)
+        page, content_type, base = await _fetch_index(client, urls.ways(url, rules=mirrors))
     except OriginError as exc:
         kept = store.catalogue.listing(url)
-        if kept is None or not (exc.retryable or client.offline):
+        if kept is None or not (exc.retryable or isinstance(exc, OriginUnreachable) or client.offline):
             raise
         if not client.offline:
             log.warning("%s; showing the listing that was kept", exc)
         return await trio.to_thread.run_sync(listing.unpack, kept, url)
-    base = final_url if urls.origin_of(final_url) == urls.origin_of(url) else url
     found = await trio.to_thread.run_sync(lambda: list(parse_index(page, content_type, base)))
     try:
         await trio.to_thread.run_sync(lambda: store.catalogue.remember_listing(url, listing.pack(found, url)))
     except StoreError as exc:
         log.warning("%s", exc)
     return found
+
+
+async def _fetch_index(client: Client, ways: Sequence[str]) -> tuple[bytes, str, str]:
+    """Return a page that lists, its Content-Type, and where its relative links start: never at a mirror."""
+    errors: list[OriginError] = []
+    for url in sorted(ways, key=client.resting):
+        try:
+            page, content_type, final_url = await client.fetch_page(url, PAGE_MAX)
+        except OriginError as exc:
+            errors.append(exc)
+            continue
+        here = url == ways[0] and urls.origin_of(final_url) == urls.origin_of(url)
+        return page, content_type, final_url if here else ways[0]
+    raise min(errors, key=lambda exc: not exc.retryable).with_traceback(None)
 
 
 async def read_manifest(source: Source, pieces: Pieces) -> AsyncIterator[list[Entry | Refusal]]:

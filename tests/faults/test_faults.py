@@ -96,9 +96,17 @@ def test_what_does_not_pass_ends_in_an_error_in_time(origin: MisbehavingOrigin, 
 
 
 def test_a_stall_ends_in_an_error_and_is_over_for_the_next_reader(origin: MisbehavingOrigin, mounts: Mounts) -> None:
-    mount = mounts("blob=" + origin.url("stall@2-2", BLOB), options=OPTIONS)
+    mount = mounts("blob=" + origin.url("stall@2-2", BLOB), options=(*OPTIONS, "--hedge", "0"))
     assert on_mount(under.pass_through, mount.path("blob")).error == errno.EIO
     assert on_mount(under.read_when_it_works, mount.path("blob"), 20.0) == origin.expected(BLOB)
+
+
+def test_an_answer_that_does_not_come_is_outrun_by_a_second_request(origin: MisbehavingOrigin, mounts: Mounts) -> None:
+    """The stall has no end, and the time-out none that the test would wait for."""
+    mount = mounts("blob=" + origin.url("stall@2-2", BLOB), options=("--read-timeout", "0"))
+    assert on_mount(under.sha256, mount.path("blob")) == expected(origin)
+    assert mount.counters()["hedges"] == 1
+    origin.wait(origin.url("stall@2-2", BLOB), most_open=0)  # the one that was outrun is given up
 
 
 def test_idle_connections_that_end_when_they_are_used_cost_no_wait(origin: MisbehavingOrigin, mounts: Mounts) -> None:

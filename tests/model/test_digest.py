@@ -15,6 +15,7 @@ from lazyfs.blob import Blob
 from lazyfs.errors import DigestMismatch
 from lazyfs.extents import Extent
 from lazyfs.versions import BlobId
+from lazyfs.ways import REFUSED_FOR
 from tests.fakes import FakeOrigin, Fault, run
 from tests.model.world import BLOCK, World, content_of, world
 
@@ -71,6 +72,9 @@ def test_the_last_block_of_a_wrong_blob_is_never_given_out(order: tuple[int, ...
                 await blob.read(order[0] * BLOCK, 1)
             await wait_all_tasks_blocked()
         assert len(directories(here)) == 1
+        with pytest.raises(DigestMismatch, match="thrown away"):  # nor is it fetched anew from where it was wrong
+            await here.read(0, SIZE)
+        await trio.sleep(REFUSED_FOR)
         here.origin.swap(CONTENT)
         here.known = here.origin.known
         here.content = CONTENT

@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from lazyfs.errors import BlobChanged, DeadlineExceeded, OriginOffline, OriginRefused, StoreError
 from lazyfs.extents import Extent
 from lazyfs.store import BlobFile
+from lazyfs.urgency import Urgency
 from tests.fakes import NOT_FOUND, FakeOrigin, Fault, run, unavailable
 from tests.model.world import BLOCK, World, content_of, world
 
@@ -86,7 +87,7 @@ async def test_a_pass_takes_the_other_parts_of_its_flight_along(here: World) -> 
     """A flight with a gap, since another process was faster with one block, and an origin that ignores ranges."""
     here.origin.faults.extend([Fault(whole=True)] * 3)
     async with here.opened() as blob:
-        hold = blob._take_off(range(BLOCKS)).hold()
+        hold = blob._take_off(range(BLOCKS)).hold(Urgency.READAHEAD)
         with here.elsewhere() as other:
             here.commit(other, 2)
         await here.check(blob, 0, SIZE)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lazyfs.errors import BlobChanged, DeadlineExceeded, OriginRefused, StoreError
 from lazyfs.extents import Extent
+from lazyfs.fetch import PASS_TRIES
 from tests.fakes import FINE, NOT_FOUND, FakeOrigin, Fault, run, unavailable
 from tests.model.world import BLOCK, World, content_of, world
 
@@ -105,7 +106,7 @@ faults = st.lists(
     | st.builds(Fault, reset_after=st.integers(0, 4 * BLOCK), whole=st.booleans(), counted=st.booleans())
     | st.builds(Fault, short=st.integers(1, 4 * BLOCK), counted=st.booleans())
     | st.sampled_from([Fault(stall=trio.Event()), NOT_FOUND]),
-    max_size=6,
+    max_size=PASS_TRIES - 1,  # more, and a pass may be given up: test_read_algorithm.py
 )
 usuals = st.builds(
     Usual,

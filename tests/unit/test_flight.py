@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from lazyfs.errors import OriginUnreachable
 from lazyfs.extents import Block
 from lazyfs.flight import Flight, FlightEnded, FlightTable
+from lazyfs.urgency import Urgency
 
 FAILURE = OriginUnreachable("http://h/", "reset")
 
@@ -81,7 +82,7 @@ async def test_f2_a_block_is_had_when_it_has_landed(table: FlightTable, flight: 
 @with_waiters
 async def test_f3_the_last_to_leave_cancels(table: FlightTable, flight: Flight, waiters: Waiters) -> None:
     scopes = [await waiters.start(flight, index) for index in (3, 3, 4)]
-    hold = flight.hold()
+    hold = flight.hold(Urgency.READAHEAD)
     for scope in scopes:
         scope.cancel()
     await wait_all_tasks_blocked()
@@ -138,7 +139,7 @@ async def test_f5_a_landed_block_is_had_until_it_settles(table: FlightTable, fli
 
 @with_waiters
 async def test_f6_the_table_knows_a_dying_flight(table: FlightTable, flight: Flight, waiters: Waiters) -> None:
-    flight.hold().release()
+    flight.hold(Urgency.READAHEAD).release()
     assert flight.dying
     assert table.find(3) is flight
 

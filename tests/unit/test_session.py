@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -194,7 +195,7 @@ def test_idle_connections_are_bounded_over_all_origins() -> None:
     from lazyfs.origin import wire
 
     async def main() -> None:
-        pool = wire.Pool(lambda: None)  # type: ignore[arg-type, return-value]
+        pool = wire.Pool(lambda _: ssl.create_default_context())
         others = []
         for number in range(wire.IDLE_MAX + 20):
             ours, theirs = trio.socket.socketpair()
@@ -227,7 +228,7 @@ def test_silent_name_servers_leave_the_threads_to_the_disk(tmp_path: Path, monke
             monkeypatch.setattr(socket, "getaddrinfo", slow)
             async with trio.open_nursery() as nursery:
                 for number in range(60):
-                    nursery.start_soon(session.resolver.known, f"http://host{number}.invalid/x")
+                    nursery.start_soon(session.resolver.known, [f"http://host{number}.invalid/x"])
                 while len(asleep) < 40:
                     await trio.sleep(0.001)
                 began = time.monotonic()

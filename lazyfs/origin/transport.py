@@ -1,0 +1,283 @@
+"""One request, one reply: httpx makes the requests, connections of our own carry them (wire.py), or httpx's a proxy.
+
+This is the one module that imports httpx. What a request is for, and what its reply proves, is decided above. Every
+failure leaves it as an `OriginError` whose message has no query, userinfo or header value in it.
+
+Limits of an attempt: connecting (`wire.CONNECT_TIMEOUT`), the whole head (`wire.HEAD_TIMEOUT`), and for the body a
+least rate: `LEAST_RATE` over each `RATE_WINDOW` of waiting. Only time spent waiting for the origin counts, so a slow
+disk is not held against it.
+
+httpx's pool is unbounded, so that nothing ever queues in it: httpcore 1.0.9 loses the slot of a request that is
+cancelled while it queues (encode/httpcore#1093).
+"""
+
+from __future__ import annotations
+
+import http.cookiejar
+import logging
+import ssl
+import urllib.request
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+import trio
+
+from lazyfs import __version__, urls
+from lazyfs.errors import OriginRefused, OriginUnreachable
+from lazyfs.origin import wire
+from lazyfs.origin.wire import Place
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs at INFO, with the secrets in them
+logging.getLogger("httpcore").setLevel(logging.WARNING)
+
+LEAST_RATE: Final = 1024
+"""Bytes a second below which a body is given up."""
+
+RATE_WINDOW: Final = 10.0
+"""Seconds of waiting over which that is measured; silence for as long is too slow as well."""
+
+ENVIRONMENT: Final = "env"
+"""As `proxy`: use what http_proxy, https_proxy and no_proxy say."""
+
+_PIECE: Final = 64 * 1024
+
+_TIMEOUT = httpx.Timeout(wire.CONNECT_TIMEOUT, read=wire.HEAD_TIMEOUT, pool=None)
+
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TransportOptions:
+    """How connections are made.
+
+    `client_certificate` (and `client_key`, when it is not in the same file) is shown to the origins in `named`, and to
+    no other; `proxy` is a URL, `ENVIRONMENT`, or None for no proxy.
+    """
+
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    proxy: str | None = field(default=None, repr=False)  # it may hold a password
+    named: frozenset[Place] = frozenset()
+
+
+class Unconnected(OriginUnreachable):
+    """There was no connection: nobody answers at that host and port."""
+
+
+class Reply:
+    """The head of an answer, and its body under way. Close it with `aclose`, read to the end or not."""
+
+    def __init__(self, url: str, response: httpx.Response) -> None:
+        self.url = url
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+        self._exchange: wire.Exchange | None = response.extensions.get("exchange")
+        self._pieces = response.aiter_raw()
+        self._rest = memoryview(b"")
+        self._waited = 0.0  # seconds, of the rate's window
+        self._received = 0  # bytes, in it
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Fill the start of a non-empty buffer with the next bytes of the body; 0 at its end.
+
+        *Raises*: OriginUnreachable, also when they come too slowly. *Cancellation*: at any time; then close it.
+        """
+        if self._rest:
+            return self._hand_out(buffer)
+        began = trio.current_time()
+        count = 0
+        with _transport_errors(self.url), trio.move_on_after(RATE_WINDOW) as patience:
+            if self._exchange is not None:
+                count = await self._exchange.receive_into(buffer)
+            else:
+                self._rest = memoryview(await anext(self._pieces, b""))
+                count = self._hand_out(buffer)
+        if patience.cancelled_caught:
+            raise OriginUnreachable(urls.redact(self.url), f"no byte came for {RATE_WINDOW:g} s")
+        self._waited += trio.current_time() - began
+        self._received += count
+        if self._waited >= RATE_WINDOW:
+            if self._received < LEAST_RATE * self._waited and count:
+                slow = f"only {self._received} bytes came in {self._waited:.0f} s"
+                raise OriginUnreachable(urls.redact(self.url), slow)
+            self._waited = self._received = 0
+        return count
+
+    async def wait_for_body(self) -> None:
+        """Wait until the body has begun or is known to be empty. *Raises*: as `receive_into`."""
+        if not self._rest:
+            piece = bytearray(_PIECE)
+            count = await self.receive_into(memoryview(piece))
+            self._rest = memoryview(piece)[:count]
+
+    def _hand_out(self, buffer: memoryview) -> int:
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    async def aclose(self) -> None:
+        """Give the connection back where the body was read to its end, else close it."""
+        with trio.CancelScope(shield=True):
+            await self._response.aclose()
+
+
+class Transport:
+    """Sends requests; one for each process. Close it with `aclose`."""
+
+    def __init__(self, options: TransportOptions) -> None:
+        self._options = options
+        self._contexts: dict[bool, ssl.SSLContext] = {}  # with the client certificate, and without; each 0.5 MB
+        self._http = httpx.AsyncClient(
+            headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
+            cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
+            transport=_Wire(self._trust),
+            mounts=self._proxies(),
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            trust_env=False,
+        )
+        trio.socket.set_custom_hostname_resolver(wire.Lookups())
+
+    async def send(self, url: str, headers: Sequence[tuple[str, str]]) -> Reply:
+        """Send a GET and return the head of its answer.
+
+        *Raises*: OriginUnreachable, Unconnected among them; OriginRefused for a URL that cannot be asked for.
+        *Cancellation*: at any time; it closes the connection.
+        """
+        with _transport_errors(url):
+            request = self._http.build_request("GET", url, headers=list(headers), extensions={"url": url})
+            return Reply(url, await self._http.send(request, stream=True))
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    def _trust(self, place: Place) -> ssl.SSLContext:
+        """The system's authorities (what the administrator trusts, not what a package ships), or `--ca-file`'s."""
+        certificate = self._options.client_certificate if place in self._options.named else None
+        if bool(certificate) not in self._contexts:
+            context = ssl.create_default_context(cafile=self._options.ca_file)
+            if certificate:
+                context.load_cert_chain(certificate, self._options.client_key)
+            self._contexts[bool(certificate)] = context
+        return self._contexts[bool(certificate)]
+
+    def _proxies(self) -> dict[str, httpx.AsyncBaseTransport | None]:
+        """Return what goes through proxies, by httpx's patterns of URLs; None is for our own connections."""
+        proxy = self._options.proxy
+        if proxy is None:
+            return {}
+        if proxy != ENVIRONMENT:
+            return {"all://": self._through(proxy), **self._with_certificate(proxy)}
+        found = urllib.request.getproxies_environment()
+        excepted = [host.strip() for host in found.get("no", "").split(",") if host.strip()]
+        if "*" in excepted:
+            return {}
+        proxies: dict[str, httpx.AsyncBaseTransport | None] = {}
+        for scheme in ("http", "https"):
+            if scheme in found:
+                proxies[f"{scheme}://"] = self._through(found[scheme])
+        proxies |= self._with_certificate(found["https"]) if "https" in found else {}
+        proxies |= {f"all://{'*' if host.startswith('.') else ''}{host}": None for host in excepted}
+        return proxies
+
+    def _with_certificate(self, proxy: str) -> dict[str, httpx.AsyncBaseTransport | None]:
+        """Return the transports that show the client certificate to those who may see it."""
+        named = self._options.named if self._options.client_certificate else ()
+        return {f"https://{host}:{port}": self._through(proxy, (scheme, host, port)) for scheme, host, port in named}
+
+    def _through(self, proxy: str, place: Place | None = None) -> httpx.AsyncHTTPTransport:
+        url = proxy if "://" in proxy else f"http://{proxy}"
+        trust = self._trust(place or ("", "", 0))
+        return httpx.AsyncHTTPTransport(verify=trust, proxy=url, limits=_LIMITS, trust_env=False)
+
+
+class _Wire(httpx.AsyncBaseTransport):
+    """httpx's requests over our own connections."""
+
+    def __init__(self, trust: wire.Trust) -> None:
+        self._pool = wire.Pool(trust)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request. *Raises*: WireError."""
+        place = urls.origin_of(str(request.url))
+        target = urls.target(request.extensions["url"]) or request.url.raw_path
+        exchange, head = await self._pool.exchange(place, target, request.headers.raw)
+        stream, extensions = _WireStream(exchange), {"exchange": exchange}
+        return httpx.Response(head.status, headers=head.headers, stream=stream, extensions=extensions)
+
+    async def aclose(self) -> None:
+        """Close the idle connections."""
+        await self._pool.aclose()
+
+
+class _WireStream(httpx.AsyncByteStream):
+    """What httpx closes in the end; `Reply` takes the body from the exchange itself."""
+
+    def __init__(self, exchange: wire.Exchange) -> None:
+        self._exchange = exchange
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the body."""
+        piece = memoryview(bytearray(_PIECE))
+        while count := await self._exchange.receive_into(piece):
+            yield bytes(piece[:count])
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it."""
+        await self._exchange.aclose()
+
+
+class _transport_errors:  # noqa: N801 - reads as the context manager it is
+    """Turn httpx's errors into ours, without the URL that they may carry."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, wire.Unconnected):
+            raise Unconnected(urls.redact(self._url), str(exc)) from None
+        if isinstance(exc, wire.WireError):
+            raise OriginUnreachable(urls.redact(self._url), str(exc)) from None
+        if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
+            raise Unconnected(urls.redact(self._url), _reason(exc)) from None
+        if isinstance(exc, httpx.TransportError):
+            raise OriginUnreachable(urls.redact(self._url), _reason(exc)) from None
+        if isinstance(exc, (httpx.InvalidURL, httpx.RequestError, UnicodeError)):
+            raise OriginRefused(urls.redact(self._url), f"cannot be asked for ({type(exc).__name__})", 0) from None
+
+
+def _reason(exc: httpx.TransportError) -> str:
+    """Say what went wrong in words; the operating system's where there are some."""
+    words = next((wire.words(cause) for cause in _causes(exc) if isinstance(cause, OSError)), None)
+    match exc:
+        case httpx.ConnectTimeout():
+            return "no connection in time"
+        case httpx.ConnectError():
+            return f"cannot connect: {words or exc}"
+        case httpx.TimeoutException():
+            return "no answer in time"
+        case httpx.RemoteProtocolError():
+            return "the connection was closed in mid-answer, or the answer is not HTTP"
+        case _:
+            return f"the connection failed: {words or type(exc).__name__}"
+
+
+def _causes(exc: BaseException | None) -> Iterable[BaseException]:
+    """Yield `exc` and what it came from, exception groups opened."""
+    if exc is None:
+        return
+    yield exc
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            yield from _causes(inner)
+    yield from _causes(exc.__cause__ or exc.__context__)

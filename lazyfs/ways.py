@@ -1,0 +1,282 @@
+"""The ways to a blob: its URL and its mirrors, in order, each with a validator of its own.
+
+    ask ── the first way that is well ── answers ── proven bytes
+             │ fails                       └ slow: the next way, or the same once more, beside it; the first one wins
+             ▼
+           the next way ── … ── all have failed: the one that may pass is the error, and the caller tries again later
+
+A way that failed is asked after the others for a while (health.py). When that is over it is asked behind the reader's
+back whether it is well again, so that nobody has to wait to find out.
+
+What may be mixed. Bytes of one blob may come from several ways when the blob has a digest, or when the origin of
+the later way says the same ETag or the same Last-Modified for the same size. Otherwise a block that is in the store is
+asked of it and compared; when there is none, or it differs, that way is not used. The first way needs no such proof:
+the blob is what its validator says.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import trio
+
+from lazyfs import urls
+from lazyfs.counters import Counters
+from lazyfs.errors import BlobChanged, OriginError, OriginFailing, OriginRefused
+from lazyfs.extents import Extent
+from lazyfs.origin.client import Answer, Attempt, Client
+from lazyfs.urgency import Urgency
+from lazyfs.versions import Known, Version
+
+log = logging.getLogger(__name__)
+
+REFUSED_FOR: Final = 60.0
+"""Seconds for which a way that has another blob, or says no, is not asked again."""
+
+Sample = Callable[[], Awaitable[tuple[Extent, bytes | bytearray] | None]]
+"""Returns some bytes of the blob that are in the store, and where they are; None when there are none."""
+
+Urgent = Callable[[], Urgency]
+
+_LAGS: Final = 0.05
+"""Seconds by which a clock is late when it is this process that is slow, not the origin."""
+
+_LOOK_AFTER: Final = 15.0
+"""Seconds for asking whether a way is well again."""
+
+
+@dataclass(slots=True, eq=False)
+class Way:
+    """A URL, and what it is known to name."""
+
+    url: str
+    version: Version | None = None  # pinned; None until it was asked, and shown to be the same blob
+    refused: OriginError | None = None  # why it is not to be asked,
+    until: float = 0.0  # and how long
+    ailing: bool = False  # it has failed, and not answered since
+    asking: bool = False  # it is being asked, behind, whether it is well again
+    pinning: trio.Lock = field(default_factory=trio.Lock)
+
+    def refuse(self, error: OriginError) -> None:
+        """Leave it alone for a while."""
+        self.refused, self.until = error, trio.current_time() + REFUSED_FOR
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be asked."""
+        return self.refused is None or trio.current_time() >= self.until
+
+
+class Ways:
+    """Where one open blob can be had; shared by all its readers. `nursery` runs what is asked behind."""
+
+    def __init__(
+        self, known: Known, client: Client, counters: Counters, nursery: trio.Nursery, sample: Sample, *, digest: bool
+    ) -> None:
+        self._ways = [Way(known.url, known.version)]
+        self._client = client
+        self._counters = counters
+        self._nursery = nursery
+        self._sample = sample
+        self._digest = digest
+        self._pinned = known.version
+        self.used: set[str] = set()  # the URLs that bytes came from
+
+    @property
+    def urls(self) -> list[str]:
+        """All of them, in order."""
+        return [way.url for way in self._ways]
+
+    @property
+    def shown(self) -> str:
+        """The first way, as messages show it."""
+        return urls.redact(self._ways[0].url)
+
+    def add(self, url: str) -> None:
+        """Take in one more, behind those that are known."""
+        if all(way.url != url for way in self._ways):
+            self._ways.append(Way(url))
+
+    def refuse(self, url: str, error: OriginError) -> None:
+        """Leave one alone for a while."""
+        for way in self._ways:
+            if way.url == url:
+                way.refuse(error)
+
+    async def ask(self, extent: Extent, urgency: Urgent) -> Answer:
+        """Ask for a run of bytes, way by way, and return the first answer; close it.
+
+        *Raises*: OriginError, when there is none: what the blob has become, else what may pass, else the first.
+        *Cancellation*: at any time. *Units*: bytes.
+        """
+        errors: list[OriginError] = []
+        queue = self._in_order()
+        while queue:
+            way = queue.pop(0)
+            race = _Race(self._client, partial(self._ask_one, extent, urgency))
+            await race.run(way, queue[0] if queue else way)
+            for failed, exc in race.errors:
+                self._note_failure(failed, exc)
+                errors.append(exc)
+                if failed in queue:
+                    queue.remove(failed)
+            if race.answer is not None and race.by is not None:
+                self._note_success(race.by, way)
+                return race.answer
+        raise min(errors, key=_rank).with_traceback(None)
+
+    def _in_order(self) -> list[Way]:
+        """Return the ways to try, those at the end that have failed and not answered since; at least one."""
+        if len(self._ways) == 1:
+            return list(self._ways)
+        ways = [way for way in self._ways if way.usable] or list(self._ways)
+        for way in ways:
+            if self._client.resting(way.url):
+                way.ailing = True
+            elif way.ailing and not way.asking:
+                way.asking = True
+                self._nursery.start_soon(self._ask_behind, way)
+        return sorted(ways, key=lambda way: way.ailing)
+
+    async def _ask_behind(self, way: Way) -> None:
+        """See whether a way is well again."""
+        try:
+            with trio.move_on_after(_LOOK_AFTER):
+                await self._client.probe(way.url, None, self._pinned.size, Urgency.READAHEAD)
+                way.ailing = False
+                log.info("%s answers again", urls.redact(way.url))
+        except OriginError:
+            pass  # the client has noted it
+        finally:
+            way.asking = False
+
+    def _note_failure(self, way: Way, exc: OriginError) -> None:
+        if len(self._ways) == 1:
+            return
+        log.log(logging.DEBUG if way.ailing else logging.WARNING, "%s; trying the other ways to this blob", exc)
+        way.ailing = True
+        if not exc.retryable and not isinstance(exc, OriginFailing):
+            way.refuse(exc)
+
+    def _note_success(self, by: Way, asked_first: Way) -> None:
+        by.ailing = False
+        self.used.add(by.url)
+        if by is not asked_first:
+            self._client.let_rest(asked_first.url)  # it was outrun
+        if by is not self._ways[0]:
+            self._counters.failovers += 1
+
+    async def _ask_one(self, extent: Extent, urgency: Urgent, way: Way, attempt: Attempt) -> Answer:
+        async with way.pinning:
+            version = way.version = way.version or await self._pin(way)
+        try:
+            return await self._client.ask(way.url, extent, version, urgency, attempt)
+        except BlobChanged:
+            if way is not self._ways[0]:
+                way.version = None
+            raise
+
+    async def _pin(self, way: Way) -> Version:
+        """Return what a further way names, when that is the same blob. *Raises*: OriginError, if it may not be."""
+        found = await self._client.probe(way.url, None, self._pinned.size)
+        assert found is not None
+        theirs, ours = found.version, self._pinned
+        shown = urls.redact(way.url)
+        if theirs.size != ours.size:
+            raise OriginRefused(shown, f"not the same blob: {theirs.size} bytes, not {ours.size}", 0)
+        same_etag = theirs.strong_etag is not None and theirs.strong_etag == ours.strong_etag
+        same_date = theirs.last_modified is not None and theirs.last_modified == ours.last_modified
+        if self._digest or same_etag or same_date:
+            return theirs
+        sample = await self._sample()
+        if sample is None:
+            reason = "another ETag and date, and nothing in the store yet to compare; a digest would tell"
+            raise OriginRefused(shown, f"it may not be the same blob: {reason}", 0)
+        extent, expected = sample
+        async with aclosing(await self._client.ask(way.url, extent, theirs)) as answer:
+            if answer.body.extent != extent or await _received(answer) != expected:
+                raise OriginRefused(shown, "not the same blob: it differs from what is in the store", 0)
+        return theirs
+
+
+class _Race:
+    """One way asked, and when it is slow a second one beside it; the first answer counts, the other is dropped."""
+
+    def __init__(self, client: Client, ask: Callable[[Way, Attempt], Awaitable[Answer]]) -> None:
+        self.answer: Answer | None = None
+        self.by: Way | None = None
+        self.errors: list[tuple[Way, OriginError]] = []
+        self._client = client
+        self._ask = ask
+        self._slow = False
+        self._news = trio.Event()
+
+    async def run(self, way: Way, beside: Way) -> None:
+        """Run it. *Cancellation*: at any time."""
+        slow = self._client.slow(way.url)
+        if slow == math.inf:
+            await self._attempt(way, Attempt())
+            return
+        try:
+            async with trio.open_nursery() as nursery:
+                first, runners = Attempt(), 1
+                nursery.start_soon(self._attempt, way, first)
+                nursery.start_soon(self._time, first, slow)
+                while self.answer is None and len(self.errors) < runners:
+                    await self._news.wait()
+                    self._news = trio.Event()
+                    if self._slow and runners == 1 and self._undecided and self._client.may_hedge():
+                        runners = 2
+                        nursery.start_soon(self._attempt, beside, Attempt())
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            if self.answer is not None:
+                await self.answer.aclose()
+            raise
+
+    @property
+    def _undecided(self) -> bool:
+        return self.answer is None and not self.errors
+
+    async def _attempt(self, way: Way, attempt: Attempt) -> None:
+        try:
+            answer = await self._ask(way, attempt)
+        except OriginError as exc:
+            self.errors.append((way, exc))
+        else:
+            if self.answer is None:
+                self.answer, self.by = answer, way
+            else:
+                await answer.aclose()  # both came at once
+        self._news.set()
+
+    async def _time(self, attempt: Attempt, seconds: float) -> None:
+        """Note when an attempt is slow, from when it was sent."""
+        await attempt.sent.wait()
+        for _ in range(2):
+            due = trio.current_time() + seconds
+            await trio.sleep_until(due)
+            if trio.current_time() - due < _LAGS:
+                break
+        self._slow = True
+        self._news.set()
+
+
+def _rank(exc: OriginError) -> int:
+    """What of several failures a reader should hear of: the lowest."""
+    return 0 if isinstance(exc, BlobChanged) else 1 if exc.retryable else 2
+
+
+async def _received(answer: Answer) -> bytes:
+    """Return the whole body of a small answer."""
+    body = bytearray(len(answer.body.extent) + 1)
+    length = 0
+    while count := await answer.receive_into(memoryview(body)[length:]):
+        length += count
+    return bytes(body[:length])
