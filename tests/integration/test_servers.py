@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.servers import MisbehavingOrigin, Nginx, self_signed
+from tests.certificates import self_signed
+from tests.servers import MisbehavingOrigin, Nginx
 
 BODY = bytes(range(256)) * 4096
 
