@@ -178,6 +178,8 @@ class Vfs:
             if file.attached:
                 self._replace(file, known)
             raise BlobChanged(urls.redact(known.url), "it is not as it was listed")
+        if not file.visible and known.version.mtime_ns is not None and self._listed_by_index(file):
+            file.mtime_ns = None  # the origin's own date counts: an index has it rounded, and in a zone of its server's
         self.tree.know(file, known)
         self._bound.setdefault(known.url, set()).add(file)
         self.problems.solved(file.path)

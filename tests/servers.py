@@ -1,7 +1,6 @@
-"""Real servers for tests: nginx, and the misbehaving origin.  On loopback, each in a process of its own.
+"""Real servers for tests: nginx, and the misbehaving origin.
 
-Both are context managers that listen on a free port when they are entered and are gone, waited for, when they
-are left.  Every wait here is for an event and has a bound; TimeoutError says which one was not met.
+Both are gone when they are left, and wait for nothing without a bound, as tests/serving.py says.
 
     with Nginx(tmp_path / "nginx", docroot) as nginx, MisbehavingOrigin() as origin:
         nginx.url + "/some/file"
@@ -10,7 +9,6 @@ are left.  Every wait here is for an event and has a bound; TimeoutError says wh
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import selectors
@@ -19,17 +17,13 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 from urllib.parse import quote, urlencode, urlsplit
 
+from tests.serving import PATIENCE, Server, Words, end
 from tools.misbehaving_origin.contents import find
-
-PATIENCE = 10.0
-"""Units: seconds.  How long a server may take to start, to settle, or to end."""
 
 ORIGIN = Path(__file__).resolve().parents[1] / "tools" / "origin"
 
@@ -50,78 +44,50 @@ class Logged:
     complete: bool
 
 
-class Nginx:
+class Nginx(Server):
     """A real nginx, one process, whose every request is logged.
 
     `/` serves `docroot` with HTML indexes, `/json/` the same with JSON ones.  `server` and `http` are
-    more directives for those two blocks; `tls` is a PEM file with key and certificate, see `self_signed`.
-    The port stays the same through `stop` and `start`.
+    more directives for those two blocks.
     """
+
+    programs = ("nginx",)
 
     def __init__(
         self, directory: Path, docroot: Path, *, server: str = "", http: str = "", tls: Path | None = None
     ) -> None:
-        self.directory = directory
-        self._reserved = _reserved_port()
-        self._reserved_for_status = _reserved_port()
-        self.port: int = self._reserved.getsockname()[1]
-        self._status_port: int = self._reserved_for_status.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(directory, docroot, tls=tls)
+        self._status_port = self.keep_port()
         self._log = directory / "access.jsonl"
-        directory.mkdir(parents=True, exist_ok=True)
-        certificate = f" ssl; ssl_certificate {tls}; ssl_certificate_key {tls}" if tls else ""
-        (directory / "nginx.conf").write_text(
-            _NGINX_CONF.format(
-                directory=directory,
-                listen=f"127.0.0.1:{self.port}{certificate}",
-                docroot=docroot,
-                status_port=self._status_port,
-                server=server,
-                http=http,
-            )
+        self._server, self._http = server, http
+
+    def configure(self) -> str:
+        """Log every request, as `Logged`, and keep all that it writes in one directory."""
+        certificate = f" ssl; ssl_certificate {self.tls}; ssl_certificate_key {self.tls}" if self.tls else ""
+        return _NGINX_CONF.format(
+            directory=self.directory,
+            listen=f"127.0.0.1:{self.port}{certificate}",
+            docroot=self.docroot,
+            status_port=self._status_port,
+            server=self._server,
+            http=self._http,
         )
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+    def command(self) -> Words:
+        """Run it; the configuration says how."""
+        return [self.program(), "-p", self.directory, "-c", self.configuration, "-e", "stderr"]
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-        self._reserved.close()
-        self._reserved_for_status.close()
-
-    def start(self) -> None:
-        """Start it, and return when it listens."""
-        assert self._process is None, "it runs"
-        errors = self.directory / "error.log"
-        configuration = self.directory / "nginx.conf"
-        command: list[str | Path] = ["nginx", "-p", self.directory, "-c", configuration, "-e", errors]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in self._polls("listen"):
-            if self._process.poll() is not None:
-                raise RuntimeError(f"nginx did not start:\n{errors.read_text()}")
-            with contextlib.suppress(OSError):
-                self._busy()  # an answer on one port: it opens all of them before it serves any
-                return
-
-    def stop(self) -> None:
-        """End it, at once for its clients too; nothing happens if it does not run."""
-        process, self._process = self._process, None
-        if process is not None:
-            _end(process)
+    def knock(self) -> None:
+        """Ask for the status: an answer on one port says that it listens on all, which it opens before it serves."""
+        self._busy()
 
     def requests(self, *, settle: bool = True) -> list[Logged]:
         """Return what was logged so far; nginx logs a request at its end, so it waits for those under way.
 
         With `settle=False` it does not.
         """
-        if settle and self._process is not None:
-            for _ in self._polls("end its requests"):
+        if settle and self.process is not None:
+            for _ in self.polls("end its requests"):
                 if not self._busy():
                     break
         lines = self._log.read_text().splitlines() if self._log.exists() else []
@@ -146,16 +112,6 @@ class Nginx:
             words = b"".join(iter(lambda: sock.recv(4096), b"")).split()
         reading, writing = (int(words[words.index(name) + 1]) for name in (b"Reading:", b"Writing:"))
         return reading + writing > 1
-
-    def _polls(self, what: str) -> Iterator[None]:
-        """Yield until PATIENCE is over; the pauses are waits for nginx to end, which would be news."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            yield
-            if self._process is not None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(0.01)
-        raise TimeoutError(f"nginx did not {what} within {PATIENCE} s")
 
 
 _NGINX_CONF = """
@@ -198,28 +154,6 @@ def _logged(line: dict[str, Any]) -> Logged:
     return Logged(**{**line, "status": int(line["status"]), "complete": line["complete"] == "OK"})
 
 
-def _reserved_port() -> socket.socket:
-    """Return a socket that keeps a port from others, but not from a server that names it.
-
-    It is bound and does not listen, so connections are refused; with SO_REUSEADDR on both sides a second bind
-    is allowed.
-    """
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(("127.0.0.1", 0))
-    return sock
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process of ours and wait for it, the hard way if it does not go by itself."""
-    process.terminate()
-    try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(PATIENCE)
-
-
 class MisbehavingOrigin:
     """tools/origin in a process of its own, which ends with this one whatever happens to it.
 
@@ -247,7 +181,7 @@ class MisbehavingOrigin:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _end(self._process)
+        end(self._process)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
@@ -339,30 +273,3 @@ class MisbehavingOrigin:
         if not line.startswith("listening on "):
             raise RuntimeError(f"tools/origin did not start: {line!r}")
         return line
-
-
-def self_signed(directory: Path) -> Path:
-    """Return a PEM file with a key and a certificate of 127.0.0.1 and localhost; it is its own authority."""
-    pem, key = directory / "server.pem", directory / "server.key"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ]
-    command += [
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1,DNS:localhost",
-    ]
-    subprocess.run([*command, "-keyout", key, "-out", pem], check=True, capture_output=True, timeout=PATIENCE)
-    pem.write_bytes(pem.read_bytes() + key.read_bytes())
-    key.unlink()
-    return pem

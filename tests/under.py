@@ -90,6 +90,11 @@ def sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_tree(path: str) -> dict[str, str]:
+    """Hash the files of a directory to any depth, one after the other."""
+    return {name: sha256(os.path.join(path, name)) for name, seen in tree(path).items() if not seen.mode & 0o111}
+
+
 def read(path: str, offset: int = 0, length: int = 1 << 30) -> bytes:
     """Return bytes of a file, read without the kernel's readahead."""
     with open(path, "rb", buffering=0) as file:

@@ -9,6 +9,8 @@ die() { say "$@"; exit 1; }
 
 have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
 
+any() { for file in "$@"; do [ ! -e "$file" ] || return 0; done; return 1; }
+
 # set_up LEVEL: "run" is what lazyfs needs, "test" what its tests and checks need besides.
 set_up() {
     ! ready "$1" || return 0
@@ -64,10 +66,13 @@ missing_packages() {
         list="$list python3 python3-dev python3-venv"
     fi
     if [ "$1" = test ]; then
-        for need in nginx:nginx mkfs.ext4:e2fsprogs qemu-img:qemu-utils mkfs.erofs:erofs-utils \
-            mksquashfs:squashfs-tools fio:fio setfattr:attr; do
+        for need in nginx:nginx lighttpd:lighttpd caddy:caddy openssl:openssl mkfs.ext4:e2fsprogs \
+            qemu-img:qemu-utils mkfs.erofs:erofs-utils mksquashfs:squashfs-tools fio:fio setfattr:attr; do
             have "${need%:*}" || list="$list ${need#*:}"
         done
+        { have apache2 || have httpd; } && any /usr/lib*/apache2/modules/mod_ssl.so /usr/lib*/httpd/modules/mod_ssl.so ||
+            list="$list apache2-bin"
+        any /usr/lib*/lighttpd/mod_openssl.so || list="$list lighttpd-mod-openssl"
     fi
     printf '%s' "${list# }"
 }
@@ -78,8 +83,8 @@ install_packages() {
             "Arch: pacman -S $(names_in_arch "$*"))"
     fi
     say "installing system packages: $*"
-    # The policy keeps Debian from starting nginx as a service. A daemon that a package does start must not
-    # keep our lock, hence 9>&-.
+    # The policy keeps Debian from starting web servers as services, and what comes last keeps them from being
+    # started at the next boot. A daemon that a package does start must not keep our lock, hence 9>&-.
     # shellcheck disable=SC2016
     logged as_root env DEBIAN_FRONTEND=noninteractive sh -ec '
         policy=/usr/sbin/policy-rc.d
@@ -91,6 +96,9 @@ install_packages() {
         fi
         apt-get update || echo "going on with the package lists there are"
         apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"
+        for service in nginx lighttpd caddy; do
+            case " $* " in *" $service "*) systemctl disable $service || : ;; esac
+        done
     ' sh "$@" 9>&-
 }
 
@@ -104,12 +112,14 @@ as_root() {
 
 names_in_fedora() {
     printf '%s' "$1" | sed 's/libfuse3-dev/fuse3-devel/; s/libc6-dev/glibc-devel/; s/pkg-config/pkgconf-pkg-config/
-        s/\(python[0-9.]*\)-dev/\1-devel/; s/ *python[0-9.]*-venv//; s/qemu-utils/qemu-img/'
+        s/\(python[0-9.]*\)-dev/\1-devel/; s/ *python[0-9.]*-venv//; s/qemu-utils/qemu-img/
+        s/apache2-bin/httpd mod_ssl/; s/lighttpd-mod-openssl/lighttpd-mod_openssl/'
 }
 
 names_in_arch() {
     printf '%s' "$1" | sed 's/libfuse3-dev/fuse3/; s/libc6-dev/glibc/; s/pkg-config/pkgconf/
-        s/python3 python3-dev python3-venv/python/; s/python[0-9.]*-\(dev\|venv\)/python/g; s/qemu-utils/qemu-img/'
+        s/python3 python3-dev python3-venv/python/; s/python[0-9.]*-\(dev\|venv\)/python/g; s/qemu-utils/qemu-img/
+        s/apache2-bin/apache/; s/lighttpd-mod-openssl/lighttpd/'
 }
 
 # --- Python and the virtual environment

@@ -7,8 +7,9 @@ for such pages, so no more is believed than is needed:
 - a name is the percent-decoded link, never the text beside it, which servers cut short (`disk-20240..&gt;`);
 - a link counts when it leads to a direct child of the listing's URL; all others (sort orders, the parent, a
   footer) are passed over in silence, since none of them announces a file;
-- a size counts when it stands right after the time on the anchor's own line and is a plain integer: nginx and
-  Apache round larger sizes to `12K` or `1.2G` but print integers only when they are exact.
+- a size counts when it stands right after the time on the anchor's own line, is a plain integer, and the time is
+  written as nginx does. Both print integers only when they are exact (`12K` or `1.2G` where they round), but with an
+  exact size nobody asks the origin for the file's date, and Apache's, like lighttpd's, is in its server's zone.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ _HTML = re.compile(r"text/html|application/xhtml\+xml")
 
 _TIME_AND_SIZE = re.compile(
     r"\s*/?\s*"  # lighttpd prints a directory's slash behind the anchor
-    r"([0-9]{2}-[A-Z][a-z]{2}-[0-9]{4}|[0-9]{4}-(?:[0-9]{2}|[A-Z][a-z]{2})-[0-9]{2})"
-    r" ([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?"
-    r"(?:\s+([0-9]{1,19})(?=\s\s|\s*$))?",  # not the 20 of "20 KB" or "20 GiB image"
+    r"(?:(?P<nginx>[0-9]{2}-[A-Z][a-z]{2}-[0-9]{4})|(?P<other>[0-9]{4}-(?:[0-9]{2}|[A-Z][a-z]{2})-[0-9]{2}))"
+    r" (?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}))?"
+    r"(?(nginx)(?:\s+(?P<size>[0-9]{1,19})(?=\s\s|\s*$))?)",  # not the 20 of "20 KB" or "20 GiB image"
     re.ASCII,
 )
 
@@ -174,9 +175,11 @@ def _children(links: list[tuple[str, str]], base: Base) -> Iterator[Entry | Refu
         if child is None:
             continue
         url, segment = child
-        match = _TIME_AND_SIZE.match(text)
-        size = int(match[5]) if match and match[5] else None
-        mtime_ns = civil_ns(match[1], match[2], match[3], match[4] or "0") if match else None
+        size = mtime_ns = None
+        if match := _TIME_AND_SIZE.match(text):
+            day = match["nginx"] or match["other"]
+            mtime_ns = civil_ns(day, match["hour"], match["minute"], match["second"] or "0")
+            size = int(match["size"]) if match["size"] else None
         kind = Kind.DIRECTORY if segment.endswith("/") else Kind.FILE
         # Neither can raise: html.parser gives no lone surrogates (it turns `&#xD800;` into U+FFFD).
         yield _entry(decoded(segment.removesuffix("/")), kind, wire(url), size, mtime_ns)

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.servers import MisbehavingOrigin, Nginx, self_signed
+from tests.certificates import self_signed
+from tests.servers import MisbehavingOrigin, Nginx
+from tests.webservers import PythonServer
 
 BODY = bytes(range(256)) * 4096
 
@@ -104,6 +106,14 @@ def test_nginx_with_more_directives_and_tls(tmp_path: Path, docroot: Path) -> No
 def test_nginx_that_cannot_start_says_why(tmp_path: Path, docroot: Path) -> None:
     nginx = Nginx(tmp_path / "nginx", docroot, server="no_such_directive;")
     with pytest.raises(RuntimeError, match="no_such_directive"), nginx:
+        pass
+
+
+def test_a_server_that_is_not_installed_says_so(tmp_path: Path, docroot: Path) -> None:
+    class Missing(PythonServer):
+        programs = ("no-such-program",)
+
+    with pytest.raises(RuntimeError, match="no-such-program is not installed"), Missing(tmp_path / "missing", docroot):
         pass
 
 

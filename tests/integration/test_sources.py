@@ -83,11 +83,12 @@ def test_an_index_is_listed_to_any_depth_when_it_is_looked_at(
 
     assert {"one", "other"} <= set(on_mount(under.look, mount.path()))
     assert listed() == ["/"]
-    on_mount(under.wait_for_names, mount.path("one"), 3, 10.0)  # Apache's sizes are rounded: their files are asked
+    on_mount(under.wait_for_names, mount.path("one"), 3, 10.0)  # Apache's files are asked one by one
     assert listed() == ["/", "/one/"]
     on_mount(under.wait_for_names, mount.path("one/two/three"), 1, 10.0)
     assert listed() == ["/", "/one/", "/one/two/", "/one/two/three/"]
     on_mount(under.wait_for_names, mount.path(), 3, 10.0)
+    on_mount(under.wait_for_names, mount.path("other"), 1, 10.0)
     assert sizes(on_mount(under.tree, mount.path())) == TREE
     assert listed() == ["/", "/one/", "/one/two/", "/one/two/three/", "/other/"]
     for name in TREE:

@@ -37,18 +37,17 @@ class Canned:
         self.answers: dict[str, bytes] = {}
         self.asked: list[str] = []
 
-    def page(self, path: str, *names: str) -> None:
-        """Serve an index."""
-        body = "".join(f'<a href="{name}">{name}</a>\n' for name in names).encode()
+    def page(self, path: str, *names: str, behind: str = "") -> None:
+        """Serve an index, with a text behind each name."""
+        body = "".join(f'<a href="{name}">{name}</a>{behind}\n' for name in names).encode()
         self.answers[path] = (
             b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
 
-    def file(self, path: str, size: int, etag: str) -> None:
+    def file(self, path: str, size: int, etag: str, *headers: str) -> None:
         """Serve the first byte of a file."""
-        self.answers[path] = (
-            f'HTTP/1.1 206 Partial\r\nETag: "{etag}"\r\nContent-Range: bytes 0-0/{size}\r\nContent-Length: 1\r\n\r\nx'
-        ).encode()
+        lines = [f'ETag: "{etag}"', f"Content-Range: bytes 0-0/{size}", "Content-Length: 1", *headers]
+        self.answers[path] = "\r\n".join(["HTTP/1.1 206 Partial", *lines, "", "x"]).encode()
 
     async def answer(self, stream: trio.SocketStream) -> None:
         """Answer one request, and close."""
@@ -292,5 +291,26 @@ def test_another_date_under_the_same_etag_is_the_same_blob(tmp_path: Path) -> No
             version = dataclasses.replace(node.known.version, last_modified="Sat, 01 Jan 2022 00:00:00 GMT")
             session.vfs._changed(dataclasses.replace(node.known, version=version))
             assert await session.vfs.lookup(ROOT, "name") is node
+
+    _run(main)
+
+
+@pytest.mark.parametrize("listed", ["2024-01-02 15:30  1.0K", "2024-Jan-02 15:30:00  1.0K", "2024-01-02 15:30  5  "])
+def test_a_date_of_an_index_gives_way_to_the_origins_own(tmp_path: Path, listed: str) -> None:
+    own, east = 1704189607 * 10**9, 1704209400 * 10**9  # 10:00:07 UTC, and 15:30, as it is east of there
+
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            origin.page("/", "dated", "undated", behind=f"  {listed}")
+            origin.file("/dated", 5, "1", "Last-Modified: Tue, 02 Jan 2024 10:00:07 GMT")
+            origin.file("/undated", 5, "1")
+            await session.add(parse_source(origin.url + "/"))
+            dated, undated = [await session.vfs.lookup(ROOT, name) for name in ("dated", "undated")]
+            assert isinstance(dated, File)
+            assert isinstance(undated, File)
+            assert dated.mtime_ns == own
+            assert undated.mtime_ns == east
+            await session.vfs.list_directory(session.vfs.tree.root)
+            assert await session.vfs.lookup(ROOT, "dated") is dated
 
     _run(main)
