@@ -54,6 +54,7 @@ class _Failing:
     tried: float = 0.0  # seconds
     pause: float = PAUSE_FIRST
     until: float = 0.0  # broken: nobody is let through before
+    on_trial: bool = False  # one was let through
 
 
 class Health:
@@ -75,9 +76,10 @@ class Health:
         was_broken = self._broken(one)
         one.tried += now - max(began, one.last) + min(max(began - one.last, 0.0), GAP)
         one.last = now
-        if self._broken(one):
+        if self._broken(one) and (one.on_trial or not was_broken):  # not those that were under way when it broke
             one.pause = min(one.pause * 2, PAUSE_LARGEST) if was_broken else PAUSE_FIRST
             one.until = now + one.pause
+            one.on_trial = False
 
     def resting(self, key: Hashable, now: float) -> bool:
         """Say whether others should be asked first."""
@@ -91,7 +93,7 @@ class Health:
             return None
         if now < one.until:
             return one.until - now
-        one.until = now + one.pause  # this one is let through, and nobody else meanwhile
+        one.until, one.on_trial = now + one.pause, True  # this one is let through, and nobody else meanwhile
         return None
 
     def _broken(self, one: _Failing) -> bool:

@@ -42,6 +42,9 @@ LOOKUPS_MAX: Final = 512
 
 _HEAD_PIECE: Final = 64 * 1024
 
+_OF_ANOTHER_NAME: Final = frozenset({62, 63, 64})
+"""X509_V_ERR_HOSTNAME_MISMATCH, …_EMAIL_MISMATCH, …_IP_ADDRESS_MISMATCH in openssl/x509_vfy.h."""
+
 Place = tuple[str, str, int]
 """Scheme, host, port."""
 
@@ -312,7 +315,8 @@ def words(exc: BaseException) -> str:
     if isinstance(exc, BaseExceptionGroup):
         return words(exc.exceptions[0])
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"certificate not trusted ({exc.verify_message}); name its authority with --ca-file"
+        remedy = "" if exc.verify_code in _OF_ANOTHER_NAME else "; name its authority with --ca-file"
+        return f"certificate not trusted ({exc.verify_message.rstrip('.')}){remedy}"
     if isinstance(exc, ssl.SSLError):
         return (exc.reason or "TLS failed").lower().replace("_", " ")
     if isinstance(exc, OSError) and not isinstance(exc, socket.gaierror) and exc.errno:
