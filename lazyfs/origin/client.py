@@ -19,7 +19,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urljoin
@@ -63,6 +63,10 @@ _RESOLVED_ANEW: Final = 3
 
 _WELL: Final = 64 * 1024
 """Bytes of body that show that a URL answers well, whatever becomes of the rest."""
+
+_DISCARDED: Final = 16 * 1024
+_DISCARDED_IN: Final = 0.5
+"""Bytes and seconds of an answer that are read only so that its connection can be used again."""
 
 _PAGE_PIECE: Final = 64 * 1024
 
@@ -190,6 +194,16 @@ class _Asked:
     def _fail(self) -> None:
         self._judged = True
         self._health.failed(self.url, self._began, trio.current_time())
+
+    async def discard(self) -> None:
+        """Let go of a short answer that is of no use; its connection is used again."""
+        rest = memoryview(bytearray(_DISCARDED))
+        try:
+            with trio.move_on_after(_DISCARDED_IN), suppress(OriginError):
+                while rest and (count := await self.reply.receive_into(rest)):
+                    rest = rest[count:]
+        finally:
+            await self.aclose()
 
     async def aclose(self) -> None:
         """Let go of the slot and of the connection."""
@@ -364,7 +378,7 @@ class Client:
                 raise
             if asked.reply.status not in _EXPIRED and not isinstance(asked.decided(_ANY, None), ranges.Moved):
                 return asked
-            await asked.aclose()
+            await asked.discard()
             lock = self._resolving.setdefault(url, trio.Lock())
             async with lock:
                 try:
@@ -397,7 +411,7 @@ class Client:
                         del self._targets[next(iter(self._targets))]
                 return asked
             asked.ended_well()
-            await asked.aclose()
+            await asked.discard()
             here = _next_hop(url, here, outcome.location)
         raise OriginRefused(urls.redact(url), f"more than {MAX_HOPS} redirects", 310)
 

@@ -138,10 +138,11 @@ class Slots:
     def answered(self, seconds: float, *, refused: bool) -> None:
         """Note how long an answer took to begin, and whether it said that it is too much."""
         now = trio.current_time()
-        self.latencies.note(seconds)
-        self.limit.answered(seconds, sum(self._counts(slot, now) for slot in self._held))
         if refused:
             self.limit.refused(now)
+            return
+        self.latencies.note(seconds)
+        self.limit.answered(seconds, sum(self._counts(slot, now) for slot in self._held))
 
     def demanded(self, but: Slot) -> bool:
         """Say whether somebody waits for an answer, other than for that to `but`."""
