@@ -99,7 +99,7 @@ class Session:
             raise SourceError(f"{source.shown}: the name {source.name} is taken")
         directory.urls.append(source.place)
         try:
-            await self.vfs.list_directory(directory, patient=False)
+            await self.vfs.list_directory(directory, source.place, patient=False)
         except BaseException:
             directory.urls.remove(source.place)
             if there is None:

@@ -301,10 +301,15 @@ class Vfs:
         nodes.sort(key=lambda pair: pair[0])
         return nodes
 
-    async def list_directory(self, directory: Directory, *, patient: bool = True) -> None:
-        """List a directory that has indexes, once for all who ask. *Raises*: OriginError, SourceError, StoreError."""
+    async def list_directory(self, directory: Directory, url: str | None = None, *, patient: bool = True) -> None:
+        """List a directory that has indexes, or just the one at `url`, once for all who ask.
+
+        *Raises*: OriginError, SourceError, StoreError, when nothing of it was ever listed.
+        """
+        pages = directory.urls if url is None else [url]
         with trio.move_on_after(self._read_timeout):
-            await self._listings.do(directory.path, lambda: self._list(directory, patient=patient))
+            key = f"{directory.path}\n{url or ''}"
+            await self._listings.do(key, lambda: self._list(directory, pages, patient=patient))
             return
         raise DeadlineExceeded(f"/{directory.path}", f"not listed by its origin in {self._read_timeout:g} s")
 
@@ -334,14 +339,14 @@ class Vfs:
         except LazyfsError as exc:
             log.info("could not list again: %s", exc)
 
-    async def _list(self, directory: Directory, *, patient: bool) -> None:
+    async def _list(self, directory: Directory, pages: list[str], *, patient: bool) -> None:
         failure: LazyfsError | None = None
-        for url in directory.urls:
+        for url in pages:
             try:
-                found = await self._ask_list(url, patient=patient and len(directory.urls) == 1)
+                found = await self._ask_list(url, patient=patient and len(pages) == 1)
             except LazyfsError as exc:
                 failure = exc
-                if len(directory.urls) > 1:  # one that is dead does not hide what the others list
+                if len(pages) > 1:  # one that is dead does not hide what the others list
                     self.problems.add(f"{directory.path}/", str(exc))
                 continue
             listed = directory.listed.setdefault(url, set())
@@ -351,7 +356,7 @@ class Vfs:
                 brought = {item.path for item in batch if isinstance(item, Entry)} - directory.children.keys()
                 listed.update(node.name for node in self.announce(batch, directory) if node.name in brought)
                 await trio.lowlevel.checkpoint()
-        if failure is not None and not any(url in directory.listed for url in directory.urls):
+        if failure is not None and not any(url in directory.listed for url in pages):
             raise failure
         directory.listed_at = trio.current_time()
         if failure is None:
@@ -463,6 +468,7 @@ class Vfs:
             try:
                 show()
                 await blob.fill(show)
+                self.problems.solved(path)
                 return
             except DigestMismatch as exc:
                 log.info("%s: %s; trying another way to it, if there is one", path, exc)

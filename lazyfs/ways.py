@@ -95,8 +95,8 @@ class Ways:
 
     @property
     def shown(self) -> str:
-        """The first way, as messages show it."""
-        return urls.redact(self._ways[0].url)
+        """Where bytes came from, when that was one place, else the first way; as messages show it."""
+        return urls.redact(next(iter(self.used)) if len(self.used) == 1 else self._ways[0].url)
 
     def add(self, url: str) -> None:
         """Take in one more, behind those that are known."""

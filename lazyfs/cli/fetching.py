@@ -98,7 +98,7 @@ async def _fetch_sources(sources: list[str], settings: Settings, output: Path | 
         paths = await _files_of(session, session.vfs.tree.root)
         if (output or digest) and len(paths) != 1:
             raise UsageError(f"--output and --digest go with one file; the sources name {len(paths)}")
-        failures = []
+        failures: dict[str, LazyfsError] = {}
         for path in paths:
             try:
                 with _bar(path) as show:
@@ -106,13 +106,14 @@ async def _fetch_sources(sources: list[str], settings: Settings, output: Path | 
                 if output or digest:
                     await _write_out(session, path, output, digest)
             except LazyfsError as exc:
-                failures.append(exc)
+                failures[path] = exc
         for problem, reason in session.vfs.problems.reasons.items():
-            failures.append(LazyfsError(f"{problem}: {reason}"))
-        for failure in failures[1:]:
+            failures.setdefault(problem, LazyfsError(f"{problem}: {reason}"))
+        first, *others = failures.values() or [None]
+        for failure in others:
             print(f"lazyfs: {failure}", file=sys.stderr)
-        if failures:
-            raise failures[0]
+        if first is not None:
+            raise first
 
 
 async def _files_of(session: Session, directory: Directory) -> list[str]:
