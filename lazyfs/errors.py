@@ -9,6 +9,7 @@
         ├── WritesRefused        anything that would change the mount                  EROFS
         └── OriginError          the origin's
             ├── OriginRefused        it said no and will say no again (404, 403 …)     EIO
+            ├── OriginDenied         it wants credentials that this process lacks      EACCES
             ├── OriginUnreachable    transport: connect, reset, time-out, 5xx          EIO, tried again
             ├── OriginBadAnswer      an answer that does not prove its bytes           EIO, tried again
             ├── OriginOffline        `--offline` forbids asking                        EIO
@@ -83,6 +84,15 @@ class OriginRefused(OriginError):
     def __init__(self, url: str, reason: str, status: int) -> None:
         super().__init__(url, reason)
         self.status = status
+
+
+class OriginDenied(OriginError):
+    """The origin wants credentials that this process does not have, or refuses those that it has.
+
+    The reason says which are missing and where they may be put; never what they are.
+    """
+
+    errno = errno.EACCES
 
 
 class OriginUnreachable(OriginError):
