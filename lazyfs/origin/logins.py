@@ -177,7 +177,8 @@ def _read_netrc(path: Path, host: str) -> Login | None:
     except OSError as exc:
         raise NoLogin(f"{source} cannot be read: {exc.strerror}") from None
     except netrc.NetrcParseError as exc:
-        wrong = f"{source}, line {exc.lineno}, is not as a netrc file is"
+        # Where it stood, which is past the end of the line when the word that it did not like ends one.
+        wrong = f"{source} is not as a netrc file is, at line {exc.lineno} or just before"
     except UnicodeDecodeError:
         wrong = f"{source} is not text"
     if wrong:  # out here, for an error that has no such cause: those quote the file

@@ -265,8 +265,8 @@ def test_a_netrc_file_that_is_not_there(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("machine example.org\nlogin ann s3cret", "line 2, is not as a netrc file is"),
-        ("\ns3cret", "line 2, is not as a netrc file is"),
+        ("machine example.org\nlogin ann s3cret", "is not as a netrc file is, at line 2 or"),
+        ("\ns3cret", "is not as a netrc file is, at line 2 or"),
         ("machine example.org login ann password \udcff", "is not text"),
         ("machine example.org login a:b password s3cret", "colon"),
         ('machine example.org login ann password "s3cret\nX: y"', "control characters"),
