@@ -2,6 +2,7 @@
 
     request ── headers(url)         the user's own, to the origins that were named
             └─ authorization(url)   what the URL is known to want; nothing is sent that was not asked for
+    200     ── accepted(url, sent)  so that a refusal elsewhere is not one of everything
     401     ── answer(url, ...)     what to send now
                 ├ Bearer, with a realm    a token of that token server, which may want the login
                 └ any other               the login: the credential command's, else the netrc file's
@@ -97,15 +98,19 @@ class Credentials:
                 return own
             raise OriginDenied(urls.redact(url), "it refuses the Authorization that --header or --header-file gives")
         challenges = parse_challenges(www_authenticate)
-        wanted, known = _wanted_by(place, challenges), self._by_url.get(url)
+        wanted = _wanted_by(place, challenges)
         if sent is not None and (status == 403 or _insufficient(challenges)):
             # It knows who asks and keeps them out: only a token of another scope could help.
-            if wanted.token_url is None or wanted == known:
+            if wanted.token_url is None or wanted == self._by_url.get(url):
                 reason = f"the credentials for {shown(place)} are not enough for it (HTTP {status})"
                 raise OriginDenied(urls.redact(url), reason)
         elif sent is not None and _fits(sent.partition(" ")[0].lower(), challenges):  # else it wants something else
-            self._grants.refuse(place, sent, [wanted, known or wanted, Wanted(place)])
+            self._grants.refuse(place, sent, url)
         return await self._obtain(url, wanted, sent, challenges, status)
+
+    def accepted(self, url: str, sent: str) -> None:
+        """Note that a request with this Authorization was answered with neither 401 nor 403."""
+        self._grants.accept(urls.origin_of(url), sent)
 
     def _own(self, url: str) -> list[tuple[str, str]]:
         if urls.origin_of(url) not in self._options.named:
@@ -125,12 +130,14 @@ class Credentials:
     ) -> str:
         """Return what `url` wants, and remember that it wants it; forget what it wanted when that cannot be had."""
         try:
-            grant = await self._grant(wanted, sent, challenges, status)
+            grant = await self._grant(wanted, challenges, status)
         except NoLogin as exc:
             self._by_url.drop(url)
             if wanted.token_url is None:
                 self._by_origin.drop(wanted.place)
             raise OriginDenied(urls.redact(url), str(exc)) from None
+        if grant.authorization == sent or self._grants.is_refused(wanted.place, grant.authorization, url):
+            raise OriginDenied(urls.redact(url), f"it refuses the credentials for {shown(wanted.place)}")
         if grant.login is None:
             self._by_url.put(url, wanted)
         else:
@@ -138,16 +145,14 @@ class Credentials:
             self._by_origin.put(wanted.place, Wanted(wanted.place))
         return grant.authorization
 
-    async def _grant(self, wanted: Wanted, sent: str | None, challenges: Sequence[Challenge], status: int) -> Grant:
+    async def _grant(self, wanted: Wanted, challenges: Sequence[Challenge], status: int) -> Grant:
         """Return a grant that answers the challenges. *Raises*: NoLogin."""
-        got = await self._grants.obtain(wanted, sent)
+        got = await self._grants.obtain(wanted)
         if isinstance(got, Lack):
             raise NoLogin(_missing(wanted.place, challenges, status, got.note))
         if wanted.token_url is None and got.login is not None and not _fits(got.login.scheme, challenges):
             note = f"{got.login.source} has {got.login.scheme.capitalize()}"
             raise NoLogin(_missing(wanted.place, challenges, status, note))
-        if got.authorization == sent:
-            raise NoLogin(f"the credentials for {shown(wanted.place)} are refused")
         return got
 
 

@@ -4,14 +4,16 @@
     a login    the credential command's, else the netrc file's (logins.py)
 
 All of it is in memory only: a token until it expires or is refused, a login likewise. What was refused is not given out
-again for `REFUSED_FOR`: however many reads come, a wrong password is not sent more often than that.
+again for `REFUSED_FOR`: however many reads come, a wrong password is not sent more often than that. It is refused for
+the whole origin; but a login that the origin has accepted somewhere is right, and refused for that URL alone: servers
+answer with a 401, too, where they let in others only.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Generic, TypeVar
@@ -34,7 +36,6 @@ REFUSED_FOR: Final = 300.0
 and a mount lives for months; and not every read, since a few wrong passwords lock an account in many places."""
 
 RECENT_MAX: Final = 4096
-_REFUSED_MAX: Final = 64
 
 LOGIN_REMEDY: Final = "put them into the netrc file, or name a --credential-command"
 
@@ -106,13 +107,45 @@ class Grants:
         self._work = Shared[Grant | Lack](nursery)
         self._grants = Recent[Wanted, Grant]()
         self._renewing = set[Wanted]()
-        self._refused = Recent[Place, dict[str, float]]()  # and when; the latest is the last
+        self._refused = Recent[tuple[Place, str, str | None], float]()  # for which URL, None for all; and when
+        self._accepted = Recent[tuple[Place, str], bool]()  # logins only
         self._to_erase = dict[Place, Login]()  # what was refused and the command does not know of yet
 
-    def current(self, wanted: Wanted, sent: str | None = None) -> Grant | None:
-        """Return what there is already, when it is good and not what was `sent`; renew it behind when that is due."""
+    async def obtain(self, wanted: Wanted) -> Grant | Lack:
+        """Return what there is, else obtain it, once for all who ask; a Lack when nothing of the user's is there.
+
+        *Raises*: NoLogin, when it is refused or unreadable; OriginError of the token server. *Cancellation*: of one who
+        waits touches nobody else.
+        """
+        return self._current(wanted) or await self._obtain_anew(wanted)
+
+    def accept(self, place: Place, authorization: str) -> None:
+        """Note that an origin let somebody in with this."""
+        if self._login(place, authorization) is not None:
+            self._accepted.put((place, authorization), True)
+
+    def refuse(self, place: Place, authorization: str, url: str | None = None) -> None:
+        """Note that an origin refused this for `url`, or its token server did; a login is asked for anew."""
+        accepted = url is not None and self._accepted.get((place, authorization))
+        self._refused.put((place, authorization, url if accepted else None), self._clock())
+        if login := self._login(place, authorization):
+            self._grants.drop(Wanted(place))
+            if not accepted:  # or the command would lose what is right elsewhere
+                self._to_erase[place] = login
+
+    def is_refused(self, place: Place, authorization: str, url: str | None = None) -> bool:
+        """Say whether this was refused a while ago: for `url`, or for all of the origin where it is None."""
+        when = self._refused.get((place, authorization, url))
+        return when is not None and self._clock() < when + REFUSED_FOR
+
+    def _login(self, place: Place, authorization: str) -> Login | None:
+        grant = self._grants.get(Wanted(place))
+        return grant.login if grant is not None and grant.authorization == authorization else None
+
+    def _current(self, wanted: Wanted) -> Grant | None:
+        """Return what there is already and is good; renew it behind when that is due."""
         grant, now = self._grants.get(wanted), self._clock()
-        if grant is None or grant.authorization == sent or self._is_refused(wanted.place, grant.authorization):
+        if grant is None or self.is_refused(wanted.place, grant.authorization):
             return None
         if grant.expires is None or grant.renew_at is None:
             return grant
@@ -122,33 +155,6 @@ class Grants:
             self._renewing.add(wanted)
             self._nursery.start_soon(self._renew, wanted, grant)
         return grant
-
-    async def obtain(self, wanted: Wanted, sent: str | None = None) -> Grant | Lack:
-        """Return what there is, else obtain it, once for all who ask; a Lack when nothing of the user's is there.
-
-        *Raises*: NoLogin, when it is refused or unreadable; OriginError of the token server. *Cancellation*: of one who
-        waits touches nobody else.
-        """
-        return self.current(wanted, sent) or await self._obtain_anew(wanted)
-
-    def refuse(self, place: Place, authorization: str, held: Sequence[Wanted]) -> None:
-        """Note that an origin, or its token server, refused this; drop it where it is held."""
-        refused = self._refused.get(place) or {}
-        refused.pop(authorization, None)
-        refused[authorization] = self._clock()
-        if len(refused) > _REFUSED_MAX:
-            del refused[next(iter(refused))]
-        self._refused.put(place, refused)
-        for wanted in held:
-            grant = self._grants.get(wanted)
-            if grant is not None and grant.authorization == authorization:
-                self._grants.drop(wanted)
-                if grant.login is not None and grant.login.said:
-                    self._to_erase[place] = grant.login
-
-    def _is_refused(self, place: Place, authorization: str) -> bool:
-        when = (self._refused.get(place) or {}).get(authorization)
-        return when is not None and self._clock() < when + REFUSED_FOR
 
     async def _obtain_anew(self, wanted: Wanted) -> Grant | Lack:
         key = f"{wanted.place} {wanted.token_url or ''}"
@@ -178,15 +184,14 @@ class Grants:
         while True:
             if rejected := self._to_erase.get(place):
                 await self._logins.erase(place, rejected)
-                if self._to_erase.get(place) is rejected:
-                    del self._to_erase[place]
+                del self._to_erase[place]
             said = await self._logins.from_command(place, self._clock())
             if place not in self._to_erase:  # else it was refused while this was under way
                 break
         refused = []
         for login in (said, await self._logins.from_netrc(place)):
             if isinstance(login, Login):
-                if not self._is_refused(place, login.authorization):
+                if not self.is_refused(place, login.authorization):
                     return self._keep(wanted, login.authorization, login.expires, login)
                 refused.append(login.source)
         if refused:
@@ -219,11 +224,11 @@ class Grants:
                 raise NoLogin(f"its token server wants a username and password for {host}: {LOGIN_REMEDY}{note}")
             if status == 403:
                 raise NoLogin(f"the credentials for {host} are not enough for its token server (HTTP 403)")
-            self.refuse(wanted.place, asker, [own])
+            self.refuse(wanted.place, asker)
         raise NoLogin(f"its token server refuses the credentials for {host}")
 
     def _keep(self, wanted: Wanted, authorization: str, expires: float | None, login: Login | None) -> Grant:
-        if self._is_refused(wanted.place, authorization):
+        if self.is_refused(wanted.place, authorization):
             raise NoLogin(f"the credentials for {shown(wanted.place)} are refused")
         grant = Grant(authorization, expires, self._renew_at(expires), login)
         self._grants.put(wanted, grant)

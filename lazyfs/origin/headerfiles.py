@@ -50,7 +50,6 @@ class HeaderFiles:
         known, headers = self._read.get(path, (None, ()))
         if known != stamp:
             headers = read_header_file(path)  # not before its stamp was taken: a change since then is seen next time
-            self._read.pop(path, None)
             if found.st_mtime < time.time() - _SETTLED:
                 self._read[path] = stamp, headers
         return headers

@@ -221,7 +221,6 @@ async def _run(command: str, stdin: bytes, limit: int) -> tuple[int | None, byte
                     output += piece
                 if len(output) <= limit:
                     status = await process.wait()
-                nursery.cancel_scope.cancel()
     finally:
         if status is None:
             await _kill(process)

@@ -287,6 +287,21 @@ async def test_a_commands_token_is_sent_as_it_is(here: Here) -> None:
     assert "the credential command has Custom" in await here.denied("Digest realm=x", url=other)
 
 
+@with_credentials(command=COMMAND)
+async def test_only_a_password_goes_to_a_token_server(here: Here) -> None:
+    here.says(authtype="Custom", credential="s3cret")
+    assert await here.answer() == "Bearer s3cret-1"
+    assert here.server.asked == [(TOKEN_URL, {})]
+
+
+@with_credentials(netrc=NETRC)
+async def test_an_origin_may_come_to_want_something_else(here: Here) -> None:
+    token = await here.answer()
+    assert await here.answer(BASIC, token) == ANN
+    assert await here.credentials.authorization(URL) == ANN
+    assert await here.answer(BEARER, ANN) == token, "which nobody has refused"
+
+
 @with_credentials(command="if [ $1 = get ]; then cat says; else cat >erased; mv next says; fi")
 async def test_what_was_refused_is_erased_and_asked_for_once_more(here: Here) -> None:
     here.says(username="ann", password="s3cret")
@@ -330,6 +345,28 @@ async def test_what_answers_another_challenge_was_not_refused(here: Here) -> Non
     assert await here.answer(BEARER, ANN) == "Bearer s3cret-1"
     assert here.server.asked == [(TOKEN_URL, {"authorization": ANN})]
     assert await here.credentials.authorization(OTHER) == ANN
+
+
+@with_credentials(command=COMMAND)
+async def test_a_url_that_refuses_what_others_accept(here: Here) -> None:
+    here.says(username="ann", password="s3cret")
+    here.credentials.accepted(URL, await here.answer(BASIC))
+    assert "it refuses the credentials for registry.example" in await here.denied(BASIC, ANN, OTHER)
+    assert here.asked() == ["get", "get"], "the command keeps it"
+    assert await here.credentials.authorization(URL) == ANN
+    with pytest.raises(OriginDenied, match="it refuses"):
+        await here.credentials.authorization(OTHER)
+    here.says(username="ann", password="s3cret2")
+    assert await here.answer(BASIC, ANN) == basic("ann", "s3cret2")
+    assert await here.credentials.authorization(OTHER) == basic("ann", "s3cret2")
+    assert here.asked() == ["get", "get", "get"]
+
+
+@with_credentials()
+async def test_a_token_that_was_accepted_is_over_for_all_when_it_is_refused(here: Here) -> None:
+    here.credentials.accepted(URL, await here.answer())
+    assert await here.answer(sent="Bearer s3cret-1") == "Bearer s3cret-2"
+    assert await here.answer(url=OTHER) == "Bearer s3cret-2"
 
 
 @with_credentials(netrc=NETRC)
@@ -419,6 +456,7 @@ async def test_a_refused_token_is_not_returned_again(here: Here) -> None:
     assert len(here.server.asked) == 2
     here.server.answer = lambda headers: {"token": "s3cret-1"}
     assert "refused" in await here.denied(BEARER, second)
+    assert await here.credentials.authorization(URL) is None
 
 
 @with_credentials()
@@ -426,6 +464,7 @@ async def test_a_good_token_that_is_not_enough(here: Here) -> None:
     first = await here.answer()
     assert "not enough for it (HTTP 401)" in await here.denied(BEARER + ',error="insufficient_scope"', first)
     assert await here.credentials.authorization(URL) == first
+    assert "it refuses" in await here.denied(BEARER + ',error="insufficient_scope"', first, OTHER)
     wider = BEARER.replace(":a:pull", ":a:*")
     assert await here.answer(wider + ',error="insufficient_scope"', first) == "Bearer s3cret-2"
     assert await here.answer(wider, "Bearer s3cret-2", status=401) == "Bearer s3cret-3"
@@ -516,6 +555,7 @@ def test_a_token_is_renewed_before_it_expires(tmp_path: Path, life: float, due: 
             assert await here.credentials.authorization(URL) == "Bearer s3cret-1", "nobody waits while it is good"
         await wait_all_tasks_blocked()
         assert len(here.server.asked) == 2
+        assert len(here.nursery.child_tasks) == 2, "the renewal, and who waits for it"
         here.server.gate.set()
         await wait_all_tasks_blocked()
         assert await here.credentials.authorization(URL) == "Bearer s3cret-2"
@@ -616,6 +656,9 @@ async def test_when_all_have_left_the_command_is_killed(here: Here) -> None:
             assert await alive.receive_some(1) == b""
 
 
+PLACE = ("https", "registry.example", 443)
+
+
 class FakeLogins:
     """As `Logins`, with a command that says when it is told to."""
 
@@ -638,15 +681,14 @@ def test_what_is_refused_while_it_is_asked_for() -> None:
     """A renewal brings the old login just as the origin refuses that: the command is told, and asked once more."""
 
     async def main() -> None:
-        logins, now, wanted = FakeLogins(), 0.0, Wanted(("https", "registry.example", 443))
-        got: list[object] = []
-
-        async def obtain() -> None:
-            grant = await held.obtain(wanted)
-            got.append(isinstance(grant, Grant) and grant.authorization)
-
+        logins, now, got = FakeLogins(), 0.0, list[object]()
         async with trio.open_nursery() as nursery:
             held = Grants(cast("Logins", logins), TokenServer().fetch, nursery, lambda: now)
+
+            async def obtain() -> None:
+                grant = await held.obtain(Wanted(PLACE))
+                got.append(isinstance(grant, Grant) and grant.authorization)
+
             nursery.start_soon(obtain)
             await logins.says.send("old")
             await wait_all_tasks_blocked()
@@ -654,8 +696,9 @@ def test_what_is_refused_while_it_is_asked_for() -> None:
             nursery.start_soon(obtain)
             await wait_all_tasks_blocked()
             assert logins.asked == ["get", "get"], "which renews it"
-            held.refuse(wanted.place, "old", [wanted])
+            held.refuse(PLACE, "old")
             nursery.start_soon(obtain)
+            await wait_all_tasks_blocked()
             await logins.says.send("old")
             await logins.says.send("new")
         assert got == ["old", "old", "new"]
@@ -677,6 +720,7 @@ async def test_no_object_shows_a_secret(here: Here) -> None:
     own = [found for found in gc.get_objects() if type(found).__module__.startswith("lazyfs.origin")]
     assert {type(found).__name__ for found in own} >= {"Grant", "Login", "Logins", "Wanted", "Recent", "Credentials"}
     assert [found for found in own if not hides(repr(found))] == []
+    assert hides(repr(CredentialOptions(headers=HEADERS, command="command --key=s3cret")))
 
 
 def test_no_log_shows_a_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
