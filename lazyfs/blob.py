@@ -20,7 +20,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +44,7 @@ from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
 from lazyfs.readahead import Readahead
 from lazyfs.store import BlobFile, Store
+from lazyfs.store.layout import Layout
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, digest_of
 from lazyfs.ways import REFUSED_FOR, Ways
@@ -212,7 +214,7 @@ class Blob:
         try:
             await self._fetcher.lead(flight)
             if self._fetcher.mismatch is not None:
-                await self._shared.throw_away(self, self._file, self._fetcher.mismatch)
+                await self._shared.throw_away(self, self._fetcher.mismatch)
             else:
                 await self._note_complete()
         finally:
@@ -317,6 +319,15 @@ class Blob:
         """Whether nobody has it open and nothing of it is under way."""
         return self.opens == 0 and self._leading == 0
 
+    @property
+    def mismatch(self) -> DigestMismatch | None:
+        """Why nothing of it is to be had any more."""
+        return self._fetcher.mismatch
+
+    def set_aside(self, layout: Layout) -> None:
+        """Move its files into the trash; those that are open stay so. Blocks. *Raises*: OSError."""
+        self._file.set_aside(layout)
+
     def close_file(self) -> None:
         """Close its files; it must be idle."""
         self.closed = True
@@ -348,9 +359,12 @@ class Blobs:
         `mirrors` are further URLs, in order. *Raises*: StoreError; OriginBadAnswer, when a digest is open with another
         size; DigestMismatch, when all it could come from was found wrong a while ago.
         """
-        self._refuse_wrong(blob_id, (known.url, *mirrors))
-        async with self._opening[blob_id]:
+        async with self._alone_with(blob_id):
             blob = self._open.get(blob_id)
+            if blob is not None and blob.mismatch is not None:  # its flight has ended, and nobody was here yet
+                await self._throw_away(blob, blob.mismatch)
+                blob = None
+            self._refuse_wrong(blob_id, (known.url, *mirrors))
             if blob is None:
                 try:
                     file = await trio.to_thread.run_sync(self.store.open_blob, blob_id, known.url, known.version.size)
@@ -365,9 +379,18 @@ class Blobs:
                 if (wrong := self._wrong.get((blob_id, url))) is not None and trio.current_time() < wrong[0]:
                     blob.ways.refuse(url, wrong[1])
             blob.opens += 1
-            if not self._opening[blob_id].statistics().tasks_waiting:
-                del self._opening[blob_id]
             return blob
+
+    @asynccontextmanager
+    async def _alone_with(self, blob_id: BlobId) -> AsyncIterator[None]:
+        """Open a blob, or throw it away, while nobody else does."""
+        lock = self._opening[blob_id]
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._opening.pop(blob_id, None)
 
     def _refuse_wrong(self, blob_id: BlobId, ways: Sequence[str]) -> None:
         """Refuse what would only be fetched to be thrown away again. *Raises*: DigestMismatch."""
@@ -389,17 +412,21 @@ class Blobs:
                 del self._open[blob.blob_id]
             blob.close_file()
 
-    async def throw_away(self, blob: Blob, file: BlobFile, mismatch: DigestMismatch) -> None:
+    async def throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:
         """Let a blob that does not match its digest go: who opens it from now on begins anew."""
-        if self._open.get(blob.blob_id) is not blob:
-            return
+        async with self._alone_with(blob.blob_id):
+            if self._open.get(blob.blob_id) is blob:
+                await self._throw_away(blob, mismatch)
+
+    async def _throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:
         del self._open[blob.blob_id]
         self.memory.drop(blob.blob_id)
         for url in blob.ways.used:
             self._wrong[blob.blob_id, url] = trio.current_time() + REFUSED_FOR, mismatch
         log.error("blob %s: %s", blob.blob_id, mismatch)
         try:
-            await trio.to_thread.run_sync(file.set_aside, self.store.layout)
+            with trio.CancelScope(shield=True):  # half of this would leave the wrong blob for the next to open
+                await trio.to_thread.run_sync(blob.set_aside, self.store.layout)
         except OSError as exc:
             log.warning("blob %s could not be thrown away: %s", blob.blob_id, exc.strerror or exc)
         self.on_mismatch(blob.blob_id, mismatch)

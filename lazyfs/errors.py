@@ -9,7 +9,7 @@
         ├── WritesRefused        anything that would change the mount                  EROFS
         └── OriginError          the origin's
             ├── OriginRefused        it said no and will say no again (404, 410 …)     EIO
-            ├── OriginDenied         it wants credentials that this process does not have  EACCES
+            ├── OriginDenied         it wants credentials that this process lacks      EACCES
             ├── OriginUnreachable    transport: connect, reset, time-out, 5xx          EIO, tried again
             │   └── OriginFailing        all of these for too long: left alone for now     EIO
             ├── OriginBadAnswer      an answer that does not prove its bytes           EIO, tried again
@@ -88,7 +88,10 @@ class OriginRefused(OriginError):
 
 
 class OriginDenied(OriginError):
-    """The origin wants credentials that this process does not have, or has refused those that it has."""
+    """The origin wants credentials that this process does not have, or refuses those that it has.
+
+    The reason says which are missing and where they may be put; never what they are.
+    """
 
     errno = errno.EACCES
 

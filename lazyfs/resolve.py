@@ -12,8 +12,8 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import trio
 
@@ -23,6 +23,7 @@ from lazyfs.counters import Counters
 from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginError, StoreError
 from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Client
+from lazyfs.shared import Shared
 from lazyfs.store import Store
 from lazyfs.versions import Known
 
@@ -30,62 +31,6 @@ log = logging.getLogger(__name__)
 
 FRESH_FOR: Final = 60.0
 """Seconds for which what the catalogue knows is not asked again, unless told otherwise."""
-
-T = TypeVar("T")
-
-
-class Shared(Generic[T]):
-    """Work that is done once for all who ask for the same key meanwhile.
-
-    *Cancellation*: of one who waits touches nobody else; the work ends when the last one has left. *Raises*: only
-    LazyfsError: those who ask are tasks of the mount's, and whatever else escaped from one would end it.
-    """
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        self._under_way: dict[str, _Work[T]] = {}
-
-    async def do(self, key: str, function: Callable[[], Awaitable[T]]) -> T:
-        """Return what `function` returns, called for this or an earlier caller that still waits. *Raises*: likewise."""
-        work = self._under_way.get(key)
-        if work is None:
-            work = self._under_way[key] = _Work()
-            self._nursery.start_soon(self._run, key, work, function)
-        work.waiting += 1
-        try:
-            await work.ended.wait()
-        finally:
-            work.waiting -= 1
-            if work.waiting == 0 and not work.ended.is_set():
-                work.scope.cancel()
-                if self._under_way.get(key) is work:
-                    del self._under_way[key]
-        if work.error is not None:
-            raise work.error.with_traceback(None)
-        return work.results[0]
-
-    async def _run(self, key: str, work: _Work[T], function: Callable[[], Awaitable[T]]) -> None:
-        try:
-            with work.scope:
-                work.results.append(await function())
-        except LazyfsError as exc:
-            work.error = exc
-        except Exception as exc:
-            log.exception("an unforeseen failure")
-            work.error = LazyfsError(f"an unforeseen failure ({type(exc).__name__}); the log says more")
-        finally:
-            if self._under_way.get(key) is work:
-                del self._under_way[key]
-            work.ended.set()
-
-
-class _Work(Generic[T]):
-    def __init__(self) -> None:
-        self.scope = trio.CancelScope()
-        self.ended = trio.Event()
-        self.waiting = 0
-        self.results: list[T] = []
-        self.error: LazyfsError | None = None
 
 
 class Resolver:

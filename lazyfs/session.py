@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -149,18 +149,21 @@ async def open_session(settings: Settings) -> AsyncIterator[Session]:
     """Open a session; what it has under way when it is left is cancelled. *Raises*: StoreError."""
     store = await trio.to_thread.run_sync(Store.open, settings.store, settings.block_size)
     counters = Counters()
-    client = Client(settings.client, counters)
-    try:
+    async with AsyncExitStack() as stack:
+        stack.callback(store.close)
         async with trio.open_nursery() as nursery:
+            client = Client(settings.client, counters, nursery)
+            stack.push_async_callback(_close, client)  # when the nursery has ended, and all connections are back
             nursery.start_soon(_sweep, store)
             try:
                 yield Session(store, client, counters, nursery, settings)
             finally:
                 nursery.cancel_scope.cancel()
-    finally:
-        with trio.CancelScope(shield=True):
-            await client.aclose()
-        store.close()
+
+
+async def _close(client: Client) -> None:
+    with trio.CancelScope(shield=True):
+        await client.aclose()
 
 
 async def _sweep(store: Store) -> None:

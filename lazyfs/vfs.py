@@ -39,7 +39,8 @@ from lazyfs.errors import (
     OriginRefused,
 )
 from lazyfs.origin.backoff import Backoff
-from lazyfs.resolve import Resolver, Shared
+from lazyfs.resolve import Resolver
+from lazyfs.shared import Shared
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below, cookie
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 

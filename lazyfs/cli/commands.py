@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from lazyfs import __version__, records, sizes
 from lazyfs.errors import UsageError
-
-if TYPE_CHECKING:
-    from lazyfs.session import Settings
 
 
 class BlockSize(click.ParamType[int]):
@@ -125,6 +122,7 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     lazyfs mount https://example.org/images/ /mnt/images
     """
     from lazyfs.cli import mounting
+    from lazyfs.cli.settings import settings_of
 
     fuse_options = {word for text in options["mount_options"] for word in text.split(",") if word}
     if refused := sorted(fuse_options & {"rw", "suid", "dev"}):
@@ -133,7 +131,7 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
         raise click.BadParameter(f"{ours[0]} is lazyfs's own to set", param_hint="'-o'")
     if options["allow_other"]:
         fuse_options.add("allow_other")
-    settings = _settings(sources, options)
+    settings = settings_of(_store_path(options["store"]), sources, options)
     mounting.mount(sources, mountpoint, settings, frozenset(fuse_options), foreground=options["foreground"])
 
 
@@ -188,10 +186,12 @@ def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **o
     the origin its bytes once.
     """
     from lazyfs.cli import fetching
+    from lazyfs.cli.settings import settings_of
 
     if digest is not None and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", digest):
         raise click.BadParameter("a digest is sha256: and 64 hexadecimal digits", param_hint="'--digest'")
-    fetching.fetch(sources, _settings(sources, options), output, digest)
+    settings = settings_of(_store_path(options["store"]), sources, options)
+    fetching.fetch(sources, settings, output, digest)
 
 
 @commands.command()
@@ -232,117 +232,3 @@ def _store_path(given: Path | None) -> Path:
     from lazyfs.store import default_path
 
     return (given or default_path()).expanduser().absolute()
-
-
-def _settings(sources: tuple[str, ...], options: dict[str, Any]) -> Settings:
-    """Make a session's settings of the options. *Raises*: UsageError."""
-    import math
-
-    from lazyfs import urls
-    from lazyfs.blob import Limits
-    from lazyfs.origin.client import ClientOptions
-    from lazyfs.origin.transport import ENVIRONMENT, TransportOptions
-    from lazyfs.session import Settings
-
-    headers = [_header(text, "'--header'") for text in options["headers"]]
-    for path in options["header_files"]:
-        headers += [_header(line, f"{path}, line {number}") for number, line in _lines_of(path)]
-    ca_file = options["ca_file"]
-    if ca_file is not None:
-        _check_authorities(ca_file)
-    if options["client_cert"] is not None:
-        _check_certificate(options["client_cert"], options["client_key"])
-    elif options["client_key"] is not None:
-        raise click.BadParameter("a key is of no use without --client-cert", param_hint="'--client-key'")
-    proxy = options["proxy"]
-    if proxy is not None and proxy != ENVIRONMENT and not urls.is_http(proxy):
-        raise click.BadParameter("a proxy is an http or https URL, or env", param_hint="'--proxy'")
-    named = frozenset(urls.origin_of(url) for text in sources if (url := _url_in(text)))
-    patience = options["read_timeout"] or math.inf
-    transport = TransportOptions(ca_file, options["client_cert"], options["client_key"], proxy, named)
-    return Settings(
-        _store_path(options["store"]),
-        ClientOptions(tuple(headers), named, transport, options["offline"], patience, options["hedge"] / 100),
-        Limits(read_timeout=patience),
-        options["block_size"],
-        tuple(_mirror(text) for text in options["mirrors"]),
-        options["revalidate"],
-    )
-
-
-def _mirror(text: str) -> tuple[str, str]:
-    """Read `FROM=TO`; either may have a `=` in it."""
-    match = re.fullmatch(r"(https?://.+?)=(https?://.+)", text)
-    if match is None:
-        raise click.BadParameter(f"{text!r} is not two http or https URLs with = in between", param_hint="'--mirror'")
-    return match[1], match[2]
-
-
-def _url_in(source: str) -> str | None:
-    """Return the URL of a source that names an origin."""
-    from lazyfs import urls
-
-    url = source if urls.is_http(source) else source.partition("=")[2]
-    return url if urls.is_http(url) else None
-
-
-_OURS = frozenset({
-    "accept-encoding", "connection", "content-length", "if-match", "if-modified-since", "if-none-match", "if-range",
-    "if-unmodified-since", "range", "te", "transfer-encoding", "upgrade",
-})  # fmt: skip
-"""Headers that say which bytes come and how: with one of them from outside, no answer would prove anything."""
-
-
-def _header(text: str, where: str) -> tuple[str, str]:
-    """Read `K: V`. *Raises*: click.BadParameter, which does not repeat the value. *Source*: RFC 9110 §5.1, §5.5."""
-    name, colon, value = text.partition(":")
-    name, value = name.strip(), value.strip()
-    if not colon or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
-        raise click.BadParameter("a header is written as 'Name: value'", param_hint=where)
-    if not (value.isascii() and value.replace("\t", " ").isprintable()):
-        raise click.BadParameter(f"the value of {name} is not one line of ASCII", param_hint=where)
-    if name.lower() in _OURS:
-        raise click.BadParameter(f"{name} is lazyfs's own to send", param_hint=where)
-    return name, value
-
-
-def _lines_of(path: Path) -> list[tuple[int, str]]:
-    """Return the lines of a header file that say something, numbered; `#` starts a comment."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as exc:
-        raise click.BadParameter(f"{path} cannot be read: {exc.strerror}", param_hint="'--header-file'") from exc
-    except UnicodeDecodeError as exc:
-        raise click.BadParameter(f"{path} is not text", param_hint="'--header-file'") from exc
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
-
-
-def _check_certificate(certificate: Path, key: Path | None) -> None:
-    """Refuse a client certificate that TLS could not use later. *Raises*: click.BadParameter."""
-    import ssl
-
-    def no_password() -> str:
-        raise UsageError("its key is encrypted, and nobody can be asked for the password")
-
-    try:
-        ssl.create_default_context().load_cert_chain(certificate, key, no_password)
-        return
-    except ssl.SSLError:
-        reason = "no certificate with the key to it"
-    except OSError as exc:
-        reason = f"cannot be read: {exc.strerror}"
-    except UsageError as exc:
-        reason = str(exc)
-    raise click.BadParameter(f"{certificate}: {reason}", param_hint="'--client-cert'")
-
-
-def _check_authorities(path: Path) -> None:
-    """Refuse a file that TLS could not use later. *Raises*: click.BadParameter."""
-    import ssl
-
-    try:
-        ssl.create_default_context(cafile=path)
-    except (ssl.SSLError, ValueError) as exc:
-        raise click.BadParameter(f"{path} has no certificate in PEM form", param_hint="'--ca-file'") from exc
-    except OSError as exc:
-        raise click.BadParameter(f"{path} cannot be read: {exc.strerror}", param_hint="'--ca-file'") from exc

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,6 +31,7 @@ from lazyfs.counters import Counters
 from lazyfs.errors import (
     BlobChanged,
     OriginBadAnswer,
+    OriginDenied,
     OriginError,
     OriginFailing,
     OriginOffline,
@@ -38,6 +39,7 @@ from lazyfs.errors import (
     OriginUnreachable,
 )
 from lazyfs.extents import Extent
+from lazyfs.origin.credentials import CredentialOptions, Credentials
 from lazyfs.origin.health import Health, HedgeBudget
 from lazyfs.origin.slots import Slot, Slots
 from lazyfs.origin.transport import LEAST_RATE, Reply, Transport, TransportOptions, Unconnected
@@ -70,19 +72,21 @@ _DISCARDED_IN: Final = 0.5
 
 _PAGE_PIECE: Final = 64 * 1024
 
+_TOKEN_MAX: Final = 1024 * 1024
+"""Bytes in a token server's answer at the most."""
+
 _NO_CACHE: Final = {"cache-control": "no-cache"}
 
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """How origins are asked. `headers` go to the origins in `named` (`urls.origin_of`), and to no other.
+    """How origins are asked.
 
     *Units*: `patience` is the seconds for which something is tried in vain before it is left alone; `hedge` the share
     of requests that may be sent twice.
     """
 
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    named: frozenset[Place] = field(default_factory=frozenset)
+    credentials: CredentialOptions = field(default_factory=CredentialOptions)
     transport: TransportOptions = field(default_factory=TransportOptions)
     offline: bool = False
     patience: float = 60.0
@@ -96,6 +100,10 @@ class Found:
     version: Version
     ranged: bool
     head: bytes
+
+
+def _demanded() -> Urgency:
+    return Urgency.DEMAND
 
 
 class Attempt:
@@ -215,11 +223,12 @@ class _Asked:
 
 
 class Client:
-    """Asks origins; one for each process. Close it with `aclose`."""
+    """Asks origins; one for each process. Close it with `aclose`. `nursery` runs what is done for several askers."""
 
-    def __init__(self, options: ClientOptions, counters: Counters) -> None:
+    def __init__(self, options: ClientOptions, counters: Counters, nursery: trio.Nursery) -> None:
         self._options = options
         self._counters = counters
+        self._credentials = Credentials(options.credentials, self._fetch_token, nursery)
         self._transport = Transport(options.transport)
         self._health = Health(options.patience)
         self._slots = defaultdict[Place, Slots](Slots)
@@ -299,7 +308,7 @@ class Client:
         url: str,
         extent: Extent,
         pinned: Version,
-        urgency: Callable[[], Urgency] = lambda: Urgency.DEMAND,
+        urgency: Callable[[], Urgency] = _demanded,
         attempt: Attempt | None = None,
     ) -> Answer:
         """Ask for a non-empty run of bytes of one version; the answer may hold less of it, or the whole blob.
@@ -341,8 +350,17 @@ class Client:
 
         *Raises*: OriginError, also when the body is over `limit` bytes.
         """
-        async with aclosing(await self._follow(url, {}, lambda: Urgency.DEMAND, Attempt())) as asked:
+        async with aclosing(await self._follow(url, {}, _demanded, Attempt())) as asked:
             return await self._page(asked, limit)
+
+    async def _fetch_token(self, url: str, headers: Mapping[str, str]) -> bytes:
+        """Return the page of a token server. *Raises*: OriginError; OriginRefused for a 401 and a 403."""
+        async with aclosing(await self._follow(url, headers, _demanded, Attempt(), for_token=True)) as asked:
+            try:
+                page, _, _ = await self._page(asked, _TOKEN_MAX)
+                return page
+            except OriginDenied as exc:
+                raise OriginRefused(urls.redact(url), exc.reason, asked.reply.status) from None
 
     async def _page(self, asked: _Asked, limit: int) -> tuple[bytes, str, str]:
         reply, shown = asked.reply, urls.redact(asked.url)
@@ -372,7 +390,8 @@ class Client:
             if target is None:
                 break
             try:
-                asked = await self._send(url, target, headers, urgency, attempt)
+                sent = await self._credentials.authorization(target)
+                asked = await self._send(url, target, self._with_own(target, headers, sent), urgency, attempt)
             except OriginUnreachable:
                 self._forget_target(url, target)
                 raise
@@ -396,12 +415,24 @@ class Client:
         return True
 
     async def _follow(
-        self, url: str, headers: Mapping[str, str], urgency: Callable[[], Urgency], attempt: Attempt
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        urgency: Callable[[], Urgency],
+        attempt: Attempt,
+        *,
+        for_token: bool = False,
     ) -> _Asked:
-        """Send a GET to a URL and follow its redirects; never from https to http."""
+        """Send a GET to a URL and follow its redirects; never from https to http.
+
+        `for_token`: the headers are a secret, which goes to the URL's own origin, and nothing else of ours goes along.
+        """
         here = url
         for _ in range(MAX_HOPS + 1):
-            asked = await self._send(url, here, headers, urgency, attempt)
+            if not for_token:
+                asked = await self._introduce(url, here, headers, urgency, attempt)
+            else:
+                asked = await self._send(url, here, _kept_to(url, here, headers), urgency, attempt)
             outcome = asked.decided(_ANY, None)
             if not isinstance(outcome, ranges.Moved):
                 if here != url and asked.reply.status in (200, 206):
@@ -415,8 +446,39 @@ class Client:
             here = _next_hop(url, here, outcome.location)
         raise OriginRefused(urls.redact(url), f"more than {MAX_HOPS} redirects", 310)
 
-    async def _send(
+    async def _introduce(
         self, url: str, here: str, headers: Mapping[str, str], urgency: Callable[[], Urgency], attempt: Attempt
+    ) -> _Asked:
+        """Send a GET with what is known to be wanted there, and answer when more is asked for."""
+        sent = await self._credentials.authorization(here)
+        for last in (False, False, True):
+            asked = await self._send(url, here, self._with_own(here, headers, sent), urgency, attempt)
+            status = asked.reply.status
+            if status not in (401, 403):
+                if sent is not None:
+                    self._credentials.accepted(here, sent)
+                return asked
+            if last:
+                return asked
+            challenge = asked.reply.headers.get("www-authenticate", "")
+            asked.ended_well()
+            await asked.discard()
+            sent = await self._credentials.answer(here, status, challenge, sent)
+        raise AssertionError
+
+    def _with_own(self, here: str, headers: Mapping[str, str], authorization: str | None) -> list[tuple[str, str]]:
+        own = self._credentials.headers(here)
+        if authorization is not None:
+            own.append(("authorization", authorization))
+        return [*own, *headers.items()]
+
+    async def _send(
+        self,
+        url: str,
+        here: str,
+        headers: Sequence[tuple[str, str]],
+        urgency: Callable[[], Urgency],
+        attempt: Attempt,
     ) -> _Asked:
         """Send a GET for `url` to `here`, when it is its turn."""
         if self._options.offline:
@@ -429,8 +491,7 @@ class Client:
         try:
             attempt.sent.set()
             self._counters.origin_requests += 1
-            own = self._options.headers if place in self._options.named else ()
-            reply = await self._transport.send(here, [*own, *headers.items()])
+            reply = await self._transport.send(here, headers)
         except BaseException as exc:
             slot.release()
             now = trio.current_time()
@@ -440,9 +501,8 @@ class Client:
                 self._health.failed(url, began, now)
             raise
         slot.heard()
-        took = trio.current_time() - began
         self._health.succeeded(place)
-        slots.answered(took, refused=reply.status in (429, 503))
+        slots.answered(trio.current_time() - began, refused=reply.status in (429, 503))
         return _Asked(url, reply, slot, self._health, began, self._options.patience)
 
     def _refuse_broken(self, url: str, place: Place) -> None:
@@ -456,14 +516,17 @@ class Client:
 _ANY = Extent(0, 1)
 
 
+def _kept_to(url: str, here: str, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return headers that are for the origin of `url`, when that is the one to be asked."""
+    return list(headers.items()) if urls.origin_of(here) == urls.origin_of(url) else []
+
+
 def _silent(patience: float) -> float:
     """Return the seconds without an answer after which an attempt that is given up has failed."""
     return min(SILENT, patience / 2)
 
 
 _REMEDIES: Final = {
-    401: " (it wants credentials: see --header-file)",
-    403: " (forbidden: credentials are given with --header-file)",
     404: " (nothing is there: check the URL)",
     410: " (it is gone: check the URL)",
 }
@@ -477,6 +540,8 @@ def _proven(url: str, outcome: ranges.Outcome, status: int) -> Body:
             return outcome
         case ranges.Changed(reason):
             raise BlobChanged(shown, f"it has changed: {reason}")
+        case ranges.Refused(reason) if status in (401, 403):
+            raise OriginDenied(shown, f"{reason}: the credentials for it are refused, or not enough")
         case ranges.Refused(reason):
             raise OriginRefused(shown, reason + _REMEDIES.get(status, ""), status)
         case ranges.Passing(reason, retry_after):

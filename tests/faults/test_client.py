@@ -21,6 +21,7 @@ from lazyfs.errors import BlobChanged, OriginError, OriginFailing, OriginRefused
 from lazyfs.extents import Extent
 from lazyfs.origin import transport, wire
 from lazyfs.origin.client import MAX_HOPS, Client, ClientOptions
+from lazyfs.origin.credentials import CredentialOptions
 from lazyfs.origin.transport import TransportOptions, Unconnected
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Version
@@ -33,11 +34,13 @@ PIECE = Extent(100_000, 300_000)
 
 @asynccontextmanager
 async def client(options: ClientOptions | None = None) -> AsyncIterator[Client]:
-    made = Client(options or ClientOptions(hedge=0), Counters())
-    try:
-        yield made
-    finally:
-        await made.aclose()
+    async with trio.open_nursery() as nursery:
+        made = Client(options or ClientOptions(hedge=0), Counters(), nursery)
+        try:
+            yield made
+        finally:
+            await made.aclose()
+            nursery.cancel_scope.cancel()
 
 
 async def pinned(asker: Client, url: str) -> Version:
@@ -166,7 +169,7 @@ def test_no_header_of_ours_goes_to_another_origin(origin: MisbehavingOrigin) -> 
     named = frozenset({urls.origin_of(url)})
 
     async def main() -> None:
-        async with client(ClientOptions(headers, named, hedge=0)) as asker:
+        async with client(ClientOptions(CredentialOptions(headers, named=named), hedge=0)) as asker:
             assert await fetch(asker, url, await pinned(asker, url)) == expected(origin)
 
     run(main)

@@ -45,7 +45,7 @@ HOPELESS = [
     "always-gzip", "elsewhere", "whole-206", "part-200", "no-content-range", "garbage", "drop", "status",
     "stall", "stall-body=0", "stall-body@2-", "rate@2-", "short@2-", "reset=0@2-", "no-length,short@2-",
     "chunked,reset@2-", "endless@2-", "huge-headers", "status=429:60", "status=429:60@2-", "status=503:d60@2-",
-    "no-range,rate@2-", "status=500", "status=404@2-", "status=403@2-",
+    "no-range,rate@2-", "status=500", "status=404@2-",
     "status=416@2-", "less", "less=300K",
 ]  # fmt: skip
 """Never the right bytes, so an error."""
@@ -184,7 +184,7 @@ def test_versions_never_mix(origin: MisbehavingOrigin, mounts: Mounts) -> None:
 
 
 def test_a_name_whose_origin_says_no_is_absent_and_status_says_why(origin: MisbehavingOrigin, mounts: Mounts) -> None:
-    refused = ["status=404", "status=403", "status=410", "redirect=11", "redirect-loop"]
+    refused = ["status=404", "status=410", "redirect=11", "redirect-loop"]
     mount = mounted(mounts, origin, [*refused, "close"])
     assert on_mount(under.names, mount.path()) in ([], ["close"])
     assert [on_mount(under.errno_of_stat, mount.path(name)) for name in refused] == [errno.ENOENT] * len(refused)

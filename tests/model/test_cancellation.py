@@ -14,7 +14,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lazyfs.extents import Extent
-from lazyfs.resolve import Shared
+from lazyfs.shared import Shared
 from tests.fakes import FakeOrigin, Fault, run, unavailable
 from tests.model.world import BLOCK, World, content_of, world
 

@@ -113,7 +113,7 @@ class Ground:
             self.blobs.close(blob)
 
 
-def play(path: Path, origins: Origins, main: Callable[[Ground], object]) -> None:
+def play(path: Path, origins: Origins, main: Callable[[Ground], object], seed: int = 0) -> None:
     async def whole() -> None:
         async with trio.open_nursery() as nursery:
             ground = Ground(path, origins, nursery)
@@ -123,7 +123,7 @@ def play(path: Path, origins: Origins, main: Callable[[Ground], object]) -> None
             assert all(not origin.open for origin in origins.by_url.values()), "an answer is open"
             ground.store.close()
 
-    run(whole)
+    run(whole, seed=seed)
 
 
 def block(index: int, content: bytes = CONTENT) -> bytes:
@@ -370,13 +370,19 @@ def test_with_a_digest_any_mirror_will_do(tmp_path: Path) -> None:
     play(tmp_path, _dated(Origins(CONTENT, CONTENT), None), main)
 
 
-def test_bad_bytes_are_thrown_away_and_come_from_another_mirror(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(20))
+def test_bad_bytes_are_thrown_away_and_come_from_another_mirror(tmp_path: Path, seed: int) -> None:
+    """In any order of the tasks: nobody opens what is on its way into the trash, and takes it for a new beginning."""
+
     async def main(ground: Ground) -> None:
-        await _fill(ground)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(_fill, ground)
         assert await ground.read(5, DIGEST) == block(5)
         assert ground.origins.asked[2] > 0
+        assert not ground.blobs._opening
 
-    play(tmp_path, Origins(OTHER, OTHER, CONTENT), main)
+    play(tmp_path, Origins(OTHER, OTHER, CONTENT), main, seed)
 
 
 def test_when_all_have_bad_bytes_none_is_asked_again_for_a_while(tmp_path: Path) -> None:

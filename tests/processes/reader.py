@@ -22,11 +22,12 @@ from lazyfs.versions import Known, blob_id_for
 
 async def main(store_path: str, url: str, piece: str) -> None:
     counters = Counters()
-    store, client = Store.open(Path(store_path), 1 << 16), Client(ClientOptions(), counters)
-    found = await client.probe(url)
-    assert found is not None
-    known = Known(url, found.version, found.ranged, found.head)
+    store = Store.open(Path(store_path), 1 << 16)
     async with trio.open_nursery() as nursery:
+        client = Client(ClientOptions(), counters, nursery)
+        found = await client.probe(url)
+        assert found is not None
+        known = Known(url, found.version, found.ranged, found.head)
         blobs = Blobs(store, client, counters, nursery, Limits(memory=1 << 20))
         blob = await blobs.open(blob_id_for(url, found.version, None), known)
         print("begun", flush=True)
@@ -35,7 +36,7 @@ async def main(store_path: str, url: str, piece: str) -> None:
         for offset in range(0, found.version.size, int(piece)):
             digest.update(await blob.read(offset, int(piece)))
         blobs.close(blob)
-    await client.aclose()
+        await client.aclose()
     store.close()
     print(json.dumps({"sha256": digest.hexdigest(), **counters.as_dict()}), flush=True)
 

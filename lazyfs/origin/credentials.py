@@ -1,0 +1,192 @@
+"""Which credentials go with a request: the headers that the user gives, and what the origin has asked for.
+
+    request ── headers(url)         the user's own, to the origins that were named
+            └─ authorization(url)   what the URL is known to want; nothing is sent that was not asked for
+    200     ── accepted(url, sent)  so that a refusal elsewhere is not one of everything
+    401     ── answer(url, ...)     what to send now
+                ├ Bearer, with a realm    a token of that token server, which may want the login
+                └ any other               the login: the credential command's, else the netrc file's
+
+They are those of the process that asks, read when it needs them, and never in the store or among arguments. How they
+are obtained is in grants.py.
+
+*Source*: RFC 9110 §11, RFC 6750, RFC 7617, the distribution specification's "token authentication".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from lazyfs import urls
+from lazyfs.errors import OriginDenied, UsageError
+from lazyfs.origin.challenges import Challenge, parse_challenges
+from lazyfs.origin.grants import LOGIN_REMEDY, FetchPage, Grant, Grants, Lack, Recent, Wanted
+from lazyfs.origin.headerfiles import HeaderFiles
+from lazyfs.origin.logins import Logins, NoLogin, Place, shown
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialOptions:
+    """What the user gives. The headers, of files too, go to the origins in `named`, and to no other.
+
+    Paths are absolute. `command` is a shell's command line; `netrc` may be missing, and then has nothing.
+    """
+
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    header_files: tuple[Path, ...] = ()
+    named: frozenset[Place] = frozenset()
+    netrc: Path | None = None
+    command: str | None = field(default=None, repr=False)
+
+
+class Credentials:
+    """The credentials of one process; `nursery` runs what is done for several askers, or behind them.
+
+    `fetch_token(url, headers)` is to GET a small page with these headers: with no credentials of its own, none of the
+    headers to another origin that it may be redirected to, and an OriginRefused for a 401 or 403. `clock` gives UTC
+    seconds.
+
+    *Raises*, each method: OriginDenied, when what is wanted is missing, refused or unreadable. No message has a secret.
+    """
+
+    def __init__(
+        self,
+        options: CredentialOptions,
+        fetch_token: FetchPage,
+        nursery: trio.Nursery,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._options = options
+        self._files = HeaderFiles(options.header_files)
+        self._grants = Grants(Logins(options.command, options.netrc), fetch_token, nursery, clock)
+        self._by_url = Recent[str, Wanted]()  # only tokens; a login is for the whole origin
+        self._by_origin = Recent[Place, Wanted]()  # the login, where it was asked for
+
+    def headers(self, url: str) -> list[tuple[str, str]]:
+        """Return the user's own headers for `url`, but for Authorization, which `authorization` gives out."""
+        return [header for header in self._own(url) if header[0].lower() != "authorization"]
+
+    async def authorization(self, url: str) -> str | None:
+        """Return the Authorization that `url` is known to want, None when it never asked for any.
+
+        Waits only when what there was has expired. *Raises*: OriginError of the token server. *Cancellation*: at any
+        time; touches nobody else.
+        """
+        if (own := self._own_authorization(url)) is not None:
+            return own
+        wanted = self._by_url.get(url) or self._by_origin.get(urls.origin_of(url))
+        if wanted is None:
+            return None
+        return await self._obtain(url, wanted, None, (), 401)
+
+    async def answer(self, url: str, status: int, www_authenticate: str, sent: str | None) -> str:
+        """Return the Authorization to send after a 401, or a 403; `sent` is the one that this answered, and never it.
+
+        What somebody else has obtained since is returned at once, with no further question. To be asked at most twice
+        for a request: when what came of the first answer is refused, too, that may have been just out of date.
+
+        *Raises*: OriginError of the token server. *Cancellation*: at any time; touches nobody else.
+        """
+        place = urls.origin_of(url)
+        if (own := self._own_authorization(url)) is not None:
+            if own != sent:
+                return own
+            raise OriginDenied(urls.redact(url), "it refuses the Authorization that --header or --header-file gives")
+        challenges = parse_challenges(www_authenticate)
+        wanted = _wanted_by(place, challenges)
+        if sent is not None and (status == 403 or _insufficient(challenges)):
+            # It knows who asks and keeps them out: only a token of another scope could help.
+            if wanted.token_url is None or wanted == self._by_url.get(url):
+                reason = f"the credentials for {shown(place)} are not enough for it (HTTP {status})"
+                raise OriginDenied(urls.redact(url), reason)
+        elif sent is not None and _fits(sent.partition(" ")[0].lower(), challenges):  # else it wants something else
+            self._grants.refuse(place, sent, url)
+        return await self._obtain(url, wanted, sent, challenges, status)
+
+    def accepted(self, url: str, sent: str) -> None:
+        """Note that a request with this Authorization was answered with neither 401 nor 403."""
+        self._grants.accept(urls.origin_of(url), sent)
+
+    def _own(self, url: str) -> list[tuple[str, str]]:
+        if urls.origin_of(url) not in self._options.named:
+            return []
+        try:
+            return [*self._options.headers, *self._files.headers()]
+        except UsageError as exc:
+            raise OriginDenied(urls.redact(url), str(exc)) from None
+
+    def _own_authorization(self, url: str) -> str | None:
+        """Return the Authorization that the user gives; the last, so that a file may say otherwise."""
+        values = [value for name, value in self._own(url) if name.lower() == "authorization"]
+        return values[-1] if values else None
+
+    async def _obtain(
+        self, url: str, wanted: Wanted, sent: str | None, challenges: Sequence[Challenge], status: int
+    ) -> str:
+        """Return what `url` wants, and remember that it wants it; forget what it wanted when that cannot be had."""
+        try:
+            grant = await self._grant(wanted, challenges, status)
+        except NoLogin as exc:
+            self._by_url.drop(url)
+            if wanted.token_url is None:
+                self._by_origin.drop(wanted.place)
+            raise OriginDenied(urls.redact(url), str(exc)) from None
+        if grant.authorization == sent or self._grants.is_refused(wanted.place, grant.authorization, url):
+            raise OriginDenied(urls.redact(url), f"it refuses the credentials for {shown(wanted.place)}")
+        if grant.login is None:
+            self._by_url.put(url, wanted)
+        else:
+            self._by_url.drop(url)
+            self._by_origin.put(wanted.place, Wanted(wanted.place))
+        return grant.authorization
+
+    async def _grant(self, wanted: Wanted, challenges: Sequence[Challenge], status: int) -> Grant:
+        """Return a grant that answers the challenges. *Raises*: NoLogin."""
+        got = await self._grants.obtain(wanted)
+        if isinstance(got, Lack):
+            raise NoLogin(_missing(wanted.place, challenges, status, got.note))
+        if wanted.token_url is None and got.login is not None and not _fits(got.login.scheme, challenges):
+            note = f"{got.login.source} has {got.login.scheme.capitalize()}"
+            raise NoLogin(_missing(wanted.place, challenges, status, note))
+        return got
+
+
+def _wanted_by(place: Place, challenges: Sequence[Challenge]) -> Wanted:
+    """Return what to answer challenges with: the first token server's token, else the login.
+
+    An origin on https is not believed when it names a token server that is not: a password would go there in clear.
+    """
+    for challenge in challenges:
+        url = challenge.token_url
+        if url is not None and (place[0] != "https" or urls.origin_of(url)[0] == "https"):
+            return Wanted(place, url)
+    return Wanted(place)
+
+
+def _fits(scheme: str, challenges: Sequence[Challenge]) -> bool:
+    """Say whether an Authorization of `scheme` answers the challenges; any does, where there are none."""
+    return not challenges or any(challenge.scheme == scheme for challenge in challenges)
+
+
+def _insufficient(challenges: Sequence[Challenge]) -> bool:
+    """Say whether what was sent is good and not enough. *Source*: RFC 6750 §3.1; registries say so in a 401."""
+    return any(challenge.parameters.get("error") == "insufficient_scope" for challenge in challenges)
+
+
+def _missing(place: Place, challenges: Sequence[Challenge], status: int, note: str) -> str:
+    """Say what is missing and where it may be put."""
+    if _fits("basic", challenges):
+        words = f"a username and password for {shown(place)}: {LOGIN_REMEDY}"
+    elif _fits("bearer", challenges):
+        remedy = "name a --credential-command that has one, or put it into a --header-file"
+        words = f"a bearer token for {shown(place)}: {remedy}"
+    else:
+        names = dict.fromkeys(challenge.scheme[:20].capitalize() for challenge in challenges[:3])
+        words = f"credentials for {shown(place)} by {', '.join(names)}: lazyfs has only Basic and Bearer"
+    wants = "it wants" if status == 401 else f"HTTP {status}, perhaps for want of"  # which need not be for credentials
+    return f"{wants} {words}" + (f" ({note})" if note else "")
