@@ -20,8 +20,9 @@ from lazyfs.counters import Counters
 from lazyfs.errors import BlobChanged, OriginError, OriginFailing, OriginRefused, OriginUnreachable
 from lazyfs.extents import Extent
 from lazyfs.origin import transport, wire
-from lazyfs.origin.client import MAX_HOPS, Client, ClientOptions
+from lazyfs.origin.client import Client, ClientOptions
 from lazyfs.origin.credentials import CredentialOptions
+from lazyfs.origin.sender import MAX_HOPS
 from lazyfs.origin.transport import TransportOptions, Unconnected
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Version
@@ -142,7 +143,7 @@ def test_a_target_that_cannot_be_reached_any_more_is_forgotten(origin: Misbehavi
             version = await pinned(asker, url)
             with socket.socket() as closed:
                 closed.bind(("127.0.0.1", 0))
-                asker._targets[url] = f"http://127.0.0.1:{closed.getsockname()[1]}/gone"
+                asker._sender._targets[url] = f"http://127.0.0.1:{closed.getsockname()[1]}/gone"
                 with pytest.raises(Unconnected):
                     await fetch(asker, url, version)
             assert await fetch(asker, url, version) == expected(origin)
@@ -384,7 +385,7 @@ def test_an_origin_that_says_it_is_too_much_gets_less(origin: MisbehavingOrigin)
     async def main() -> None:
         async with client() as asker:
             version = await pinned(asker, url)
-            slots = asker._slots[urls.origin_of(url)]
+            slots = asker._sender._slots[urls.origin_of(url)]
             before = slots.limit.value
 
             async def try_once() -> None:
@@ -406,8 +407,8 @@ def test_no_more_requests_are_under_way_than_the_limit_allows(origin: Misbehavin
     async def main() -> None:
         async with client() as asker:
             version = await pinned(asker, url)
-            asker._slots[urls.origin_of(url)].limit.value = 3.0
-            asker._slots[urls.origin_of(url)].limit.answered = lambda seconds, under_way: None  # type: ignore[method-assign]
+            asker._sender._slots[urls.origin_of(url)].limit.value = 3.0
+            asker._sender._slots[urls.origin_of(url)].limit.answered = lambda seconds, under_way: None  # type: ignore[method-assign]
             async with trio.open_nursery() as nursery:
                 for _ in range(12):
                     nursery.start_soon(fetch, asker, url, version)
@@ -444,8 +445,8 @@ def test_nothing_is_left_of_requests_that_fail_or_are_cancelled(origin: Misbehav
                 async with trio.open_nursery() as nursery:
                     for number in range(start, start + 48):
                         nursery.start_soon(one, number)
-            assert all(not slots._held and not slots._waiting for slots in asker._slots.values())
-            assert asker._resolving == {}
+            assert all(not slots._held and not slots._waiting for slots in asker._sender._slots.values())
+            assert asker._sender._resolving == {}
             origin.release()
         gc.collect()
         assert len(os.listdir("/proc/self/fd")) <= before
@@ -461,7 +462,7 @@ def test_urgency_is_looked_at_when_there_is_a_choice(origin: MisbehavingOrigin) 
     async def main() -> None:
         async with client() as asker:
             version = await pinned(asker, url)
-            slots = asker._slots[urls.origin_of(url)]
+            slots = asker._sender._slots[urls.origin_of(url)]
             slots.limit.value = 1.0
             slots.limit.answered = lambda seconds, under_way: None  # type: ignore[method-assign]
             order: list[str] = []
