@@ -62,8 +62,8 @@ class Nginx:
         self, directory: Path, docroot: Path, *, server: str = "", http: str = "", tls: Path | None = None
     ) -> None:
         self.directory = directory
-        self._reserved = _reserved_port()
-        self._reserved_for_status = _reserved_port()
+        self._reserved = reserved_port()
+        self._reserved_for_status = reserved_port()
         self.port: int = self._reserved.getsockname()[1]
         self._status_port: int = self._reserved_for_status.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
@@ -198,7 +198,7 @@ def _logged(line: dict[str, Any]) -> Logged:
     return Logged(**{**line, "status": int(line["status"]), "complete": line["complete"] == "OK"})
 
 
-def _reserved_port() -> socket.socket:
+def reserved_port() -> socket.socket:
     """Return a socket that keeps a port from others, but not from a server that names it.
 
     It is bound and does not listen, so connections are refused; with SO_REUSEADDR on both sides a second bind
