@@ -29,8 +29,8 @@ PATIENCE = 60.0
 LOOK_UP = "bytes=0-0"
 """What a host asks with for size and version: a byte from the origin for each mount."""
 
-ALL = {f"bytes={start}-{start + SLICE - 1}" for start in range(0, SIZE, SLICE)}
-"""The slices of the blob, as the origin is asked for them."""
+ALL = {f"bytes={max(start, 1)}-{start + SLICE - 1}" for start in range(0, SIZE, SLICE)}
+"""The slices of the blob, as the origin is asked for them: a host has the first byte from its look-up."""
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_four_hosts_cost_the_origin_each_byte_once(mounts: Mounts, nginx: Nginx,
     passages = [task.result(PATIENCE) for task in sharing.read_all(four, HOSTS)]
     assert [passage.digest for passage in passages] == [digest] * HOSTS
     assert slices(nginx.requests()) == Counter(ALL)
-    assert nginx.body_bytes() == SIZE + HOSTS, "and a byte of metadata for each host"
+    assert nginx.body_bytes() == SIZE - 1 + HOSTS, "all but the first byte once, and that one for each host"
     assert [mount.counters()["origin_bytes"] for mount in four] == [SIZE] * HOSTS
     assert all(tier.kept(number) for number in range(NODES)), "one blob is spread over all nodes"
 
@@ -121,13 +121,25 @@ def test_a_node_that_dies_meanwhile_stops_nobody(mounts: Mounts, nginx: Nginx, t
     assert max(asked.values()) <= 2, "of the dead one, and of the one that stands in for it"
 
 
-# A new version at the origin.
-
-
 @pytest.fixture
 def origin(pem: Path) -> Iterator[MisbehavingOrigin]:
     with MisbehavingOrigin(tls=pem) as origin:
         yield origin
+
+
+@pytest.mark.parametrize("how", ["reset", "short=9"])
+def test_a_slice_that_is_cut_short_shifts_nothing(
+    mounts: Mounts, origin: MisbehavingOrigin, tmp_path: Path, pem: Path, how: str
+) -> None:
+    name = "random-4M-x"
+    url = origin.url(f"{how}@4-9", name)  # a look-up and two slices come first
+    with Tier(tmp_path, url, pem) as tier:
+        mount = host(mounts, tier.url() + urlsplit(url).path)
+        assert on_mount(under.sha256, mount.path(name)) == hashlib.sha256(origin.expected(name)).hexdigest()
+        assert mount.counters()["retries"] > 0
+
+
+# A new version at the origin.
 
 
 @pytest.mark.parametrize("behaviours", ["", "no-conditions"], ids=["If-Match honoured", "If-Match ignored"])
@@ -161,49 +173,75 @@ def test_nobody_reads_a_mix_of_versions(
 # What the tier passes on, and what it keeps.
 
 
+CONTENT = bytes(range(256)) * 4096
+RANGE = "bytes=262144-999999"
+FIRST = "bytes=262144-524287"
+"""The slice in which that begins."""
+CONTENT_OF_FIRST = CONTENT[262_144:524_288]
+
+
 def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, str, bytes]:
-    """Return the status, the ETag and the body of an answer."""
+    """Ask as lazyfs does, unless the headers say otherwise; return the status, the ETag and the body of the answer."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE)
-    target = url.partition(parts.netloc)[2]
-    connection.request(method, target, headers={name.replace("_", "-"): text for name, text in headers.items()})
+    sent = {"User-Agent": "lazyfs/0", **{name.replace("_", "-"): text for name, text in headers.items()}}
+    connection.request(method, url.partition(parts.netloc)[2], headers=sent)
     answer = connection.getresponse()
     content = answer.read()
     connection.close()
     return answer.status, answer.headers.get("ETag", ""), content
 
 
-def test_only_what_names_its_version_is_kept(nginx: Nginx, tier: Tier, docroot: Path) -> None:
-    content = bytes(range(256)) * 4096
-    (docroot / "a b").write_bytes(content)
-    url, ranged = tier.url() + "/a%20b?x=%2F", "bytes=1000-299999"
-    for _ in range(2):
-        status, etag, body = ask(url, Range=ranged)
-        assert (status, body) == (206, content[1000:300_000])
-    assert [request.range for request in nginx.requests()] == [ranged] * 2
+@pytest.fixture
+def etag(docroot: Path, nginx: Nginx, tier: Tier) -> str:
+    (docroot / "a b").write_bytes(CONTENT)
+    etag = ask(tier.url() + "/a%20b", "HEAD")[1]
+    assert [request.method for request in nginx.requests()] == ["HEAD"]
     nginx.forget()
-    for _ in range(2):
-        assert ask(url, Range=ranged, If_Match=etag) == (206, etag, content[1000:300_000])
-    asked = [(request.uri, request.range, request.if_match) for request in nginx.requests()]
-    both = ["bytes=0-262143", "bytes=262144-524287"]
-    assert asked == [("/a%20b?x=%2F", part, etag) for part in both]
-    nginx.forget()
-    assert ask(url, Range=ranged, If_Match=etag, Cache_Control="no-cache")[2] == content[1000:300_000]
-    assert [request.range for request in nginx.requests()] == both, "past what is kept"
-    assert ask(url, Range=ranged, If_Match='"another"')[0] == 412
-    nginx.forget()
-    for _ in range(2):
-        assert ask(tier.url() + "/private/a%20b", Range=ranged, If_Match=etag)[2] == content[1000:300_000]
-    assert [request.range for request in nginx.requests()] == both * 2
+    return etag
 
 
-def test_an_answer_of_another_version_is_not_kept(origin: MisbehavingOrigin, tmp_path: Path, pem: Path) -> None:
-    url = origin.url("no-conditions", "random-4K-x")
+def test_what_names_its_version_is_cut_and_kept(nginx: Nginx, tier: Tier, etag: str) -> None:
+    for number in range(NODES):
+        url = tier.url(number) + "/a%20b?x=%2F"
+        assert ask(url, Range=RANGE, If_Match=etag) == (206, etag, CONTENT_OF_FIRST)
+    (only,) = nginx.requests()
+    assert (only.uri, only.range, only.if_match) == ("/a%20b?x=%2F", FIRST, etag)
+
+
+def test_the_rest_is_passed_on(nginx: Nginx, tier: Tier, etag: str) -> None:
+    url, asked = tier.url() + "/a%20b", (206, etag, CONTENT[262_144:1_000_000])
+    for _ in range(2):
+        assert ask(url, Range=RANGE) == asked
+    assert ask(url, Range=RANGE, If_Match=etag, User_Agent="curl/8") == asked
+    assert [request.range for request in nginx.requests()] == [RANGE] * 3
+    assert ask(url, Range=RANGE, If_Match='"another"')[0] == 412
+    assert ask(url)[2] == CONTENT
+    assert ask(url, If_None_Match=etag)[0] == 304
+    assert ask(tier.url() + "/missing", Range=RANGE, If_Match=etag)[0] == 404
+
+
+def test_no_cache_asks_past_what_is_kept(nginx: Nginx, tier: Tier, etag: str) -> None:
+    for count, cache in ((1, ""), (1, ""), (2, "no-cache"), (2, "")):
+        headers = {"Range": RANGE, "If_Match": etag, "Cache_Control": cache}
+        assert ask(tier.url() + "/a%20b", **headers) == (206, etag, CONTENT_OF_FIRST)
+        assert len(nginx.requests()) == count
+
+
+def test_what_its_origin_calls_private_is_not_kept(nginx: Nginx, tier: Tier, etag: str) -> None:
+    for _ in range(2):
+        assert ask(tier.url() + "/private/a%20b", Range=RANGE, If_Match=etag) == (206, etag, CONTENT_OF_FIRST)
+    assert [request.range for request in nginx.requests()] == [FIRST] * 2
+
+
+@pytest.mark.parametrize("behaviours", ["no-conditions", "etag=asked,elsewhere", "etag=asked,no-length"])
+def test_an_answer_that_proves_nothing_is_not_kept(
+    origin: MisbehavingOrigin, tmp_path: Path, pem: Path, behaviours: str
+) -> None:
+    url = origin.url(behaviours, "random-1M-x")
     with Tier(tmp_path, url, pem) as tier:
         for count in (1, 2):
-            status, etag, body = ask(tier.url() + urlsplit(url).path, Range="bytes=0-9", If_Match='"another"')
-            assert (status, body) == (206, origin.expected("random-4K-x", 0, 10))
-            assert etag != '"another"'
+            assert ask(tier.url() + urlsplit(url).path, Range=RANGE, If_Match='"asked"')[0] == 206
             assert origin.stats(url)["requests"] == count
 
 
