@@ -41,7 +41,8 @@ def pem(tmp_path: Path) -> Path:
 @pytest.fixture
 def nginx(tmp_path: Path, docroot: Path, pem: Path) -> Iterator[Nginx]:
     """The origin. Under /private/ it has the same files, for whom they are meant; it is slow enough to be met at it."""
-    server = f"limit_rate 16m; location /private/ {{ alias {docroot}/; add_header Cache-Control private; }}"
+    private = f"location /private/ {{ alias {docroot}/; add_header Cache-Control private; }}"
+    server = f"limit_rate 16m; add_header Cache-Control max-age=0; {private}"
     with Nginx(tmp_path / "nginx", docroot, server=server, tls=pem) as nginx:
         yield nginx
 
@@ -102,8 +103,10 @@ def test_a_dead_node_costs_the_origin_its_slices_again(mounts: Mounts, nginx: Ng
     lost = tier.kept(NODES - 1)
     tier.nodes[-1].stop()
     nginx.forget()
-    passages = [task.result(PATIENCE) for task in sharing.read_all(hosts(mounts, tier, fronts=NODES - 1), HOSTS)]
+    four = hosts(mounts, tier, fronts=NODES - 1)
+    passages = [task.result(PATIENCE) for task in sharing.read_all(four, HOSTS)]
     assert [passage.digest for passage in passages] == [digest] * HOSTS
+    assert [mount.counters()["retries"] for mount in four] == [0] * HOSTS, "they do not notice"
     again = slices(nginx.requests())
     assert len(again) == lost < len(ALL)
     assert set(again.values()) == {1}
@@ -132,11 +135,11 @@ def test_a_slice_that_is_cut_short_shifts_nothing(
     mounts: Mounts, origin: MisbehavingOrigin, tmp_path: Path, pem: Path, how: str
 ) -> None:
     name = "random-4M-x"
-    url = origin.url(f"{how}@4-9", name)  # a look-up and two slices come first
+    url = origin.url(",".join(f"{how}@{nth}-{nth}" for nth in (7, 11, 15)), name)  # in the midst of what it asks for
     with Tier(tmp_path, url, pem) as tier:
         mount = host(mounts, tier.url() + urlsplit(url).path)
         assert on_mount(under.sha256, mount.path(name)) == hashlib.sha256(origin.expected(name)).hexdigest()
-        assert mount.counters()["retries"] > 0
+        assert mount.counters()["retries"] > 0, "it has met some"
 
 
 # A new version at the origin.
