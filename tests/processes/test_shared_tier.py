@@ -58,10 +58,10 @@ def digest(docroot: Path) -> str:
     return sharing.make_blob(docroot, SIZE)
 
 
-def host(mounts: Mounts, url: str) -> Mount:
+def host(mounts: Mounts, url: str, *options: str) -> Mount:
     """Mount a URL on a store that nobody else has."""
     number = len(list(mounts.directory.glob("store*")))
-    return mounts(url, store=mounts.directory / f"store{number}")
+    return mounts(url, store=mounts.directory / f"store{number}", options=options)
 
 
 def hosts(mounts: Mounts, tier: Tier, *, fronts: int = NODES) -> list[Mount]:
@@ -140,6 +140,13 @@ def test_a_slice_that_is_cut_short_shifts_nothing(
         mount = host(mounts, tier.url() + urlsplit(url).path)
         assert on_mount(under.sha256, mount.path(name)) == hashlib.sha256(origin.expected(name)).hexdigest()
         assert mount.counters()["retries"] > 0, "it has met some"
+
+
+@pytest.mark.parametrize("size", ["64K", "1M"])
+def test_blocks_of_another_size_are_not_to_be_had(mounts: Mounts, tier: Tier, docroot: Path, size: str) -> None:
+    (docroot / BLOB).write_bytes(bytes(4 * SLICE))
+    mount = host(mounts, f"{tier.url()}/{BLOB}", "--block-size", size, "--read-timeout", "1")
+    assert on_mount(under.timed_read, mount.path(BLOB), 2 * SLICE).error == errno.EIO
 
 
 # A new version at the origin.
@@ -222,6 +229,15 @@ def test_the_rest_is_passed_on(nginx: Nginx, tier: Tier, etag: str) -> None:
     assert ask(url)[2] == CONTENT
     assert ask(url, If_None_Match=etag)[0] == 304
     assert ask(tier.url() + "/missing", Range=RANGE, If_Match=etag)[0] == 404
+
+
+def test_an_index_is_passed_on(mounts: Mounts, tier: Tier, docroot: Path) -> None:
+    (docroot / "below").mkdir()
+    (docroot / "a b").write_bytes(CONTENT)
+    mount = host(mounts, tier.url() + "/")
+    assert on_mount(under.names, mount.path()) == ["a b", "below"]
+    assert on_mount(under.names, mount.path("below")) == []
+    assert on_mount(under.read, mount.path("a b")) == CONTENT
 
 
 def test_no_cache_asks_past_what_is_kept(nginx: Nginx, tier: Tier, etag: str) -> None:
