@@ -308,6 +308,13 @@ class Blob:
             shown = urls.redact(self.known.url)
             raise OriginOffline(shown, "not all of it is in the store, and --offline forbids asking the origin")
 
+    def renew(self, known: Known) -> None:
+        """Take over what its origin says of it now: a blob that is known by its digest may have got another ETag."""
+        if known.url == self.known.url and known.version != self.known.version:
+            self.known = known
+            self.ways.renew(known)
+            self._failed.clear()
+
     def release(self) -> None:
         """Give up what was fetched for readers that have left: the last of them has closed the blob."""
         _release(self._ahead)
@@ -374,6 +381,7 @@ class Blobs:
             elif blob.geometry.size != known.version.size:  # only a digest may name blobs of two sizes: one is a lie
                 shown = urls.redact(known.url)
                 raise OriginBadAnswer(shown, f"{known.version.size} bytes, but this digest is open with another size")
+            blob.renew(known)
             for url in (known.url, *mirrors):
                 blob.ways.add(url)
                 if (wrong := self._wrong.get((blob_id, url))) is not None and trio.current_time() < wrong[0]:

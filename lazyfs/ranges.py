@@ -200,7 +200,7 @@ def _of_version(
         if pinned.last_modified != found.last_modified:
             return Changed(f"Last-Modified was {pinned.last_modified!r} and is {found.last_modified!r}")
         return Body(extent, pinned, counted)
-    if (pinned.etag or pinned.last_modified) and not (pinned.etag and found.etag):
+    if pinned.strong_etag or pinned.last_modified or (pinned.etag and not found.etag):
         return Bad("an answer that does not say of which version it is")
     return Body(extent, pinned, counted)
 

@@ -53,6 +53,7 @@ class Resolver:
         self.fresh_for = fresh_for
         self._probes = Shared[Known](nursery)
         self._revalidating: set[str] = set()
+        self._doubted: set[str] = set()
         self._asked: dict[str, float] = {}  # when each URL was last revalidated, by trio's clock
         self._news: tuple[trio.MemorySendChannel[Known], trio.MemoryReceiveChannel[Known]]
         self._news = trio.open_memory_channel[Known](float("inf"))
@@ -74,27 +75,48 @@ class Resolver:
                 return known
         return await self._ask(ways, None, size, patient=patient)
 
-    async def _ask(self, ways: Sequence[str], known: Known | None, size: int | None, *, patient: bool) -> Known:
+    async def _ask(
+        self, ways: Sequence[str], known: Known | None, size: int | None, *, patient: bool, afresh: bool = False
+    ) -> Known:
         key = f"{patient} {ways[0]}"
+        do = self._probes.do_afresh if afresh else self._probes.do
         with trio.move_on_after(self._read_timeout):
-            return await self._probes.do(key, lambda: self._probe(ways, known, size, patient=patient))
+            return await do(key, lambda: self._probe(ways, known, size, patient=patient))
         raise DeadlineExceeded(urls.redact(ways[0]), f"no answer from the origin in {self._read_timeout:g} s")
 
     async def checked(self, known: Known) -> Known:
-        """Return what is at a URL now; what was known, when its origin cannot say. *Raises*: StoreError."""
+        """Return what is at a URL now, not before; what was known, when its origin cannot say. *Raises*: StoreError."""
         if self._client.offline:
             return known
         try:
-            return await self._ask((known.url,), known, known.version.size, patient=False)
+            return await self._ask((known.url,), known, known.version.size, patient=False, afresh=True)
         except OriginError as exc:
             log.info("could not revalidate: %s", exc)
             return known
 
-    def revalidate(self, known: Known, *, now: bool = False) -> None:
-        """Ask behind whether what is known still holds, when it is old or `now`; `on_change` hears of it if not."""
+    def doubt(self, known: Known) -> None:
+        """Ask behind at once, since an answer said that what is known no longer holds; `on_change` hears of it."""
+        if not self._client.offline and known.url not in self._doubted:
+            self._doubted.add(known.url)
+            self._nursery.start_soon(self._settle_doubt, known)
+
+    def doubts(self, url: str) -> bool:
+        """Say whether a doubt about a URL is still to be settled: then `checked` is worth waiting for."""
+        return url in self._doubted
+
+    async def _settle_doubt(self, known: Known) -> None:
+        try:
+            self.on_change(await self.checked(known))
+        except LazyfsError as exc:
+            log.info("could not revalidate: %s", exc)
+        finally:
+            self._doubted.discard(known.url)
+
+    def revalidate(self, known: Known) -> None:
+        """Ask behind whether what is known still holds, when it is old; `on_change` hears of it if not."""
         # `known` keeps the time of the look-up that made it, however often it was found to hold since.
         asked = trio.current_time() - self._asked.get(known.url, -math.inf)
-        if self._client.offline or (min(time.time() - known.checked_at, asked) < self.fresh_for and not now):
+        if self._client.offline or min(time.time() - known.checked_at, asked) < self.fresh_for:
             return
         if known.url not in self._revalidating:
             self._asked[known.url] = trio.current_time()

@@ -45,6 +45,13 @@ class Shared(Generic[T]):
             raise work.error.with_traceback(None)
         return work.results[0]
 
+    async def do_afresh(self, key: str, function: Callable[[], Awaitable[T]]) -> T:
+        """The same, but never what was begun before this call: the answer to an earlier question may be out of date."""
+        earlier = self._under_way.get(key)
+        if earlier is not None:
+            await earlier.ended.wait()
+        return await self.do(key, function)
+
     async def _run(self, key: str, work: _Work[T], function: Callable[[], Awaitable[T]]) -> None:
         try:
             with work.scope:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -286,13 +287,16 @@ class Vfs:
         file = await self.settled(inode)
         if not isinstance(file, File):
             raise NameMissing(f"{file.path}: not a file")
+        began = time.time()
         if file.known is None:
             await self.resolve(file)
-        elif self._resolver.fresh_for == 0:
+        assert file.known is not None
+        # The kernel may come by a name that it has not been told to forget yet: a reader who opens again after ESTALE.
+        doubtful = not file.attached or self._resolver.doubts(file.known.url)
+        if doubtful or (self._resolver.fresh_for == 0 and file.known.checked_at < began):
             await self._check(file, file.known)
         else:
             self._resolver.revalidate(file.known)
-        assert file.known is not None
         assert file.blob_id is not None
         blob = await self._blobs.open(file.blob_id, file.known, self._ways(file.entry))
         if inode in self._open:  # once for all who have the inode open
@@ -317,7 +321,7 @@ class Vfs:
                 content = await blob.read(offset, length)
                 break
             except BlobChanged:
-                self._resolver.revalidate(blob.known, now=True)
+                self._resolver.doubt(blob.known)
                 raise
             except DigestMismatch:
                 if blob.given_out:  # who has some of the wrong bytes must not get the rest of the right ones

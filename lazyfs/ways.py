@@ -103,6 +103,10 @@ class Ways:
         if all(way.url != url for way in self._ways):
             self._ways.append(Way(url))
 
+    def renew(self, known: Known) -> None:
+        """Pin what the first way is known to name now."""
+        self._ways[0].version = self._pinned = known.version
+
     def refuse(self, url: str, error: OriginError) -> None:
         """Leave one alone for a while."""
         for way in self._ways:

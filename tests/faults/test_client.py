@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import trio
@@ -147,6 +148,23 @@ def test_a_target_that_cannot_be_reached_any_more_is_forgotten(origin: Misbehavi
                 with pytest.raises(Unconnected):
                     await fetch(asker, url, version)
             assert await fetch(asker, url, version) == expected(origin)
+
+    run(main)
+
+
+def test_a_target_that_the_url_no_longer_leads_to_is_forgotten(origin: MisbehavingOrigin) -> None:
+    """It is still there, and another blob: else what the URL names now could never be read."""
+    elsewhere = quote(origin.plain("random-1M-elsewhere"), safe="")
+    url = origin.url(f"redirect-to={elsewhere}@1", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            before = await pinned(asker, url)
+            version = await pinned(asker, url)
+            assert version != before
+            assert await fetch(asker, url, version) == expected(origin)
+            with pytest.raises(BlobChanged):
+                await fetch(asker, url, before)
 
     run(main)
 

@@ -371,6 +371,24 @@ def test_with_a_digest_any_mirror_will_do(tmp_path: Path) -> None:
     play(tmp_path, _dated(Origins(CONTENT, CONTENT), None), main)
 
 
+def test_with_a_digest_who_opens_it_anew_reads_on_under_another_etag(tmp_path: Path) -> None:
+    """Also while somebody else has it open, and fails to read what was not fetched before."""
+
+    async def main(ground: Ground) -> None:
+        blob_id = ground.blob_id(DIGEST)
+        held = await ground.blobs.open(blob_id, ground.known)
+        assert bytes(await held.read(0, BLOCK)) == block(0)
+        ground.origins[A].swap(CONTENT)
+        with pytest.raises(BlobChanged):
+            await held.read(3 * BLOCK, BLOCK)
+        blob = await ground.blobs.open(blob_id, Known(A, ground.origins[A].version))
+        assert bytes(await blob.read(3 * BLOCK, BLOCK)) == block(3)
+        ground.blobs.close(blob)
+        ground.blobs.close(held)
+
+    play(tmp_path, Origins(CONTENT), main)
+
+
 def test_bad_bytes_are_thrown_away_and_come_from_another_mirror(tmp_path: Path) -> None:
     """Nobody opens what is on its way into the trash, and takes it for a new beginning."""
 

@@ -191,6 +191,8 @@ PART = WHOLE[10_000:11_000]
         ("elsewhere", 206, f"bytes 14096-15095/{SIZE}", WHOLE[14_096:15_096]),
         ("elsewhere=90000", 206, f"bytes 0-999/{SIZE}", WHOLE[:1000]),
         ("less=100", 206, f"bytes 10000-10899/{SIZE}", PART[:900]),
+        ("most=900", 206, f"bytes 10000-10899/{SIZE}", PART[:900]),
+        ("most", 206, f"bytes 10000-10999/{SIZE}", PART),
         ("whole-206", 206, f"bytes 0-{SIZE - 1}/{SIZE}", WHOLE),
         ("mislabelled-206", 206, f"bytes 10000-10999/{SIZE}", WHOLE[:1000]),
         ("part-200", 200, f"bytes 10000-10999/{SIZE}", PART),

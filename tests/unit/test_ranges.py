@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ ASKED = Extent(100, 200)
 DATE, LATER = "Sun, 06 Nov 1994 08:49:37 GMT", "Mon, 07 Nov 1994 08:49:37 GMT"
 ETAG = Version(1000, '"a"')
 WEAK = Version(1000, 'W/"a"', DATE)
+UNDATED = Version(1000, 'W/"a"')
 DATED = Version(1000, None, DATE)
 BARE = Version(1000)
 RIGHT = {"content-range": "bytes 100-199/1000", "content-length": "100"}
@@ -78,6 +81,10 @@ def body(start: int, stop: int, version: Version, *, counted: bool = True) -> Bo
         # Weak ETag: compared, but not enough by itself when there is more.
         (WEAK, 206, RIGHT | {"etag": 'W/"a"', "last-modified": DATE}, body(100, 200, WEAK)),
         (WEAK, 206, RIGHT | {"etag": 'W/"a"', "last-modified": LATER}, Changed),
+        (WEAK, 206, RIGHT | {"etag": 'W/"a"'}, Bad),
+        (WEAK, 206, RIGHT | {"last-modified": DATE}, body(100, 200, WEAK)),
+        (UNDATED, 206, RIGHT | {"etag": 'W/"a"', "last-modified": DATE}, body(100, 200, UNDATED)),
+        (UNDATED, 206, RIGHT | {"last-modified": DATE}, Bad),
         # A zero-length blob.
         (None, 416, {"content-range": "bytes */0"}, body(0, 0, Version(0))),
         (Version(0), 416, {"content-range": "bytes */0"}, body(0, 0, Version(0))),
@@ -181,3 +188,49 @@ def test_no_outcome_claims_more_than_is_proven(
         assert not pinned.etag or etag in (None, pinned.etag)
         assert not pinned.last_modified or date in (None, pinned.last_modified) or pinned.strong_etag == etag
         assert pinned == Version(pinned.size) or etag == pinned.etag or date == pinned.last_modified
+
+
+@dataclass(frozen=True)
+class Honest:
+    """An answer in which nothing is untrue; what it could say and does not is missing. `holds` is what it holds."""
+
+    status: int
+    headers: dict[str, str]
+    holds: Extent
+    version: Version
+
+
+@st.composite
+def honest_answers(draw: st.DrawFn, asked: Extent, version: Version) -> Honest:
+    """An origin may send any part of what it has, whatever was asked for."""
+    start = draw(st.sampled_from([asked.start, 0, 5]).filter(lambda start: start < version.size))
+    stop = draw(st.integers(start + 1, version.size))
+    status = draw(st.sampled_from([200, 206]))
+    holds = Extent(0, version.size) if status == 200 else Extent(start, stop)
+    true = {"content-length": str(len(holds)), "etag": version.etag, "last-modified": version.last_modified}
+    if status == 206:
+        true["content-range"] = f"bytes {start}-{stop - 1}/{draw(st.sampled_from([version.size, '*']))}"
+    said = {name: text for name, text in true.items() if text is not None and draw(st.booleans())}
+    return Honest(status, said, holds, version)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.data(), extents, st.integers(1, 40), st.sampled_from(['"a"', 'W/"a"', None]), st.sampled_from([DATE, None]))
+def test_an_honest_answer_is_never_taken_for_other_bytes_or_for_another_version(
+    data: st.DataObject, asked: Extent, size: int, etag: str | None, date: str | None
+) -> None:
+    """What the pinned version's origin says of it tells it apart, unless that is its size alone."""
+    pinned = Version(size, etag, date)
+    other = Version(data.draw(st.just(size) | st.integers(1, 40)), '"b"', LATER)
+    answer = data.draw(honest_answers(asked, data.draw(st.sampled_from([pinned, other]))))
+    outcome = decide(asked, pinned, answer.status, answer.headers, NOW)
+    if isinstance(outcome, Changed):
+        assert answer.version == other
+    if isinstance(outcome, Body):
+        if answer.version == other:
+            assert etag is None
+            assert date is None
+            length, total = answer.headers.get("content-length"), answer.headers.get("content-range", "*")
+            assert other.size == size or (length is None if answer.status == 200 else total.endswith("*"))
+        # The end of a whole body may be where the pinned version has it; it is used only when the body ends there.
+        assert outcome.extent == answer.holds or (answer.status == 200 and not outcome.counted)

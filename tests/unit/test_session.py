@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from lazyfs.entries import Entry
-from lazyfs.errors import LazyfsError, OriginBadAnswer, SourceError
+from lazyfs.errors import BlobChanged, LazyfsError, OriginBadAnswer, SourceError
 from lazyfs.origin.client import Client
 from lazyfs.problems import PROBLEMS_KEPT, Problems
 from lazyfs.resolve import FRESH_FOR
@@ -36,6 +36,8 @@ class Canned:
         self.url = f"http://127.0.0.1:{port}"
         self.answers: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.gate = trio.Event()  # answers wait for it, once it is known what they are
+        self.gate.set()
 
     def page(self, path: str, *names: str, behind: str = "") -> None:
         """Serve an index, with a text behind each name."""
@@ -57,7 +59,9 @@ class Canned:
         line = head.split(b"\r\n")[0].decode()
         self.asked.append(line)
         nothing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-        await stream.send_all(self.answers.get(line.split(" ")[1], nothing))
+        answer = self.answers.get(line.split(" ")[1], nothing)
+        await self.gate.wait()
+        await stream.send_all(answer)
         await stream.aclose()
 
 
@@ -164,6 +168,61 @@ def test_what_was_found_to_hold_is_not_asked_again_at_each_open(tmp_path: Path) 
     _run(main)
 
 
+def test_who_asks_what_is_there_now_does_not_get_an_earlier_answer(tmp_path: Path) -> None:
+    """An answer of before the change is under way when those ask who come after it; they share one of their own."""
+
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            origin.file("/file", 5, "1")
+            await session.add(parse_source(f"{origin.url}/file"))
+            file = session.vfs.tree.find("file")
+            assert isinstance(file, File)
+            before, etags = file.known, []
+            assert before is not None
+
+            async def ask() -> None:
+                etags.append((await session.resolver.checked(before)).version.etag)
+
+            origin.gate = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                while len(origin.asked) < 2:
+                    await trio.sleep(0.001)
+                origin.file("/file", 5, "2")
+                for _ in range(3):
+                    nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                origin.gate.set()
+            assert sorted(map(str, etags)) == ['"1"', '"2"', '"2"', '"2"']
+            assert len(origin.asked) == 4, "the last one of them with no-cache, since it brought news"
+
+    _run(main)
+
+
+def test_an_inode_of_an_old_version_is_not_opened_any_more(tmp_path: Path) -> None:
+    """The kernel has it until it has heard that the name has another; of ESTALE it looks the name up again."""
+
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            origin.file("/file", 5, "1")
+            await session.add(parse_source(f"{origin.url}/file"))
+            file = await session.vfs.lookup(ROOT, "file")
+            session.vfs.tree.remember(file)
+            assert isinstance(file, File)
+            assert file.known is not None
+            handle = await session.vfs.open(file.inode)
+            origin.file("/file", 5, "2")
+            session.resolver.doubt(file.known)
+            while session.resolver.doubts(file.known.url):
+                await trio.sleep(0.001)
+            with pytest.raises(BlobChanged):
+                await session.vfs.open(file.inode)
+            session.vfs.release(await session.vfs.open((await session.vfs.lookup(ROOT, "file")).inode))
+            session.vfs.release(handle)
+
+    _run(main)
+
+
 def test_a_digest_is_never_of_two_sizes(tmp_path: Path) -> None:
     async def main() -> None:
         digest = "sha256:" + hashlib.sha256(b"").hexdigest()
@@ -180,8 +239,8 @@ def test_a_digest_is_never_of_two_sizes(tmp_path: Path) -> None:
             origin.file("/file", 9, "2")
             assert isinstance(file, File)
             assert file.known is not None
-            session.resolver.revalidate(file.known, now=True)
-            while session.resolver._revalidating:
+            session.resolver.doubt(file.known)
+            while session.resolver.doubts(file.known.url):
                 await trio.sleep(0.001)
             assert session.vfs.tree.find("file") is file
             assert "file" in session.vfs.problems.reasons

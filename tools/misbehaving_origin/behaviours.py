@@ -259,6 +259,13 @@ def less(_: Exchange, answer: Answer, argument: str) -> None:
         _send_part(answer, answer.start, max(answer.stop - parse_size(argument), answer.start + 1))
 
 
+@after("most", "BYTES", "64K")
+def most(_: Exchange, answer: Answer, argument: str) -> None:
+    """A 206 with the first BYTES of what was asked, and says so."""
+    if answer.status == 206:
+        _send_part(answer, answer.start, min(answer.start + parse_size(argument), answer.stop))
+
+
 @after("whole-206")
 def whole_206(_: Exchange, answer: Answer, _argument: str) -> None:
     """A 206 that is the whole body, whatever was asked."""
