@@ -216,6 +216,18 @@ def test_no_header_of_ours_goes_to_another_origin(origin: MisbehavingOrigin) -> 
     assert by_status == {302: 1, 206: 2}
 
 
+def test_a_password_for_a_token_server_goes_to_no_other(origin: MisbehavingOrigin) -> None:
+    url = origin.url("redirect-port", "random-10-x")
+
+    async def main() -> None:
+        async with client() as asker:
+            assert await asker._fetch_token(url, {"authorization": "planted"}) == origin.expected("random-10-x")
+
+    run(main)
+    log = origin.log()
+    assert [(line["status"], line["headers"].get("authorization")) for line in log] == [(302, "planted"), (200, None)]
+
+
 def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
     pem = self_signed(tmp_path)
     with MisbehavingOrigin(tls=pem) as origin:
@@ -430,6 +442,20 @@ def test_a_slow_reader_is_not_held_against_the_origin(
                 for _ in range(10):
                     await trio.sleep(0.05)  # the disk takes its time
                     assert await answer.receive_into(memoryview(bytearray(1)))
+
+    run(main)
+
+
+@pytest.mark.parametrize("status", ["429:7", "503:d30"])
+def test_a_retry_after_is_told(origin: MisbehavingOrigin, status: str) -> None:
+    url = origin.url(f"status={status}@2-", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, url)
+            with pytest.raises(OriginUnreachable) as caught:
+                await fetch(asker, url, version)
+            assert caught.value.retry_after == 7 if status == "429:7" else 5 < (caught.value.retry_after or 0) <= 30
 
     run(main)
 
