@@ -136,7 +136,7 @@ class Client:
         try:
             return await self._ask_once(url, headers, extent, pinned, urgency, attempt)
         except BlobChanged:
-            self._targets.pop(url, None)  # what the URL led to is not what it names any more
+            self._sender.forget(url)  # what the URL led to is not what it names any more
             return await self._ask_once(url, {**headers, **_NO_CACHE}, extent, pinned, urgency, attempt)
 
     async def _ask_once(
