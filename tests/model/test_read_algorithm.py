@@ -408,3 +408,18 @@ async def test_sequential_reading_moves_each_byte_once(here: World) -> None:
             await here.check(blob, offset, 10_000)
     assert here.origin.sent == SIZE - 1  # the first came with the look-up
     assert sum(map(len, here.origin.asked)) == SIZE - 1
+
+
+@scenario()
+async def test_an_origin_that_gives_a_block_at_a_time_is_asked_for_several_at_once(here: World) -> None:
+    """As a cache does that keeps slices: one request after the other would take a round trip for each."""
+    here.origin.usually(Fault(short=BLOCK))
+    most = 0
+    async with here.opened() as blob:
+        await here.check(blob, 0, 2 * BLOCK)  # whereby it is learnt
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(blob.fill)
+            while blob.present_bytes() < SIZE:
+                most = max(most, here.origin.open)
+                await trio.lowlevel.checkpoint()
+    assert most > 1
