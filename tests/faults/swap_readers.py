@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import mmap
 import os
 import pickle
@@ -96,12 +97,13 @@ class Witness:
         """Say of which version each block's part of some bytes is."""
         found = []
         for start in range(offset - offset % BLOCK, offset + len(content), BLOCK):
-            first, stop = max(start, offset), min(start + BLOCK, offset + len(content))
-            part = content[first - offset : stop - offset]
-            of = [number + 1 for number in range(len(self._all.sizes)) if self._is(number + 1, first, part)]
-            zeros = "" if any(part) else ", zeros"
-            found.append(f"block {start // BLOCK} [{first}, {stop}): {of or 'neither'}{zeros}")
-        return "; ".join(found)
+            first = max(start, offset)
+            part = content[first - offset : start + BLOCK - offset]
+            of = [number for number in range(1, len(self._all.sizes) + 1) if self._is(number, first, part)]
+            found.append((start // BLOCK, f"{of or 'neither'}" + ("" if any(part) else ", zeros")))
+        runs = [[*run] for _, run in itertools.groupby(found, lambda block: block[1])]
+        shown = ", ".join(f"blocks {run[0][0]} to {run[-1][0]} of {run[0][1]}" for run in runs)
+        return f"{len(content)} bytes at {offset}: {shown}"
 
     def _is(self, version: int, offset: int, part: bytes) -> bool:
         return self._all.content(version)[offset : offset + len(part)] == part

@@ -93,7 +93,7 @@ def rounds(count: int, seed: int, kinds: Sequence[str] = tuple(KINDS)) -> list[R
     for number in range(count):
         size = dice.randrange(1 << 20, 3 << 19)
         other = size + dice.choice((-1, 1)) * dice.choice((1, dice.randrange(2, 1 << 16), dice.randrange(1, 1 << 19)))
-        sizes = (size, other if (number + number // len(kinds)) % 2 else size)
+        sizes = (size, other if (number // len(kinds) + number % len(kinds)) % 2 else size)
         versions = Versions(f"swap{seed}-{number}", sizes)
         made.append(Round(number, kinds[number % len(kinds)], versions, MOMENT * dice.random() ** 2))
     return made
