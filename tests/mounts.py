@@ -55,8 +55,8 @@ def lazyfs(*words: str | Path, timeout: float = PATIENCE) -> subprocess.Complete
 class Task(Generic[R]):
     """A call under way in a process of its own."""
 
-    def __init__(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = pickle.dumps((name, args, kwargs)).hex()
+    def __init__(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = pickle.dumps((function, args, kwargs)).hex()
         self._process = _start([sys.executable, "-S", "-m", "tests.under", call])
 
     def result(self, timeout: float = PATIENCE) -> R:
@@ -86,12 +86,12 @@ class Task(Generic[R]):
 
 
 def start(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Task[R]:
-    """Start a call of a function of tests.under."""
-    return Task(function.__name__, args, kwargs)
+    """Start a call of a function of tests.under, or of another module that imports only the standard library."""
+    return Task(function, args, kwargs)
 
 
 def on_mount(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function of tests.under in a process of its own. *Raises*: what it raises; TimeoutError."""
+    """Call such a function in a process of its own. *Raises*: what it raises; TimeoutError."""
     return start(function, *args, **kwargs).result()
 
 

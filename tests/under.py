@@ -276,18 +276,59 @@ def read_when_it_works(path: str, seconds: float) -> bytes:
         time.sleep(0.1)
 
 
-def read_before_and_after(path: str, offset: int) -> tuple[bytes, bytes, int]:
-    """Read a page, say so, and when standard input ends read it again, past the page cache, and another at `offset`.
+@dataclass(frozen=True)
+class Opened:
+    """A file by its open handle: the inode and size that it shows, and all its bytes."""
 
-    Returns the first twice, and the errno that the other read failed with.
+    inode: int
+    size: int
+    content: bytes
+
+
+def opened(path: str) -> Opened:
+    """Open a file and read it, past the page cache."""
+    with open(path, "rb", buffering=0) as file:
+        return _opened(file.fileno())
+
+
+def opened_until(path: str, digest: str, seconds: float) -> Opened:
+    """Do so again and again until the bytes have this SHA-256. *Raises*: TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        seen = opened(path)
+        if hashlib.sha256(seen.content).hexdigest() == digest:
+            return seen
+        time.sleep(0.05)
+    raise TimeoutError(errno.ETIMEDOUT, f"other bytes for {seconds} s")
+
+
+def _opened(fd: int) -> Opened:
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    status = os.fstat(fd)
+    pieces = [os.pread(fd, PIECE, offset) for offset in range(0, status.st_size, PIECE)]
+    return Opened(status.st_ino, status.st_size, b"".join(pieces))
+
+
+def read_across_a_change(path: str, offset: int) -> tuple[list[bytes], int, int, Opened, bytes]:
+    """Read a page, say so, and go on when a byte comes: read it again, and a page at `offset`, and open it anew.
+
+    Returns the page as it was, as it is in the page cache and past it, the errno of the other one, the inode, what was
+    opened anew at once, and the page once more through the first handle.
     """
     with open(path, "rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        before = os.pread(file.fileno(), 4096, 0)
+        fd = file.fileno()
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        pages = [os.pread(fd, 4096, 0)]
         os.write(1, b"!")
         os.read(0, 1)
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return before, os.pread(file.fileno(), 4096, 0), _errno_of(lambda: os.pread(file.fileno(), 4096, offset))
+        pages.append(os.pread(fd, 4096, 0))
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        pages.append(os.pread(fd, 4096, 0))
+        error = _errno_of(lambda: os.pread(fd, 4096, offset))
+        anew = opened(path)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return pages, error, os.fstat(fd).st_ino, anew, os.pread(fd, 4096, 0)
 
 
 def hold_and_read(path: str) -> bytes:
@@ -300,10 +341,10 @@ def hold_and_read(path: str) -> bytes:
 
 def _main() -> None:
     """Call the function that a pickle on the command line names, and print the pickled outcome."""
-    name, args, kwargs = pickle.loads(bytes.fromhex(sys.argv[1]))
+    function, args, kwargs = pickle.loads(bytes.fromhex(sys.argv[1]))
     outcome: tuple[str, object]
     try:
-        outcome = "returned", globals()[name](*args, **kwargs)
+        outcome = "returned", function(*args, **kwargs)
     except Exception as exc:
         outcome = "raised", exc
     sys.stdout.buffer.write(pickle.dumps(outcome))

@@ -170,19 +170,6 @@ def test_an_empty_blob_is_one_whatever_the_origin_answers_for_it(origin: Misbeha
     assert [on_mount(under.read, mount.path(name)) for name in behaviours] == [b""] * 5
 
 
-def test_versions_never_mix(origin: MisbehavingOrigin, mounts: Mounts) -> None:
-    """What a new version has not been fetched of is gone for those who have the old one open, and only for them."""
-    name = "random-8M-x"
-    mount = mounts("blob=" + origin.plain(name))
-    reader = start(under.read_before_and_after, mount.path("blob"), 4 << 20)
-    reader.wait_until_open()
-    origin.swap(name)
-    before, again, after = reader.result()
-    assert before == again == origin.expected(name, 0, 4096)
-    assert after == errno.ESTALE
-    assert on_mount(under.read_when_it_works, mount.path("blob"), 20.0) == origin.expected(name, version=2)
-
-
 def test_a_name_whose_origin_says_no_is_absent_and_status_says_why(origin: MisbehavingOrigin, mounts: Mounts) -> None:
     refused = ["status=404", "status=410", "redirect=11", "redirect-loop"]
     mount = mounted(mounts, origin, [*refused, "close"])
