@@ -96,7 +96,7 @@ def body(start: int, stop: int, version: Version, *, counted: bool = True) -> Bo
         (None, 404, {}, Refused),
         (None, 410, {}, Refused),
         (None, 501, {}, Refused),
-        (None, 408, {}, Passing),
+        *((None, status, {}, Passing) for status in (408, 425, 429, 500, 502, 503, 504, 507, 508, *range(520, 525))),
         (None, 429, {"retry-after": "7"}, Passing("HTTP 429", 7.0)),
         (None, 503, {"retry-after": "Sun, 06 Nov 1994 08:49:40 GMT"}, Passing("HTTP 503", 3.0)),
         (None, 503, {"retry-after": "soon"}, Passing("HTTP 503", None)),
