@@ -241,6 +241,29 @@ def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
         run(main)
 
 
+def test_a_redirect_whose_body_does_not_come_is_followed() -> None:
+    async def main() -> None:
+        requests = 0
+
+        async def answer(stream: trio.SocketStream) -> None:
+            nonlocal requests
+            await stream.receive_some()
+            requests += 1
+            if requests == 1:
+                await stream.send_all(b"HTTP/1.1 302 F\r\nLocation: /there\r\nContent-Length: 5\r\n\r\nhere")
+                await trio.sleep_forever()
+            await stream.send_all(b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\nx")
+
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with trio.open_nursery() as nursery, client() as asker:
+            nursery.start_soon(trio.serve_listeners, answer, [listener])
+            with trio.fail_after(transport.RATE_WINDOW - 1):
+                assert await asker.probe(f"http://127.0.0.1:{listener.socket.getsockname()[1]}/here")
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
 @pytest.mark.parametrize("behaviour", ["redirect-loop", f"redirect={MAX_HOPS + 1}"])
 def test_redirects_have_an_end(origin: MisbehavingOrigin, behaviour: str) -> None:
     async def main() -> None:
@@ -576,6 +599,20 @@ def test_a_url_without_an_answer_of_use_is_left_alone(origin: MisbehavingOrigin,
         async with client(ClientOptions(patience=0.5, hedge=0)) as asker:
             assert "no answer that can be used" in await until_left_alone(asker, url)
         origin.release()
+
+    run(main)
+
+
+def test_what_was_wrong_or_too_slow_rests_and_is_still_asked(origin: MisbehavingOrigin) -> None:
+    url, other = origin.plain(BLOB), origin.plain("random-10-x")
+
+    async def main() -> None:
+        async with client() as asker:
+            asker.let_rest(url)
+            assert asker.resting(url)
+            assert not asker.resting(other)
+            assert await asker.probe(url)
+            assert not asker.resting(url)
 
     run(main)
 

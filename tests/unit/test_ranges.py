@@ -87,6 +87,7 @@ def body(start: int, stop: int, version: Version, *, counted: bool = True) -> Bo
         (None, 200, {"content-length": "0"}, body(0, 0, Version(0))),
         # Redirects, refusals, failures that pass.
         (None, 302, {"location": " /b?sig=1 "}, Moved("/b?sig=1")),
+        *((None, status, {"location": "/b"}, Moved("/b")) for status in (301, 303, 307, 308)),
         (None, 307, {}, Bad),
         (None, 300, {"location": "/b"}, Bad),
         (ETAG, 304, {}, Unchanged()),
