@@ -50,7 +50,7 @@ class Request:
         self.reply = reply
         self._slot = slot
         self._health = health
-        self._began = began
+        self._began = began  # or when it last went well
         self._patience = patience
         self._received = 0
         self._judged = False
@@ -63,6 +63,7 @@ class Request:
         self._received += count
         if self._received >= _WELL:
             self._health.succeeded(self.url)
+            self._began = trio.current_time()  # what fails from here on has not failed for longer
         return count
 
     def proven(self, extent: Extent, pinned: Version | None, size: int | None = None) -> Body:

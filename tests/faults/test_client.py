@@ -260,6 +260,29 @@ def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
         run(main)
 
 
+def test_a_redirect_whose_body_does_not_come_is_followed() -> None:
+    async def main() -> None:
+        requests = 0
+
+        async def answer(stream: trio.SocketStream) -> None:
+            nonlocal requests
+            await stream.receive_some()
+            requests += 1
+            if requests == 1:
+                await stream.send_all(b"HTTP/1.1 302 F\r\nLocation: /there\r\nContent-Length: 5\r\n\r\nhere")
+                await trio.sleep_forever()
+            await stream.send_all(b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\nx")
+
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with trio.open_nursery() as nursery, client() as asker:
+            nursery.start_soon(trio.serve_listeners, answer, [listener])
+            with trio.fail_after(transport.RATE_WINDOW - 1):
+                assert await asker.probe(f"http://127.0.0.1:{listener.socket.getsockname()[1]}/here")
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
 @pytest.mark.parametrize("behaviour", ["redirect-loop", f"redirect={MAX_HOPS + 1}"])
 def test_redirects_have_an_end(origin: MisbehavingOrigin, behaviour: str) -> None:
     async def main() -> None:
@@ -273,7 +296,7 @@ def test_redirects_have_an_end(origin: MisbehavingOrigin, behaviour: str) -> Non
 
 def test_a_url_is_sent_to_the_letter(origin: MisbehavingOrigin) -> None:
     """Decoding and encoding anew breaks a signature, also that in a Location."""
-    plain = f"{origin.base}/plain/{BLOB}?a=%2f%2F%20+&b=c%3D;~!'()*"
+    plain = f"{origin.base}/plain/{BLOB}?a=%2f%2F%20+&b=c%3D;~!'()*&c={{d}}|^`%zz<>"
     target = f"/plain/{BLOB}?%C3%A4=%2b+'\"~".replace('"', "%22")
     redirected = origin.url("redirect-to=" + target.replace("%", "%25").replace("/", "%2F").replace("?", "%3F"), BLOB)
 
@@ -417,6 +440,36 @@ def test_a_change_is_asked_for_once_more_and_then_believed(origin: MisbehavingOr
 
     run(main)
     assert origin.stats(url)["requests"] == 3
+
+
+def test_so_is_another_version_that_a_look_up_finds(origin: MisbehavingOrigin) -> None:
+    url = origin.url("etag-per-connection,close", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            found = await asker.probe(url, await pinned(asker, url))
+            assert found is not None
+
+    run(main)
+    assert [line["headers"].get("cache-control") for line in origin.log()] == [None, None, "no-cache"]
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_no_library_logs_urls_or_headers(
+    origin: MisbehavingOrigin, caplog: pytest.LogCaptureFixture, proxied: bool
+) -> None:
+    caplog.set_level("DEBUG")
+    options = TransportOptions(proxy=origin.base if proxied else None)
+
+    async def main() -> None:
+        async with client(ClientOptions(transport=options)) as asker:
+            with contextlib.suppress(OriginError):  # it is no proxy
+                await asker.probe(origin.plain(BLOB) + "?signature=planted")
+
+    run(main)
+    assert origin.log()
+    assert not [record for record in caplog.records if record.name.startswith("http")]
+    assert "planted" not in caplog.text
 
 
 # Time.
@@ -569,6 +622,50 @@ def test_a_url_without_an_answer_of_use_is_left_alone(origin: MisbehavingOrigin,
     run(main)
 
 
+def test_what_was_wrong_or_too_slow_rests_and_is_still_asked(origin: MisbehavingOrigin) -> None:
+    url, other = origin.plain(BLOB), origin.plain("random-10-x")
+
+    async def main() -> None:
+        async with client() as asker:
+            asker.let_rest(url)
+            assert asker.resting(url)
+            assert not asker.resting(other)
+            assert await asker.probe(url)
+            assert not asker.resting(url)
+
+    run(main)
+
+
+@pytest.mark.parametrize("then", ["status=404@2-", "etag=other@2-", "delay=1ms"])
+def test_one_answer_and_a_url_is_well_again(origin: MisbehavingOrigin, then: str) -> None:
+    """Also one that says no, or that it has another version now."""
+    url = origin.url(f"status=500@1,{then}", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, origin.plain(BLOB))
+            for resting in (True, False):
+                with contextlib.suppress(OriginError):
+                    await fetch(asker, url, version, Extent(0, 10))
+                assert asker.resting(url) == resting
+
+    run(main)
+
+
+def test_an_answer_that_broke_after_it_went_well_is_no_long_failure(origin: MisbehavingOrigin) -> None:
+    """However long it took: else a slow download that is reset once would fail the reads that follow."""
+    url = origin.url("rate=200K,reset=190K@2-", BLOB)
+
+    async def main() -> None:
+        async with client(ClientOptions(patience=1.0, hedge=0)) as asker:
+            version = await pinned(asker, url)
+            with pytest.raises(OriginUnreachable):
+                await fetch(asker, url, version)
+            assert await asker.probe(url)
+
+    run(main)
+
+
 # Concurrency.
 
 
@@ -579,6 +676,7 @@ def test_an_origin_that_says_it_is_too_much_gets_less(origin: MisbehavingOrigin)
         async with client() as asker:
             version = await pinned(asker, url)
             here = asker._sender._slots[urls.origin_of(url)]
+            here.limit.answered = lambda seconds, under_way: None  # type: ignore[method-assign]
             before = here.limit.value
 
             async def try_once() -> None:
@@ -669,6 +767,119 @@ def test_prefetch_gives_way_to_demand_between_two_pieces(
                     await came.wait()
                 assert not came.is_set()
             await came.wait()
+
+    run(main)
+
+
+# Connections that are used again.
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "requests", "right"),
+    [("drop@2-2", 3, True), ("drop-reused@2-", 3, True), ("drop@2-", 3, False), ("garbage@2-", 2, False)],
+)
+def test_what_an_idle_connection_did_not_answer_is_asked_once_more_at_once(
+    origin: MisbehavingOrigin, behaviour: str, requests: int, right: bool
+) -> None:
+    url = origin.url(behaviour, BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, url)
+            with contextlib.nullcontext() if right else pytest.raises(OriginUnreachable):
+                assert await fetch(asker, url, version) == expected(origin)
+
+    run(main)
+    assert origin.stats(url)["requests"] == requests
+
+
+def test_what_a_fresh_connection_did_not_answer_is_a_failure(origin: MisbehavingOrigin) -> None:
+    url = origin.url("drop", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            with pytest.raises(OriginUnreachable, match="closed instead of an answer"):
+                await pinned(asker, url)
+
+    run(main)
+    assert origin.stats(url)["requests"] == 1
+
+
+@pytest.mark.parametrize("behaviour", ["extra@1", "stall-body=5@1", "short=2@1"])
+def test_a_connection_is_used_again_only_after_an_answer_and_nothing_else(
+    origin: MisbehavingOrigin, behaviour: str
+) -> None:
+    url = origin.url(behaviour, BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, origin.plain(BLOB))
+            async with aclosing(await asker.ask(url, Extent(0, 9), version)) as answer:
+                assert await answer.receive_into(memoryview(bytearray(9)))
+            with trio.fail_after(10):
+                assert await fetch(asker, url, version) == expected(origin)
+
+    run(main)
+    assert origin.stats()["connections"]["total"] == 2
+
+
+def test_what_an_idle_connection_says_unasked_is_no_answer(origin: MisbehavingOrigin) -> None:
+    """Some servers send a 408 before they close it."""
+
+    async def main() -> None:
+        closed, requests = trio.Event(), 0
+
+        async def answer(stream: trio.SocketStream) -> None:
+            nonlocal requests
+            await stream.receive_some()
+            requests += 1
+            await stream.send_all(b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\nx")
+            if requests == 1:
+                await looked.wait()
+                await stream.send_all(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+                closed.set()
+
+        looked = trio.Event()
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/x"
+        async with trio.open_nursery() as nursery, client() as asker:
+            nursery.start_soon(trio.serve_listeners, answer, [listener])
+            assert await asker.probe(url)
+            looked.set()
+            await closed.wait()
+            assert await asker.probe(url)
+            assert requests == 2
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_nothing_queues_for_a_connection_through_a_proxy() -> None:
+    """httpcore loses the place of a request that is cancelled while it queues (encode/httpcore#1093)."""
+    many = 110  # httpx's own bound is 100
+
+    async def main() -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=many)
+        proxy = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        came, all_came = 0, trio.Event()
+
+        async def hold(stream: trio.SocketStream) -> None:
+            nonlocal came
+            await stream.receive_some()
+            came += 1
+            if came == many:
+                all_came.set()
+            await trio.sleep_forever()
+
+        async with (
+            trio.open_nursery() as nursery,
+            client(ClientOptions(transport=TransportOptions(proxy=proxy))) as asker,
+        ):
+            nursery.start_soon(trio.serve_listeners, hold, [listener])
+            for number in range(many):
+                nursery.start_soon(asker.probe, f"http://host{number}.example/x")
+            await all_came.wait()
+            nursery.cancel_scope.cancel()
 
     run(main)
 

@@ -30,7 +30,7 @@ from lazyfs.store import Store
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 from lazyfs.ways import REFUSED_FOR
-from tests.fakes import FakeAnswer, FakeOrigin, Fault, run
+from tests.fakes import FINE, FakeAnswer, FakeOrigin, Fault, run
 from tests.model.world import BLOCK, content_of
 
 SIZE = 6 * BLOCK
@@ -86,8 +86,11 @@ class Origins:
         await trio.lowlevel.checkpoint()
         self.probed.append(url)
         origin = self[url]
-        if origin.faults and (error := origin.faults[0].error) is not None:
-            raise error
+        fault = origin.faults[0] if origin.faults else FINE
+        if fault.silent is not None:
+            await fault.silent.wait()
+        if fault.error is not None:
+            raise fault.error
         return Found(origin.version, ranged=True, head=b"")
 
     async def ask(
@@ -227,6 +230,30 @@ def test_one_that_was_left_alone_is_used_as_soon_as_it_answers(tmp_path: Path) -
     play(tmp_path, Origins(CONTENT, CONTENT), main)
 
 
+def test_one_that_does_not_say_whether_it_is_well_is_asked_again_later(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        origins = ground.origins
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B])
+        origins.unwell.add(A)
+        await blob.read(5 * BLOCK, 1)
+        origins.unwell.clear()
+        origins[A].faults.append(Fault(silent=trio.Event()))
+        for index in (4, 3):
+            await blob.read(index * BLOCK, 1)
+            await trio.sleep(0)
+        assert origins.probed == [B, A]
+        await trio.sleep(60)
+        origins[A].faults.clear()
+        await blob.read(2 * BLOCK, 1)
+        await wait_all_tasks_blocked()
+        await blob.read(1 * BLOCK, 1)
+        assert origins.probed == [B, A, A]
+        assert origins.asked == [1, 4]
+        ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT), main)
+
+
 def test_a_slow_way_is_outrun_by_a_mirror_and_rests(tmp_path: Path) -> None:
     async def main(ground: Ground) -> None:
         origins = ground.origins
@@ -327,7 +354,7 @@ def test_a_reader_who_leaves_leaves_no_answer_open(tmp_path: Path) -> None:
         with trio.move_on_after(1):
             await ground.read(0)
         await wait_all_tasks_blocked()
-        assert origins.asked == [1, 1]
+        assert (origins.asked, origins.probed) == ([1, 0], [B])
 
     play(tmp_path, Origins(CONTENT, CONTENT), main)
 

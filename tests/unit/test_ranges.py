@@ -94,6 +94,7 @@ def body(start: int, stop: int, version: Version, *, counted: bool = True) -> Bo
         (None, 200, {"content-length": "0"}, body(0, 0, Version(0))),
         # Redirects, refusals, failures that pass.
         (None, 302, {"location": " /b?sig=1 "}, Moved("/b?sig=1")),
+        *((None, status, {"location": "/b"}, Moved("/b")) for status in (301, 303, 307, 308)),
         (None, 307, {}, Bad),
         (None, 300, {"location": "/b"}, Bad),
         (ETAG, 304, {}, Unchanged()),
@@ -103,7 +104,7 @@ def body(start: int, stop: int, version: Version, *, counted: bool = True) -> Bo
         (None, 404, {}, Refused),
         (None, 410, {}, Refused),
         (None, 501, {}, Refused),
-        (None, 408, {}, Passing),
+        *((None, status, {}, Passing) for status in (408, 425, 429, 500, 502, 503, 504, 507, 508, *range(520, 525))),
         (None, 429, {"retry-after": "7"}, Passing("HTTP 429", 7.0)),
         (None, 503, {"retry-after": "Sun, 06 Nov 1994 08:49:40 GMT"}, Passing("HTTP 503", 3.0)),
         (None, 503, {"retry-after": "soon"}, Passing("HTTP 503", None)),
