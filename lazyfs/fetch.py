@@ -126,7 +126,7 @@ class Fetcher:
             try:
                 await self._fetch_some(flight)
             except OriginError as exc:
-                if not exc.retryable:
+                if not exc.retryable or (self._pass_failed is not None and exc is self._pass_failed[1]):
                     raise
                 self._counters.retries += 1
                 if len(flight.blocks) < pending:

@@ -156,7 +156,7 @@ class Sender:
 
         `for_token`: the headers are a secret, which goes to the URL's own origin, and nothing else of ours goes along.
         """
-        here = url
+        here, seen = url, {url}
         for _ in range(MAX_HOPS + 1):
             if not for_token:
                 request = await self._introduce(url, here, headers, urgency, attempt)
@@ -170,6 +170,9 @@ class Sender:
             request.ended_well()
             await request.discard()
             here = _next_hop(url, here, outcome.location)
+            if here in seen:  # we keep no cookies, so it would say the same again
+                raise OriginRefused(urls.redact(url), "redirects that lead back to where they were", 310)
+            seen.add(here)
         raise OriginRefused(urls.redact(url), f"more than {MAX_HOPS} redirects", 310)
 
     async def _fetch_token(self, url: str, headers: Mapping[str, str]) -> bytes:
@@ -253,7 +256,7 @@ def _kept_to(url: str, here: str, headers: Mapping[str, str]) -> list[tuple[str,
 
 
 def _next_hop(url: str, here: str, location: str) -> str:
-    """Return the URL that a redirect leads to. *Raises*: OriginRefused for a downgrade, a loop or nonsense."""
+    """Return the URL that a redirect leads to. *Raises*: OriginRefused for a downgrade or nonsense."""
     try:
         target = urljoin(here, location)
     except ValueError:

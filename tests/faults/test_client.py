@@ -283,14 +283,15 @@ def test_a_redirect_whose_body_does_not_come_is_followed() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("behaviour", ["redirect-loop", f"redirect={MAX_HOPS + 1}"])
-def test_redirects_have_an_end(origin: MisbehavingOrigin, behaviour: str) -> None:
+@pytest.mark.parametrize(("behaviour", "asked"), [("redirect-loop", 1), (f"redirect={MAX_HOPS + 1}", MAX_HOPS + 1)])
+def test_redirects_have_an_end(origin: MisbehavingOrigin, behaviour: str, asked: int) -> None:
     async def main() -> None:
         async with client() as asker:
             with pytest.raises(OriginRefused, match="redirects"):
                 await asker.probe(origin.url(behaviour, BLOB))
 
     run(main)
+    assert len(origin.log()) == asked
     assert origin.stats()["connections"]["total"] <= 2
 
 
