@@ -424,7 +424,7 @@ class Client:
         place = urls.origin_of(here)
         slots = self._slots[place]
         self._refuse_broken(url, place)
-        slot = await slots.take(urgency)
+        slot = await slots.take(url, urgency)
         began = trio.current_time()
         try:
             attempt.sent.set()
