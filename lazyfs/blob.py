@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -43,6 +42,7 @@ from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
 from lazyfs.readahead import Readahead
 from lazyfs.store import BlobFile, Store
+from lazyfs.turns import Turns
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, digest_of
 from lazyfs.ways import REFUSED_FOR, Ways
@@ -340,7 +340,7 @@ class Blobs:
         self._open: dict[BlobId, Blob] = {}
         # Where bytes came from that were not a digest's, and until when they are not to be had from there again.
         self._wrong: dict[tuple[BlobId, str], tuple[float, DigestMismatch]] = {}
-        self._opening: defaultdict[BlobId, trio.Lock] = defaultdict(trio.Lock)
+        self._opening = Turns[BlobId]()
 
     async def open(self, blob_id: BlobId, known: Known, mirrors: Sequence[str] = ()) -> Blob:
         """Open a blob, or share it with those who have it open; pair it with `close`.
@@ -349,7 +349,7 @@ class Blobs:
         size; DigestMismatch, when all it could come from was found wrong a while ago.
         """
         self._refuse_wrong(blob_id, (known.url, *mirrors))
-        async with self._opening[blob_id]:
+        async with self._opening.of(blob_id):
             blob = self._open.get(blob_id)
             if blob is None:
                 try:
@@ -365,15 +365,13 @@ class Blobs:
                 if (wrong := self._wrong.get((blob_id, url))) is not None and trio.current_time() < wrong[0]:
                     blob.ways.refuse(url, wrong[1])
             blob.opens += 1
-            if not self._opening[blob_id].statistics().tasks_waiting:
-                del self._opening[blob_id]
             return blob
 
     def _refuse_wrong(self, blob_id: BlobId, ways: Sequence[str]) -> None:
         """Refuse what would only be fetched to be thrown away again. *Raises*: DigestMismatch."""
         wrong = [self._wrong.get((blob_id, url), (-math.inf, None)) for url in ways]
         if all(trio.current_time() < until for until, _ in wrong) and (error := wrong[0][1]) is not None:
-            raise error.with_traceback(None)
+            raise DigestMismatch(error.url, error.reason)
 
     def close(self, blob: Blob) -> None:
         """Undo one `open`; what is under way for readers that have left is cancelled."""
@@ -395,8 +393,10 @@ class Blobs:
             return
         del self._open[blob.blob_id]
         self.memory.drop(blob.blob_id)
-        for url in blob.ways.used:
-            self._wrong[blob.blob_id, url] = trio.current_time() + REFUSED_FOR, mismatch
+        now = trio.current_time()
+        self._wrong = {key: noted for key, noted in self._wrong.items() if noted[0] > now}
+        for url in blob.ways.used:  # not with what was raised: that keeps its frames, and a block in them
+            self._wrong[blob.blob_id, url] = now + REFUSED_FOR, DigestMismatch(mismatch.url, mismatch.reason)
         log.error("blob %s: %s", blob.blob_id, mismatch)
         try:
             await trio.to_thread.run_sync(file.set_aside, self.store.layout)

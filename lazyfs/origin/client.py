@@ -43,6 +43,7 @@ from lazyfs.origin.slots import Slot, Slots
 from lazyfs.origin.transport import LEAST_RATE, Reply, Transport, TransportOptions, Unconnected
 from lazyfs.origin.wire import Place
 from lazyfs.ranges import Body
+from lazyfs.turns import Turns
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Version
 
@@ -225,7 +226,7 @@ class Client:
         self._slots = defaultdict[Place, Slots](Slots)
         self._budget = HedgeBudget(options.hedge)
         self._targets: dict[str, str] = {}  # where URLs lead; the last TARGETS_KEPT
-        self._resolving: dict[str, trio.Lock] = {}
+        self._resolving = Turns[str]()
 
     @property
     def offline(self) -> bool:
@@ -379,14 +380,9 @@ class Client:
             if asked.reply.status not in _EXPIRED and not isinstance(asked.decided(_ANY, None), ranges.Moved):
                 return asked
             await asked.discard()
-            lock = self._resolving.setdefault(url, trio.Lock())
-            async with lock:
-                try:
-                    if self._forget_target(url, target):  # else somebody was here before us
-                        return await self._follow(url, headers, urgency, attempt)
-                finally:
-                    if not lock.statistics().tasks_waiting:
-                        self._resolving.pop(url, None)
+            async with self._resolving.of(url):
+                if self._forget_target(url, target):  # else somebody was here before us
+                    return await self._follow(url, headers, urgency, attempt)
         return await self._follow(url, headers, urgency, attempt)
 
     def _forget_target(self, url: str, target: str) -> bool:
