@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,6 +43,7 @@ from lazyfs.origin.client import Client
 from lazyfs.readahead import Readahead
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.layout import Layout
+from lazyfs.turns import Turns
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, digest_of
 from lazyfs.ways import REFUSED_FOR, Ways
@@ -355,7 +354,7 @@ class Blobs:
         self._open: dict[BlobId, Blob] = {}
         # Where bytes came from that were not a digest's, and until when they are not to be had from there again.
         self._wrong: dict[tuple[BlobId, str], tuple[float, DigestMismatch]] = {}
-        self._opening: defaultdict[BlobId, trio.Lock] = defaultdict(trio.Lock)
+        self._opening = Turns[BlobId]()
 
     async def open(self, blob_id: BlobId, known: Known, mirrors: Sequence[str] = ()) -> Blob:
         """Open a blob, or share it with those who have it open; pair it with `close`.
@@ -363,7 +362,7 @@ class Blobs:
         `mirrors` are further URLs, in order. *Raises*: StoreError; OriginBadAnswer, when a digest is open with another
         size; DigestMismatch, when all it could come from was found wrong a while ago.
         """
-        async with self._alone_with(blob_id):
+        async with self._opening.of(blob_id):
             blob = self._open.get(blob_id)
             if blob is not None and blob.mismatch is not None:  # its flight has ended, and nobody was here yet
                 await self._throw_away(blob, blob.mismatch)
@@ -386,22 +385,11 @@ class Blobs:
             blob.opens += 1
             return blob
 
-    @asynccontextmanager
-    async def _alone_with(self, blob_id: BlobId) -> AsyncIterator[None]:
-        """Open a blob, or throw it away, while nobody else does."""
-        lock = self._opening[blob_id]
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._opening.pop(blob_id, None)
-
     def _refuse_wrong(self, blob_id: BlobId, ways: Sequence[str]) -> None:
         """Refuse what would only be fetched to be thrown away again. *Raises*: DigestMismatch."""
         wrong = [self._wrong.get((blob_id, url), (-math.inf, None)) for url in ways]
         if all(trio.current_time() < until for until, _ in wrong) and (error := wrong[0][1]) is not None:
-            raise error.with_traceback(None)
+            raise DigestMismatch(error.url, error.reason)
 
     def close(self, blob: Blob) -> None:
         """Undo one `open`; what is under way for readers that have left is cancelled."""
@@ -419,15 +407,17 @@ class Blobs:
 
     async def throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:
         """Let a blob that does not match its digest go: who opens it from now on begins anew."""
-        async with self._alone_with(blob.blob_id):
+        async with self._opening.of(blob.blob_id):
             if self._open.get(blob.blob_id) is blob:
                 await self._throw_away(blob, mismatch)
 
     async def _throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:
         del self._open[blob.blob_id]
         self.memory.drop(blob.blob_id)
-        for url in blob.ways.used:
-            self._wrong[blob.blob_id, url] = trio.current_time() + REFUSED_FOR, mismatch
+        now = trio.current_time()
+        self._wrong = {key: noted for key, noted in self._wrong.items() if noted[0] > now}
+        for url in blob.ways.used:  # not with what was raised: that keeps its frames, and a block in them
+            self._wrong[blob.blob_id, url] = now + REFUSED_FOR, DigestMismatch(mismatch.url, mismatch.reason)
         log.error("blob %s: %s", blob.blob_id, mismatch)
         try:
             with trio.CancelScope(shield=True):  # half of this would leave the wrong blob for the next to open

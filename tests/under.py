@@ -117,6 +117,49 @@ def timed_read(path: str, offset: int = 0, length: int = 4096) -> Timed:
     return Timed(time.monotonic() - began, 0, content)
 
 
+def timed_reads(path: str, offsets: list[int], length: int = 4096) -> list[Timed]:
+    """Read from a file at some places, one after the other, without the kernel's readahead; say how long each took."""
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        return [_timed(file.fileno(), offset, length) for offset in offsets]
+
+
+def timed_reads_together(places: list[tuple[str, int]], length: int = 4096) -> list[Timed]:
+    """Open files, say so with a byte, and read from each at its place, all at once."""
+    found: list[Timed] = []
+    fds = [os.open(path, os.O_RDONLY) for path, _ in places]
+    for fd in fds:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    os.write(1, b"!")
+    calls = [lambda fd=fd, at=at: found.append(_timed(fd, at, length)) for fd, (_, at) in zip(fds, places, strict=True)]
+    _together(calls)  # type: ignore[arg-type]
+    return found
+
+
+def _timed(fd: int, offset: int, length: int) -> Timed:
+    began = time.monotonic()
+    try:
+        content = os.pread(fd, length, offset)
+    except OSError as exc:
+        return Timed(time.monotonic() - began, exc.errno or -1)
+    return Timed(time.monotonic() - began, 0, content)
+
+
+def timed_look(directory: str, names: list[str]) -> tuple[float, float]:
+    """Look for names in a directory, which need not be there, and list it.
+
+    Returns the seconds that a look took at the most, and those that the list took.
+    """
+    longest = 0.0
+    for name in names:
+        began = time.monotonic()
+        _errno_of(lambda name=name: os.lstat(os.path.join(directory, name)))  # type: ignore[misc]
+        longest = max(longest, time.monotonic() - began)
+    began = time.monotonic()
+    os.listdir(directory)
+    return longest, time.monotonic() - began
+
+
 def pass_through(path: str, stop: int = 1 << 62) -> Passage:
     """Read a file in pieces of 64 KiB from its start up to `stop`, or to its end or an error."""
     hashed, size, gap, error = hashlib.sha256(), 0, 0.0, 0

@@ -30,6 +30,7 @@ from lazyfs.origin.health import Health
 from lazyfs.origin.slots import Slots
 from lazyfs.origin.transport import Transport, TransportOptions, Unconnected
 from lazyfs.origin.wire import Place
+from lazyfs.turns import Turns
 from lazyfs.urgency import Urgency
 
 MAX_HOPS: Final = 10
@@ -91,7 +92,7 @@ class Sender:
         self._credentials = Credentials(options.credentials, self._fetch_token, nursery)
         self._slots = defaultdict[Place, Slots](Slots)
         self._targets: dict[str, str] = {}  # where URLs lead; the last TARGETS_KEPT
-        self._resolving: dict[str, trio.Lock] = {}
+        self._resolving = Turns[str]()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -120,14 +121,9 @@ class Sender:
             if request.reply.status not in _EXPIRED and not isinstance(request.decided(_ANY, None), ranges.Moved):
                 return request
             await request.discard()
-            lock = self._resolving.setdefault(url, trio.Lock())
-            async with lock:
-                try:
-                    if self._forget_target(url, target):  # else somebody was here before us
-                        return await self.follow(url, headers, urgency, attempt)
-                finally:
-                    if not lock.statistics().tasks_waiting:
-                        self._resolving.pop(url, None)
+            async with self._resolving.of(url):
+                if self._forget_target(url, target):  # else somebody was here before us
+                    return await self.follow(url, headers, urgency, attempt)
         return await self.follow(url, headers, urgency, attempt)
 
     def _forget_target(self, url: str, target: str) -> bool:
@@ -223,7 +219,7 @@ class Sender:
         place = urls.origin_of(here)
         slots = self._slots[place]
         self._refuse_broken(url, place)
-        slot = await slots.take(urgency)
+        slot = await slots.take(url, urgency)
         began = trio.current_time()
         try:
             attempt.sent.set()

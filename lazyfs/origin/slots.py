@@ -5,8 +5,9 @@ What somebody waits for goes before readahead, and that before prefetch; demand 
 background work holds, so that work gives way at once. How urgent a request is may change while it waits, since a reader
 can arrive at what was fetched ahead.
 
-A holder that has not heard from the origin for `STALLED` no longer counts: a stalled blob must not keep another one's
-requests from being sent.
+A holder that has not heard from the origin for `STALLED` no longer counts, and while a URL has such a one, more of its
+requests go after those of other URLs, in half of the slots at the most: a stalled blob must not keep another one's
+requests from being sent, however many readers it has.
 """
 
 from __future__ import annotations
@@ -82,10 +83,11 @@ class Limit:
 class Slot:
     """A request's place; release it once."""
 
-    __slots__ = ("_slots", "heard_at", "urgency")
+    __slots__ = ("_slots", "heard_at", "urgency", "url")
 
-    def __init__(self, slots: Slots, urgency: Callable[[], Urgency]) -> None:
+    def __init__(self, slots: Slots, url: str, urgency: Callable[[], Urgency]) -> None:
         self._slots = slots
+        self.url = url
         self.urgency = urgency
         self.heard_at = trio.current_time()
 
@@ -114,9 +116,9 @@ class Slots:
         self._held: set[Slot] = set()
         self._waiting: dict[Slot, trio.Event] = {}  # by arrival
 
-    async def take(self, urgency: Callable[[], Urgency]) -> Slot:
+    async def take(self, url: str, urgency: Callable[[], Urgency]) -> Slot:
         """Wait for a slot. *Cancellation*: at any time; then it is somebody else's."""
-        slot = Slot(self, urgency)
+        slot = Slot(self, url, urgency)
         granted = self._waiting[slot] = trio.Event()
         try:
             self._grant()
@@ -150,10 +152,17 @@ class Slots:
         return any(slot is not but and self._counts(slot, now) and not slot.urgency() for slot in self._held)
 
     def _grant(self) -> None:
-        """Hand out what is free: the most urgent first, then who came first."""
+        """Hand out what is free: the most urgent first, then whose URL is not stalled, then who came first."""
         while self._waiting:
-            slot = min(self._waiting, key=lambda waiting: waiting.urgency())
-            urgency, now = slot.urgency(), trio.current_time()
+            now = trio.current_time()
+            stalled = {held.url for held in self._held if not self._counts(held, now)}
+            crowd = sum(held.url in stalled and self._counts(held, now) for held in self._held)
+            full = crowd >= max(1, int(self.limit.value) // 2)
+            waiting = [slot for slot in self._waiting if not (full and slot.url in stalled)]
+            if not waiting:
+                return
+            slot = min(waiting, key=lambda one: (one.urgency(), one.url in stalled))
+            urgency = slot.urgency()
             against = [held for held in self._held if self._counts(held, now)]
             if urgency is Urgency.DEMAND:
                 against = [held for held in against if held.urgency() is Urgency.DEMAND]

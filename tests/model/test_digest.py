@@ -85,6 +85,23 @@ def test_the_last_block_of_a_wrong_blob_is_never_given_out(order: tuple[int, ...
     scenario(play, tmp_path, served=WRONG)
 
 
+def test_what_is_remembered_of_a_wrong_blob_is_little_and_not_for_ever(tmp_path: Path) -> None:
+    async def play(here: World) -> None:
+        for _ in range(2):  # it is found, and it is refused
+            with pytest.raises(DigestMismatch):
+                await here.read(0, SIZE)
+        ((_, error),) = here.blobs._wrong.values()
+        assert error.__traceback__ is None, "with the frames that it went through, and the blocks in them"
+        await trio.sleep(REFUSED_FOR)
+        here.blob_id = BlobId("sha256-" + "0" * 64)
+        with pytest.raises(DigestMismatch):
+            await here.read(0, SIZE)
+        await wait_all_tasks_blocked()
+        assert {blob_id for blob_id, _ in here.blobs._wrong} == {here.blob_id}
+
+    scenario(play, tmp_path, served=WRONG)
+
+
 @pytest.mark.parametrize("served", [CONTENT, WRONG], ids=["right", "wrong"])
 @pytest.mark.parametrize("ranged", [True, False])
 @pytest.mark.parametrize("counted", [True, False])

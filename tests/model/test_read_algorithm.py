@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from lazyfs.blob import FAILED_FOR
 from lazyfs.errors import (
     BlobChanged,
     DeadlineExceeded,
+    OriginBadAnswer,
     OriginOffline,
     OriginRefused,
     OriginUnreachable,
@@ -72,6 +74,15 @@ async def test_at_and_beyond_the_end(here: World) -> None:
         for offset in (SIZE - 1, SIZE, SIZE + 1, 1 << 40):
             await here.check(blob, offset, 3)
     assert here.origin.asked == [Extent(5 * BLOCK, SIZE)]
+
+
+@scenario()
+async def test_nothing_is_kept_of_a_blob_that_could_not_be_opened(here: World) -> None:
+    other = dataclasses.replace(here.known, version=dataclasses.replace(here.known.version, size=SIZE + 1))
+    async with here.opened():
+        with pytest.raises(OriginBadAnswer):
+            await here.blobs.open(here.blob_id, other)
+    assert not here.blobs._opening
 
 
 @scenario(memory=BLOCK)

@@ -106,6 +106,7 @@ async def world(path: Path, origin: FakeOrigin, *, memory: int = 0, read_timeout
         await wait_all_tasks_blocked()
         assert not nursery.child_tasks, "a flight goes on"
         assert not world.blobs._open, "a blob is open"
+        assert not world.blobs._opening, "a blob is being opened"
         assert not origin.open, "an answer is open"
         assert open_files(world.directory) == []
         assert locked(world.directory) is None

@@ -317,6 +317,7 @@ def test_when(origin: MisbehavingOrigin) -> None:
     assert statuses("@2") == [503, 503, 206, 206]
     assert statuses("@2-3") == [206, 503, 503, 206]
     assert statuses("@3-") == [206, 206, 503, 503]
+    assert statuses("@2+2") == [206, 503, 206, 503]
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

@@ -74,7 +74,10 @@ def test_what_is_not_used_does_not_grow() -> None:
 
 
 class Requests:
-    """Tasks that take slots and keep them until they are told; `got` are their names in the order of their slots."""
+    """Tasks that take slots and keep them until they are told; `got` are their names in the order of their slots.
+
+    A name's first word is the URL.
+    """
 
     def __init__(self, slots: Slots, nursery: trio.Nursery) -> None:
         self.slots = slots
@@ -91,7 +94,7 @@ class Requests:
 
     async def _take(self, name: str, urgency: Urgency) -> None:
         with trio.CancelScope() as self.scopes[name]:
-            self.held[name] = await self.slots.take(lambda: urgency)
+            self.held[name] = await self.slots.take(name.partition(" ")[0], lambda: urgency)
             self.got.append(name)
 
     async def release(self, name: str) -> None:
@@ -147,7 +150,7 @@ def test_what_becomes_urgent_while_it_waits_goes_first() -> None:
             await requests.want("1", "2")
 
             async def ahead() -> None:
-                requests.held["ahead"] = await requests.slots.take(lambda: urgency[0])
+                requests.held["ahead"] = await requests.slots.take("ahead", lambda: urgency[0])
                 requests.got.append("ahead")
 
             nursery.start_soon(ahead)
@@ -187,6 +190,41 @@ def test_where_all_answers_are_slow_silence_means_less() -> None:
             assert requests.got == ["silent"]
             await trio.sleep(2 * STALLED)
             assert requests.got == ["silent", "next"]
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_a_url_that_is_stalled_goes_after_others_and_leaves_them_half() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            requests = await _requests(nursery, 4)
+            await requests.want(*(f"stalled {number}" for number in range(40)))
+            await requests.want("good 0")
+            assert requests.got == [f"stalled {number}" for number in range(4)], "nobody could know"
+            await trio.sleep(STALLED * 1.01)
+            assert set(requests.got[4:]) == {"good 0", "stalled 4", "stalled 5"}
+            for number in range(1, 20):  # from now on there is always room
+                await requests.release(f"good {number - 1}")
+                await requests.want(f"good {number}")
+                assert requests.got[-1] == f"good {number}"
+            await requests.want("ahead", urgency=Urgency.READAHEAD)
+            assert requests.got[-1] == "ahead"
+            await trio.sleep(STALLED * 1.01)
+            assert set(requests.got[-2:]) == {"stalled 6", "stalled 7"}
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_a_url_that_is_stalled_has_its_turn_where_there_is_one_slot() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            requests = await _requests(nursery, 1)
+            await requests.want("stalled 1", "stalled 2", "stalled 3")
+            await trio.sleep(2.5 * STALLED)
+            assert requests.got == ["stalled 1", "stalled 2", "stalled 3"]
+            nursery.cancel_scope.cancel()
 
     run(main)
 
@@ -196,7 +234,7 @@ def test_background_work_does_not_pile_up_behind_what_is_stalled() -> None:
         async with trio.open_nursery() as nursery:
             requests = await _requests(nursery, 64)
             for number in range(HOLDERS // 64 + 2):
-                await requests.want(*(f"{number} {n}" for n in range(64)), urgency=Urgency.PREFETCH)
+                await requests.want(*(f"{number}-{n}" for n in range(64)), urgency=Urgency.PREFETCH)
                 await trio.sleep(STALLED)
             assert len(requests.got) == HOLDERS
             await requests.want("demand")

@@ -4,7 +4,8 @@
     /b/BEHAVIOUR,BEHAVIOUR.../NAME   the same blob, with these behaviours, applied as they are ordered
 
     BEHAVIOUR is name[=ARGUMENT][@WHEN], its ARGUMENT percent-encoded where it holds `,` `/` `@` or `?`;
-    WHEN picks requests for that very path by number: @3 the first three, @4- from the fourth on, @2-3 those
+    WHEN picks requests for that very path by number: @3 the first three, @4- from the fourth on, @2-3 those,
+              @2+20 the second and every twentieth after it
 
     NAME is  random-SIZE-SEED        made up as it is asked for, so SIZE may be 8T; contents.py knows it too
              index-N[-SIZE]/         an nginx-like listing of f000000 ..., each of SIZE random bytes (64K)

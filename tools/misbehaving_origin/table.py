@@ -35,10 +35,11 @@ class Spec:
     argument: str
     first: int
     last: int | None
+    every: int = 1
 
     def applies(self, nth: int) -> bool:
         """Say whether the path's nth request is among those it is meant for."""
-        return self.first <= nth and (self.last is None or nth <= self.last)
+        return self.first <= nth and (self.last is None or nth <= self.last) and (nth - self.first) % self.every == 0
 
 
 @dataclass
@@ -126,15 +127,17 @@ def parse_specs(segment: str) -> list[Spec]:
     """Parse the behaviours of a URL.  Raises ValueError."""
     specs = []
     for text in segment.split(","):
-        match = re.fullmatch(r"([a-z0-9-]+)(?:=([^@]*))?(?:@(\d+)(-\d*)?)?", text)
+        match = re.fullmatch(r"([a-z0-9-]+)(?:=([^@]*))?(?:@(\d+)(-\d*|\+\d+)?)?", text)
         if match is None or match[1] not in BEHAVIOURS:
             raise ValueError(f"no such behaviour: {text!r}; GET / lists them")
         behaviour = BEHAVIOURS[match[1]]
         argument = behaviour.default if match[2] is None else unquote(match[2])
-        first, last = 1, None
-        if match[3]:
+        first, last, every = 1, None, 1
+        if match[4] and match[4].startswith("+"):
+            first, every = int(match[3]), max(int(match[4][1:]), 1)
+        elif match[3]:
             first, last = (int(match[3]), int(match[4][1:] or 0) or None) if match[4] else (1, int(match[3]))
-        specs.append(Spec(text, behaviour, argument, first, last))
+        specs.append(Spec(text, behaviour, argument, first, last, every))
     return specs
 
 
