@@ -38,7 +38,7 @@ from lazyfs.errors import (
     StoreError,
 )
 from lazyfs.extents import Block, Extent, Geometry, runs
-from lazyfs.fetch import Fetcher, read_stored
+from lazyfs.fetch import LONGEST_RUN, Fetcher, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
 from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
@@ -53,9 +53,6 @@ log = logging.getLogger(__name__)
 
 FAILED_FOR: Final = 3.0
 """Seconds for which a block that failed fails at once."""
-
-LONGEST_RUN: Final = 16 * 1024 * 1024
-"""Bytes in one ranged request at the most: what a new demand may have to share a connection's worth with."""
 
 FILL_WORKERS: Final = 4
 """Runs fetched at a time when a whole blob is wanted."""
@@ -199,7 +196,7 @@ class Blob:
         """
         missing = list(self._file.missing(run))
         without = [index for index in missing if self._flights.find(index) is None]
-        for part in runs(without, max(1, LONGEST_RUN // self.geometry.block_size)):
+        for part in runs(without, self._fetcher.longest_run):
             self._take_off(part.blocks())
         flights = dict.fromkeys(flight for index in missing if (flight := self._flights.find(index)) is not None)
         return [flight.hold(urgency) for flight in flights if not flight.dying]

@@ -47,6 +47,9 @@ from lazyfs.ways import Ways
 
 log = logging.getLogger(__name__)
 
+LONGEST_RUN: Final = 16 * 1024 * 1024
+"""Bytes in one ranged request at the most: what a new demand may have to share a connection's worth with."""
+
 UNCOMMITTED: Final = 16
 """Blocks of a flight that may have landed and not be in the store yet; then receiving waits for the disk."""
 
@@ -70,6 +73,7 @@ class Fetcher:
     def __init__(self, file: BlobFile, known: Known, ways: Ways, memory: CheckedBlocks, counters: Counters) -> None:
         self.flights = FlightTable()
         self.one_pass = not known.ranged
+        self.longest_run = max(1, LONGEST_RUN // file.geometry.block_size)  # blocks worth asking for in one request
         self._file = file
         self._head = known.head
         self._ways = ways
@@ -265,6 +269,9 @@ class Fetcher:
                 self.one_pass, head = True, b""
                 if not self._begin_pass(flight):
                     return
+            elif body.stop < extent.stop:
+                # It gives so much at a time (a cache of slices, tools/shared-tier): more is to be had side by side.
+                self.longest_run = min(self.longest_run, max(1, len(body) // geometry.block_size))
             self._passes_begun += self._pass is flight
             pending = len(flight.blocks)
             await self._receive(flight, answer, Assembler(geometry, body.start - len(head), head))

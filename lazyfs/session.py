@@ -92,14 +92,14 @@ class Session:
     async def _add_index(self, source: Source) -> str:
         there = self.vfs.tree.find(source.name)
         if isinstance(there, Directory) and source.place in there.urls:
-            await self.vfs.list_directory(there, patient=False)
+            await self.vfs.listings.refresh(there, patient=False)
             return source.name
         directory = self.vfs.tree.add(Entry(source.name, Kind.DIRECTORY)) if source.name else self.vfs.tree.root
         if not isinstance(directory, Directory):
             raise SourceError(f"{source.shown}: the name {source.name} is taken")
         directory.urls.append(source.place)
         try:
-            await self.vfs.list_directory(directory, source.place, patient=False)
+            await self.vfs.listings.refresh(directory, source.place, patient=False)
         except BaseException:
             directory.urls.remove(source.place)
             if there is None:

@@ -14,12 +14,11 @@ A file handle is its inode number, so nothing is lost with the process that gave
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -27,10 +26,9 @@ import trio
 
 from lazyfs import urls
 from lazyfs.blob import Blob, Blobs
-from lazyfs.entries import Entry, Kind, Refusal
+from lazyfs.entries import Entry, Refusal
 from lazyfs.errors import (
     BlobChanged,
-    DeadlineExceeded,
     DigestMismatch,
     LazyfsError,
     NameMissing,
@@ -39,9 +37,9 @@ from lazyfs.errors import (
     OriginError,
     OriginRefused,
 )
-from lazyfs.origin.backoff import Backoff
+from lazyfs.listings import Lister, Listings
+from lazyfs.problems import Problems
 from lazyfs.resolve import Resolver
-from lazyfs.shared import Shared
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below, cookie
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 
@@ -55,45 +53,6 @@ RESOLVE_WITHIN: Final = 10.0
 
 RESOLVE_AGAIN: Final = 15.0
 """Seconds until a name that could not be resolved is tried again in the background."""
-
-LIST_AGAIN: Final = 1.0
-"""Seconds between two listings of a directory at the least."""
-
-BATCH: Final = 50
-"""Names of a listing taken in at a time, between two looks at what else is to do."""
-
-PROBLEMS_KEPT: Final = 200
-"""Names that cannot be shown whose reason is kept for `status`."""
-
-Lister = Callable[[str], Awaitable[list[Entry | Refusal]]]
-
-
-class Problems:
-    """Names that cannot be shown, and why."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}  # the first PROBLEMS_KEPT of them
-        self._others: set[str] = set()  # the names of the rest: each is noted again whenever it is tried again
-
-    @property
-    def count(self) -> int:
-        """How many names there are."""
-        return len(self.reasons) + len(self._others)
-
-    def add(self, name: str, reason: str) -> None:
-        """Note one; a later reason for the same name replaces the earlier one."""
-        if name not in self.reasons:
-            if len(self.reasons) >= PROBLEMS_KEPT:
-                self._others.add(name)
-                return
-            self._others.discard(name)
-            log.warning("%s: %s", name, reason)
-        self.reasons[name] = reason
-
-    def solved(self, name: str) -> None:
-        """Take one back."""
-        self.reasons.pop(name, None)
-        self._others.discard(name)
 
 
 class Vfs:
@@ -116,15 +75,16 @@ class Vfs:
         self.on_stale: Callable[[int, str], None] = lambda inode, name: None
         self._blobs = blobs
         self._resolver = resolver
-        self._lister = lister
         self._nursery = nursery
         self._mirrors = mirrors
         self._read_timeout = blobs.limits.read_timeout
-        self._listings = Shared[None](nursery)
         self._open: dict[int, tuple[Blob, int]] = {}
         self._bound: dict[str, set[File]] = {}  # files with `known`, by URL
         self._again: deque[tuple[float, File]] = deque()
         self._queue, announced = trio.open_memory_channel[File](math.inf)
+        self.listings = Listings(
+            self, lister, self.problems, self.counters, nursery, self._read_timeout, resolver.fresh_for
+        )
         resolver.on_change = self._changed
         blobs.on_mismatch = self._mismatched
         for _ in range(RESOLVING):
@@ -303,18 +263,6 @@ class Vfs:
         nodes.sort(key=lambda pair: pair[0])
         return nodes
 
-    async def list_directory(self, directory: Directory, url: str | None = None, *, patient: bool = True) -> None:
-        """List a directory that has indexes, or just the one at `url`, once for all who ask.
-
-        *Raises*: OriginError, SourceError, StoreError, when nothing of it was ever listed.
-        """
-        pages = directory.urls if url is None else [url]
-        with trio.move_on_after(self._read_timeout):
-            key = f"{directory.path}\n{url or ''}"
-            await self._listings.do(key, lambda: self._list(directory, pages, patient=patient))
-            return
-        raise DeadlineExceeded(f"/{directory.path}", f"not listed by its origin in {self._read_timeout:g} s")
-
     def node(self, inode: int) -> Node:
         """Return the node of an inode number. *Raises*: NameMissing."""
         node = self.tree.node(inode)
@@ -326,69 +274,8 @@ class Vfs:
         directory = self.node(inode)
         if not isinstance(directory, Directory):
             raise NameMissing(f"{directory.path}: not a directory")
-        if directory.urls and directory.listed_at is None:
-            await self.list_directory(directory)
-        elif directory.listed_at is not None and trio.current_time() - directory.listed_at > max(
-            self._resolver.fresh_for, LIST_AGAIN
-        ):
-            directory.listed_at = trio.current_time()
-            self._nursery.start_soon(self._list_behind, directory)
+        await self.listings.look(directory)
         return directory
-
-    async def _list_behind(self, directory: Directory) -> None:
-        try:
-            await self.list_directory(directory, patient=False)
-        except LazyfsError as exc:
-            log.info("could not list again: %s", exc)
-
-    async def _list(self, directory: Directory, pages: list[str], *, patient: bool) -> None:
-        failure: LazyfsError | None = None
-        for url in pages:
-            try:
-                found = await self._ask_list(url, patient=patient and len(pages) == 1)
-            except LazyfsError as exc:
-                failure = exc
-                if len(pages) > 1:  # one that is dead does not hide what the others list
-                    self.problems.add(f"{directory.path}/", str(exc))
-                continue
-            listed = directory.listed.setdefault(url, set())
-            self._drop_outdated(directory, listed, found)
-            new = (item for item in found if _is_new(directory, item))
-            while batch := list(itertools.islice(new, BATCH)):
-                brought = {item.path for item in batch if isinstance(item, Entry)} - directory.children.keys()
-                listed.update(node.name for node in self.announce(batch, directory) if node.name in brought)
-                await trio.lowlevel.checkpoint()
-        if failure is not None and not any(url in directory.listed for url in pages):
-            raise failure
-        directory.listed_at = trio.current_time()
-        if failure is None:
-            self.problems.solved(f"{directory.path}/")
-
-    async def _ask_list(self, url: str, *, patient: bool) -> list[Entry | Refusal]:
-        backoff = Backoff()
-        while True:
-            try:
-                return await self._lister(url)
-            except OriginError as exc:
-                if not (exc.retryable and patient):
-                    raise
-                self.counters.retries += 1
-                await trio.sleep(backoff.after_failure(exc.retry_after))
-
-    def _drop_outdated(self, directory: Directory, listed: set[str], found: list[Entry | Refusal]) -> None:
-        """Take away the names that an index had listed and lists no longer, or lists with another size or date.
-
-        `listed` are the names that this index brought. Those of other sources are not its to take away.
-        """
-        now = {item.path: item for item in found if isinstance(item, Entry)}
-        for name in tuple(listed):
-            node, item = directory.children.get(name), now.get(name)
-            entry = node.entry if isinstance(node, File) else None
-            outdated = item is None or (entry and (item.size, item.mtime_ns) != (entry.size, entry.mtime_ns))
-            if node is None or outdated:
-                listed.discard(name)
-            if node is not None and outdated:
-                self.take_away(node)
 
     # Files.
 
@@ -508,15 +395,6 @@ class Vfs:
 
 def _show_present(blob: Blob, progress: Callable[[int, int], None]) -> None:
     progress(blob.present_bytes(), blob.geometry.size)
-
-
-def _is_new(directory: Directory, item: Entry | Refusal) -> bool:
-    """Say whether a listing's item adds something: an index that is listed again repeats most of what it said."""
-    if isinstance(item, Refusal):
-        return True
-    if item.path in directory.removed:
-        return False
-    return item.kind is Kind.DIRECTORY or item.path not in directory.children
 
 
 def symlink_target(node: Node) -> str:

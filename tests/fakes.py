@@ -64,6 +64,10 @@ class FakeOrigin:
         self._piece = piece
         self._usual = Fault(whole=not ranged, counted=counted)
 
+    def usually(self, fault: Fault) -> None:
+        """Let all answers go wrong in one way, but for those that `faults` has."""
+        self._usual = fault
+
     @property
     def client(self) -> Client:
         """This, to those who expect the real one."""

@@ -103,16 +103,9 @@ class Server(ABC):
             end(process)
 
     def keep_port(self) -> int:
-        """Return a port that is kept from others, but not from this server, for as long as this lives.
-
-        Its socket is bound and does not listen, so connections are refused; with SO_REUSEADDR on both sides a second
-        bind is allowed.
-        """
-        sock = socket.socket()
-        self._kept.append(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
+        """Return a port that is kept from others, but not from this server, for as long as this lives."""
+        self._kept.append(reserved_port())
+        port: int = self._kept[-1].getsockname()[1]
         return port
 
     def polls(self, what: str) -> Iterator[None]:
@@ -134,3 +127,15 @@ def end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(PATIENCE)
+
+
+def reserved_port() -> socket.socket:
+    """Return a socket that keeps a port from others, but not from a server that names it.
+
+    It is bound and does not listen, so connections are refused; with SO_REUSEADDR on both sides a second bind is
+    allowed.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    return sock

@@ -124,7 +124,7 @@ async def _files_of(session: Session, directory: Directory) -> list[str]:
         node = nodes.pop(0)
         if isinstance(node, Directory):
             if node.urls and node.listed_at is None:
-                await session.vfs.list_directory(node)
+                await session.vfs.listings.refresh(node)
             nodes = [*node.children.values(), *nodes]
         elif isinstance(node, File):
             paths.append(node.path)

@@ -1,4 +1,4 @@
-"""One request, one reply: httpx makes the requests, connections of our own carry them (wire.py), or httpx's a proxy.
+"""One request, one reply: httpx makes the requests; our own connections carry them (wire.py), or httpx's to a proxy.
 
 This is the one module that imports httpx. What a request is for, and what its reply proves, is decided above. Every
 failure leaves it as an `OriginError` whose message has no query, userinfo or header value in it.
@@ -6,6 +6,9 @@ failure leaves it as an `OriginError` whose message has no query, userinfo or he
 Limits of an attempt: connecting (`wire.CONNECT_TIMEOUT`), the whole head (`wire.HEAD_TIMEOUT`), and for the body a
 least rate: `LEAST_RATE` over each `RATE_WINDOW` of waiting. Only time spent waiting for the origin counts, so a slow
 disk is not held against it.
+
+It is HTTP/1.1 throughout. Over HTTP/2 (httpx with h2, TLS on loopback, nginx) 256 KiB ranges came at 0.4 of the rate
+one at a time and 16 at a time, 4 MiB ones at 0.3.
 
 httpx's pool is unbounded, so that nothing ever queues in it: httpcore 1.0.9 loses the slot of a request that is
 cancelled while it queues (encode/httpcore#1093).
@@ -18,6 +21,7 @@ import logging
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -26,7 +30,7 @@ import httpx
 import trio
 
 from lazyfs import __version__, urls
-from lazyfs.errors import OriginRefused, OriginUnreachable
+from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable
 from lazyfs.origin import wire
 from lazyfs.origin.wire import Place
 
@@ -123,8 +127,21 @@ class Reply:
 
     async def aclose(self) -> None:
         """Give the connection back where the body was read to its end, else close it."""
+        if self._exchange is None:
+            await self._end_pieces()
         with trio.CancelScope(shield=True):
             await self._response.aclose()
+
+    async def _end_pieces(self) -> None:
+        """Bring httpx's async generators, one around the other, to their end.
+
+        None of them closes the one that it iterates over, and trio warns of those that are collected unfinished. A
+        cancellation that begins at the innermost ends all of them.
+        """
+        with trio.CancelScope(shield=True) as scope, suppress(OriginError), _transport_errors(self.url):
+            scope.cancel()
+            while await anext(self._pieces, b""):
+                pass
 
 
 class Transport:

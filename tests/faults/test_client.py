@@ -18,11 +18,20 @@ import trio.testing
 
 from lazyfs import urls
 from lazyfs.counters import Counters
-from lazyfs.errors import BlobChanged, OriginError, OriginFailing, OriginRefused, OriginUnreachable
+from lazyfs.errors import (
+    BlobChanged,
+    OriginBadAnswer,
+    OriginError,
+    OriginFailing,
+    OriginRefused,
+    OriginUnreachable,
+)
 from lazyfs.extents import Extent
-from lazyfs.origin import transport, wire
-from lazyfs.origin.client import MAX_HOPS, Client, ClientOptions
+from lazyfs.origin import slots, transport, wire
+from lazyfs.origin.client import Client, ClientOptions
 from lazyfs.origin.credentials import CredentialOptions
+from lazyfs.origin.health import SAMPLES_LEAST, SLOW_AT_FIRST, SLOW_LEAST
+from lazyfs.origin.sender import MAX_HOPS
 from lazyfs.origin.transport import TransportOptions, Unconnected
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Version
@@ -55,7 +64,7 @@ async def fetch(asker: Client, url: str, version: Version, extent: Extent = PIEC
     async with aclosing(await asker.ask(url, extent, version)) as answer:
         assert answer.body.extent == extent
         body, length = bytearray(len(extent) + 1), 0
-        while count := await answer.receive_into(memoryview(body)[length:]):
+        while length < len(body) and (count := await answer.receive_into(memoryview(body)[length:])):
             length += count
         return bytes(body[:length])
 
@@ -72,7 +81,8 @@ async def until_left_alone(asker: Client, url: str) -> str:
     """Ask until nobody is let through any more; return what is said then."""
     while True:
         try:
-            await asker.probe(url)
+            with trio.move_on_after(0.3):
+                await asker.probe(url)
         except OriginFailing as exc:
             return exc.reason
         except OriginUnreachable:
@@ -119,6 +129,7 @@ def test_an_expired_target_is_resolved_again_once_for_all(origin: MisbehavingOri
                     nursery.start_soon(fetch, asker, url, version)
             assert count(origin, url, status) > 1
             assert count(origin, url, 302) == before + 1
+            assert asker._sender._resolving == {}
 
     run(main)
 
@@ -135,6 +146,32 @@ def test_a_target_that_is_good_for_one_use_is_resolved_for_each(origin: Misbehav
     run(main)
 
 
+def test_a_target_that_leads_on_by_now_is_resolved_again(origin: MisbehavingOrigin) -> None:
+    url = origin.url("redirect", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, url)
+            asker._sender._targets[url] = origin.url("redirect=2", BLOB)
+            assert await fetch(asker, url, version) == expected(origin)
+            assert asker._sender._targets == {url: origin.plain(BLOB)}
+
+    run(main)
+
+
+def test_so_many_targets_are_kept(origin: MisbehavingOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lazyfs.origin.sender.TARGETS_KEPT", 2)
+    names = [f"random-10-{number}" for number in range(4)]
+
+    async def main() -> None:
+        async with client() as asker:
+            for name in names:
+                await pinned(asker, origin.url("redirect", name))
+            assert list(asker._sender._targets) == [origin.url("redirect", name) for name in names[-2:]]
+
+    run(main)
+
+
 def test_a_target_that_cannot_be_reached_any_more_is_forgotten(origin: MisbehavingOrigin) -> None:
     url = origin.url("redirect", BLOB)
 
@@ -143,7 +180,7 @@ def test_a_target_that_cannot_be_reached_any_more_is_forgotten(origin: Misbehavi
             version = await pinned(asker, url)
             with socket.socket() as closed:
                 closed.bind(("127.0.0.1", 0))
-                asker._targets[url] = f"http://127.0.0.1:{closed.getsockname()[1]}/gone"
+                asker._sender._targets[url] = f"http://127.0.0.1:{closed.getsockname()[1]}/gone"
                 with pytest.raises(Unconnected):
                     await fetch(asker, url, version)
             assert await fetch(asker, url, version) == expected(origin)
@@ -198,6 +235,18 @@ def test_no_header_of_ours_goes_to_another_origin(origin: MisbehavingOrigin) -> 
     assert by_status == {302: 1, 206: 2}
 
 
+def test_a_password_for_a_token_server_goes_to_no_other(origin: MisbehavingOrigin) -> None:
+    url = origin.url("redirect-port", "random-10-x")
+
+    async def main() -> None:
+        async with client() as asker:
+            assert await asker._sender._fetch_token(url, {"authorization": "planted"}) == origin.expected("random-10-x")
+
+    run(main)
+    log = origin.log()
+    assert [(line["status"], line["headers"].get("authorization")) for line in log] == [(302, "planted"), (200, None)]
+
+
 def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
     pem = self_signed(tmp_path)
     with MisbehavingOrigin(tls=pem) as origin:
@@ -237,6 +286,104 @@ def test_a_url_is_sent_to_the_letter(origin: MisbehavingOrigin) -> None:
     asked = [line["target"] for line in origin.log()]
     assert asked[0] == plain.removeprefix(origin.base)
     assert asked[-1] == target
+
+
+# What is asked for, and what of an answer is believed.
+
+
+def test_each_request_is_a_plain_get_of_one_range(origin: MisbehavingOrigin) -> None:
+    """Of the bytes as they are, on the condition that the version is still the same; metadata costs one byte."""
+    url = origin.plain(BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            found = await asker.probe(url)
+            assert found is not None
+            assert found.head == origin.expected(BLOB, 0, 1)
+            assert await fetch(asker, url, found.version) == expected(origin)
+            assert await asker.probe(url, found.version) is None
+
+    run(main)
+    log = origin.log()
+    etag = log[1]["headers"]["if-match"]
+    assert etag.startswith('"')
+    assert [line["method"] for line in log] == ["GET"] * 3
+    assert [line["range"] for line in log] == ["bytes=0-0", "bytes=100000-299999", "bytes=0-0"]
+    assert [line["status"] for line in log] == [206, 206, 304]
+    assert [line["body_bytes"] for line in log] == [1, len(PIECE), 0]
+    assert [line["headers"].get("if-match") for line in log] == [None, etag, None]
+    assert [line["headers"].get("if-none-match") for line in log] == [None, None, etag]
+    assert not any("if-range" in line["headers"] for line in log)
+    assert {line["headers"]["accept-encoding"] for line in log} == {"identity"}
+
+
+def test_a_weak_etag_is_compared_and_no_condition_of_a_range(origin: MisbehavingOrigin) -> None:
+    url = origin.url("weak-etag", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, url)
+            assert (version.etag or "").startswith("W/")
+            assert await fetch(asker, url, version) == expected(origin)
+            origin.swap(BLOB)
+            with pytest.raises(BlobChanged):
+                await fetch(asker, url, version)
+
+    run(main)
+    assert not any("if-match" in line["headers"] for line in origin.log())
+
+
+def test_of_a_version_that_is_gone_nothing_is_sent(origin: MisbehavingOrigin) -> None:
+    url = origin.plain(BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, url)
+            origin.swap(BLOB)
+            with pytest.raises(BlobChanged):
+                await fetch(asker, url, version)
+
+    run(main)
+    assert count(origin, url, 412) == 2, "the second one goes past the caches"
+    assert count(origin, url, 200) == 0
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "reason"),
+    [
+        ("short@2-", OriginUnreachable, "closed in mid-answer"),
+        ("no-length,short=7@2-", OriginBadAnswer, "ended 7 bytes early"),
+        ("endless@2-", OriginBadAnswer, "more bytes than were due"),
+        ("chunked,short@2-", OriginUnreachable, "not an HTTP answer"),
+        ("chunked,reset@2-", OriginUnreachable, "reset"),
+    ],
+)
+def test_a_body_of_another_length_is_no_answer(
+    origin: MisbehavingOrigin, behaviour: str, kind: type[OriginError], reason: str
+) -> None:
+    url = origin.url(behaviour, BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, url)
+            with pytest.raises(kind, match=reason):
+                await fetch(asker, url, version)
+
+    run(main)
+
+
+def test_cookies_are_not_kept(origin: MisbehavingOrigin) -> None:
+    """Blobs are the same for everybody, and what one URL says must not change what is asked at another."""
+    url = origin.url("cookie,redirect", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            assert await fetch(asker, url, await pinned(asker, url)) == expected(origin)
+
+    run(main)
+    log = origin.log()
+    assert [line["status"] for line in log] == [302, 206, 206]
+    assert not any("cookie" in line["headers"] for line in log)
 
 
 # Versions.
@@ -309,9 +456,25 @@ def test_a_slow_reader_is_not_held_against_the_origin(
         async with client() as asker:
             version = await pinned(asker, url)
             async with aclosing(await asker.ask(url, PIECE, version)) as answer:
+                received = await answer.receive_into(memoryview(bytearray(1 << 16)))
+                assert received > transport.LEAST_RATE  # what came with the head; the rest comes as it is asked for
                 for _ in range(10):
                     await trio.sleep(0.05)  # the disk takes its time
                     assert await answer.receive_into(memoryview(bytearray(1)))
+
+    run(main)
+
+
+@pytest.mark.parametrize("status", ["429:7", "503:d30"])
+def test_a_retry_after_is_told(origin: MisbehavingOrigin, status: str) -> None:
+    url = origin.url(f"status={status}@2-", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, url)
+            with pytest.raises(OriginUnreachable) as caught:
+                await fetch(asker, url, version)
+            assert caught.value.retry_after == 7 if status == "429:7" else 5 < (caught.value.retry_after or 0) <= 30
 
     run(main)
 
@@ -393,6 +556,19 @@ def test_a_url_that_fails_does_not_break_its_origin(origin: MisbehavingOrigin) -
     run(main)
 
 
+@pytest.mark.parametrize("behaviour", ["drop", "status=500", "stall", "stall-body=0"])
+def test_a_url_without_an_answer_of_use_is_left_alone(origin: MisbehavingOrigin, behaviour: str) -> None:
+    """Also when each of its readers has left before the attempt had failed."""
+    url = origin.url(behaviour, BLOB)
+
+    async def main() -> None:
+        async with client(ClientOptions(patience=0.5, hedge=0)) as asker:
+            assert "no answer that can be used" in await until_left_alone(asker, url)
+        origin.release()
+
+    run(main)
+
+
 # Concurrency.
 
 
@@ -402,8 +578,8 @@ def test_an_origin_that_says_it_is_too_much_gets_less(origin: MisbehavingOrigin)
     async def main() -> None:
         async with client() as asker:
             version = await pinned(asker, url)
-            slots = asker._slots[urls.origin_of(url)]
-            before = slots.limit.value
+            here = asker._sender._slots[urls.origin_of(url)]
+            before = here.limit.value
 
             async def try_once() -> None:
                 with contextlib.suppress(OriginError):
@@ -412,8 +588,8 @@ def test_an_origin_that_says_it_is_too_much_gets_less(origin: MisbehavingOrigin)
             async with trio.open_nursery() as nursery:
                 for _ in range(20):
                     nursery.start_soon(try_once)
-            assert slots.limit.value <= before / 2
-            assert not slots._held
+            assert here.limit.value <= before / 2
+            assert not here._held
 
     run(main)
 
@@ -424,12 +600,112 @@ def test_no_more_requests_are_under_way_than_the_limit_allows(origin: Misbehavin
     async def main() -> None:
         async with client() as asker:
             version = await pinned(asker, url)
-            asker._slots[urls.origin_of(url)].limit.value = 3.0
-            asker._slots[urls.origin_of(url)].limit.answered = lambda seconds, under_way: None  # type: ignore[method-assign]
+            asker._sender._slots[urls.origin_of(url)].limit.value = 3.0
+            asker._sender._slots[urls.origin_of(url)].limit.answered = lambda seconds, under_way: None  # type: ignore[method-assign]
             async with trio.open_nursery() as nursery:
                 for _ in range(12):
                     nursery.start_soon(fetch, asker, url, version)
             assert origin.stats(url)["peak"] == 3
+
+    run(main)
+
+
+def test_requests_to_one_origin_do_not_wait_for_those_to_another(origin: MisbehavingOrigin) -> None:
+    url = origin.plain(BLOB)
+    other = url.replace(origin.base, origin.other)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, url)
+            async with aclosing(await asker.ask(url, PIECE, version)):
+                asker._sender._slots[urls.origin_of(url)].limit.value = 1.0
+                assert await fetch(asker, other, version) == expected(origin)
+                assert asker._sender._slots[urls.origin_of(url)].limit.value == 1.0, "that was another one's"
+                assert len(asker._sender._slots[urls.origin_of(url)]._held) == 1
+
+    run(main)
+
+
+def test_whatever_comes_shows_that_a_request_is_alive(origin: MisbehavingOrigin) -> None:
+    """The head after a while, and each piece of the body: until then it may count as stalled."""
+    url = origin.url("delay=50ms", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, url)
+            began = trio.current_time()
+            async with aclosing(await asker.ask(url, PIECE, version)) as answer:
+                (slot,) = asker._sender._slots[urls.origin_of(url)]._held
+                assert slot.heard_at >= began + 0.05
+                before = trio.current_time()
+                await answer.receive_into(memoryview(bytearray(100)))
+                assert slot.heard_at >= before
+
+    run(main)
+
+
+def test_prefetch_gives_way_to_demand_between_two_pieces(
+    origin: MisbehavingOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "GIVES_WAY", 60.0)
+    monkeypatch.setattr(slots, "STALLED", 60.0)
+    url = origin.plain(BLOB)
+
+    async def main() -> None:
+        async with client() as asker, trio.open_nursery() as nursery:
+            version = await pinned(asker, url)
+            came = trio.Event()
+
+            async def prefetch() -> None:
+                async with aclosing(await asker.ask(url, PIECE, version, lambda: Urgency.PREFETCH)) as answer:
+                    await answer.receive_into(memoryview(bytearray(100)))
+                    came.set()
+
+            async with aclosing(await asker.ask(url, PIECE, version)):
+                nursery.start_soon(prefetch)
+                while origin.stats(url)["requests"] < 3:
+                    await trio.sleep(0.001)
+                with trio.move_on_after(0.1):
+                    await came.wait()
+                assert not came.is_set()
+            await came.wait()
+
+    run(main)
+
+
+# Two for one.
+
+
+def test_a_second_request_is_allowed_for_so_many_that_were_sent(origin: MisbehavingOrigin) -> None:
+    url = origin.plain(BLOB)
+
+    async def main() -> None:
+        async with client(ClientOptions(hedge=0.5)) as asker:
+            version = await pinned(asker, url)
+            assert [asker.may_hedge() for _ in range(3)] == [True, False, False]
+            for _ in range(4):
+                await fetch(asker, url, version)
+            assert [asker.may_hedge() for _ in range(3)] == [True, True, False]
+            assert asker._counters.hedges == 3
+
+    run(main)
+
+
+def test_slow_is_what_it_is_not_usually(origin: MisbehavingOrigin) -> None:
+    url = origin.plain(BLOB)
+
+    async def main() -> None:
+        async with client(ClientOptions()) as asker:
+            version = await pinned(asker, url)
+            assert asker.slow(url) == SLOW_AT_FIRST
+            for _ in range(SAMPLES_LEAST):
+                await fetch(asker, url, version)
+            latencies = asker._sender._slots[urls.origin_of(url)].latencies
+            assert 0 < latencies.usual < 60
+            assert asker.slow(url) == latencies.slow == max(SLOW_LEAST, latencies.usual)
+            assert asker.slow("http://another.example/") == SLOW_AT_FIRST
+        async with client(ClientOptions(hedge=0)) as asker:
+            assert asker.slow(url) == float("inf"), "nothing is asked for twice"
 
     run(main)
 
@@ -462,8 +738,8 @@ def test_nothing_is_left_of_requests_that_fail_or_are_cancelled(origin: Misbehav
                 async with trio.open_nursery() as nursery:
                     for number in range(start, start + 48):
                         nursery.start_soon(one, number)
-            assert all(not slots._held and not slots._waiting for slots in asker._slots.values())
-            assert asker._resolving == {}
+            assert all(not here._held and not here._waiting for here in asker._sender._slots.values())
+            assert asker._sender._resolving == {}
             origin.release()
         gc.collect()
         assert len(os.listdir("/proc/self/fd")) <= before
@@ -479,9 +755,9 @@ def test_urgency_is_looked_at_when_there_is_a_choice(origin: MisbehavingOrigin) 
     async def main() -> None:
         async with client() as asker:
             version = await pinned(asker, url)
-            slots = asker._slots[urls.origin_of(url)]
-            slots.limit.value = 1.0
-            slots.limit.answered = lambda seconds, under_way: None  # type: ignore[method-assign]
+            here = asker._sender._slots[urls.origin_of(url)]
+            here.limit.value = 1.0
+            here.limit.answered = lambda seconds, under_way: None  # type: ignore[method-assign]
             order: list[str] = []
             urgency = {"first": Urgency.DEMAND, "ahead": Urgency.READAHEAD, "other": Urgency.READAHEAD}
 

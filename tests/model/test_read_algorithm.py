@@ -11,8 +11,17 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lazyfs.errors import BlobChanged, DeadlineExceeded, OriginOffline, OriginRefused, StoreError
+from lazyfs.blob import FAILED_FOR
+from lazyfs.errors import (
+    BlobChanged,
+    DeadlineExceeded,
+    OriginOffline,
+    OriginRefused,
+    OriginUnreachable,
+    StoreError,
+)
 from lazyfs.extents import Extent
+from lazyfs.fetch import PASS_AGAIN, PASS_TRIES
 from lazyfs.store import BlobFile
 from lazyfs.urgency import Urgency
 from tests.fakes import NOT_FOUND, FakeOrigin, Fault, run, unavailable
@@ -267,6 +276,66 @@ async def test_retry_after_is_obeyed_but_not_for_hours(here: World) -> None:
         assert 10 < trio.current_time() - before < 130
 
 
+@scenario()
+async def test_the_pauses_grow_until_something_comes(here: World) -> None:
+    here.origin.faults.extend([unavailable()] * 5)
+    async with here.opened() as blob:
+        before = trio.current_time()
+        await here.check(blob, BLOCK, 10)
+        assert 1.5 < trio.current_time() - before < 3.2
+    here.origin.faults.extend(Fault(reset_after=BLOCK + 1) for _ in range(3))
+    async with here.opened() as blob:
+        before = trio.current_time()
+        await here.check(blob, 2 * BLOCK, 4 * BLOCK)
+        assert trio.current_time() - before < 0.31
+    assert here.origin.asked[-4:] == [Extent(index * BLOCK, SIZE) for index in (2, 3, 4, 5)]
+
+
+@scenario()
+async def test_an_answer_without_a_whole_block_is_a_failure(here: World) -> None:
+    """It may be right, but whoever sends such answers must not be asked again and again without a pause."""
+    here.origin.faults.extend([Fault(short=BLOCK - 1)] * 1000)
+    async with here.opened() as blob:
+        with pytest.raises(DeadlineExceeded):
+            await here.check(blob, BLOCK, 10)
+    assert len(here.origin.asked) < 30
+
+
+@scenario(ranged=False)
+async def test_a_pass_without_a_new_block_is_not_begun_for_ever(here: World) -> None:
+    """Each costs the origin the whole blob. What brings a block, if only one, is worth another try."""
+    broken = Fault(whole=True, reset_after=BLOCK - 1)
+    here.origin.faults.extend([broken] * (PASS_TRIES - 1) + [Fault(whole=True, reset_after=BLOCK)])
+    here.origin.faults.extend([broken] * PASS_TRIES)
+    async with here.opened() as blob:
+        with pytest.raises(OriginUnreachable):
+            await here.check(blob, 2 * BLOCK, 10)
+        assert len(here.origin.asked) == 2 * PASS_TRIES
+        before = trio.current_time()
+        await here.check(blob, 0, BLOCK)
+        assert trio.current_time() == before
+        await trio.sleep(FAILED_FOR)
+        await here.check(blob, 2 * BLOCK, 10)
+        assert trio.current_time() - before >= PASS_AGAIN
+    assert len(here.origin.asked) == 2 * PASS_TRIES + 1
+
+
+@scenario()
+async def test_a_process_that_is_stopped_with_a_block_keeps_nobody_from_the_others(here: World) -> None:
+    """Neither those of the same read, nor those of the same flight that lie before and behind it."""
+    async with here.opened() as blob:
+        with here.elsewhere() as other:
+            for index in (1, 3):
+                assert other.locks.try_blocks(Extent(index, index + 1))
+            hold = blob._take_off(range(1, BLOCKS)).hold(Urgency.READAHEAD)
+            for index in (2, 4, 5):
+                before = trio.current_time()
+                await here.check(blob, index * BLOCK, 10)
+                assert trio.current_time() - before < 0.1
+            hold.release()
+        await here.check(blob, BLOCK, 4 * BLOCK)
+
+
 @pytest.mark.parametrize("kind", [OriginRefused, BlobChanged])
 def test_a_refusal_is_not_asked_again(tmp_path: Path, kind: type[Exception]) -> None:
     @scenario()
@@ -339,3 +408,18 @@ async def test_sequential_reading_moves_each_byte_once(here: World) -> None:
             await here.check(blob, offset, 10_000)
     assert here.origin.sent == SIZE - 1  # the first came with the look-up
     assert sum(map(len, here.origin.asked)) == SIZE - 1
+
+
+@scenario()
+async def test_an_origin_that_gives_a_block_at_a_time_is_asked_for_several_at_once(here: World) -> None:
+    """As a cache does that keeps slices: one request after the other would take a round trip for each."""
+    here.origin.usually(Fault(short=BLOCK))
+    most = 0
+    async with here.opened() as blob:
+        await here.check(blob, 0, 2 * BLOCK)  # whereby it is learnt
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(blob.fill)
+            while blob.present_bytes() < SIZE:
+                most = max(most, here.origin.open)
+                await trio.lowlevel.checkpoint()
+    assert most > 1

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from unittest import mock
 
 import pytest
@@ -15,7 +15,15 @@ from trio.testing import wait_all_tasks_blocked
 
 from lazyfs.blob import Blobs, Limits
 from lazyfs.counters import Counters
-from lazyfs.errors import BlobChanged, DigestMismatch, OriginDenied, OriginError, OriginRefused, OriginUnreachable
+from lazyfs.errors import (
+    BlobChanged,
+    DigestMismatch,
+    OriginDenied,
+    OriginError,
+    OriginFailing,
+    OriginRefused,
+    OriginUnreachable,
+)
 from lazyfs.extents import Extent
 from lazyfs.origin.client import Attempt, Client, Found
 from lazyfs.store import Store
@@ -32,6 +40,7 @@ DATE = "Sat, 01 Jan 2022 00:00:00 GMT"
 A, B, C = (f"http://{name}/blob" for name in "abc")
 
 DEAD = Fault(OriginUnreachable("http://x/", "cannot connect"))
+FAILING = Fault(OriginFailing("http://x/", "cannot be reached"))
 DENIED = Fault(OriginDenied("http://x/", "it wants a password"))
 GONE = Fault(OriginRefused("http://x/", "HTTP 404", 404))
 CHANGED = Fault(BlobChanged("http://x/", "it has changed"))
@@ -203,6 +212,21 @@ def test_one_that_fails_is_asked_last_and_asked_behind_whether_it_is_well_again(
     play(tmp_path, Origins(CONTENT, CONTENT), main)
 
 
+def test_one_that_was_left_alone_is_used_as_soon_as_it_answers(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        origins = ground.origins
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B])
+        origins[A].faults.append(FAILING)
+        await blob.read(5 * BLOCK, 1)
+        await blob.read(4 * BLOCK, 1)  # asks A, behind
+        await wait_all_tasks_blocked()
+        await blob.read(3 * BLOCK, 1)
+        assert origins.asked == [2, 2]
+        ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT), main)
+
+
 def test_a_slow_way_is_outrun_by_a_mirror_and_rests(tmp_path: Path) -> None:
     async def main(ground: Ground) -> None:
         origins = ground.origins
@@ -247,6 +271,30 @@ def test_of_two_answers_the_first_counts_and_the_other_is_let_go(tmp_path: Path,
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wake)
             assert await ground.read(0) == block(0)
+
+    play(tmp_path, Origins(CONTENT, CONTENT), main)
+
+
+def test_who_waits_for_a_slot_is_not_slow(tmp_path: Path) -> None:
+    """The clock runs from when the request was sent: what waits here would wait at the origin's next slot, too."""
+
+    async def main(ground: Ground) -> None:
+        origins, turn = ground.origins, trio.Event()
+        origins.slow_after = 0.3
+        ask = origins[A].ask
+
+        async def ask_later(*args: Any) -> FakeAnswer:
+            await turn.wait()
+            return await ask(*args)
+
+        async with trio.open_nursery() as nursery:
+            with mock.patch.object(origins[A], "ask", ask_later):
+                nursery.start_soon(ground.read, 0)
+                await trio.sleep(5)
+                assert origins.hedges == 0
+                turn.set()
+                await wait_all_tasks_blocked()
+        assert origins.asked == [1, 0]
 
     play(tmp_path, Origins(CONTENT, CONTENT), main)
 
@@ -345,6 +393,39 @@ def test_a_mirror_that_changes_is_not_used_any_more(tmp_path: Path) -> None:
     play(tmp_path, Origins(CONTENT, CONTENT), main)
 
 
+def test_a_mirror_that_changed_is_looked_at_afresh_after_a_while(tmp_path: Path) -> None:
+    """The same bytes, put there anew: their ETag is another one, their date and size are not."""
+
+    async def main(ground: Ground) -> None:
+        origins = ground.origins
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B])
+        origins.unwell.add(A)
+        assert bytes(await blob.read(5 * BLOCK, 1)) == block(5)[:1]
+        origins[B].version = Version(SIZE, '"moved"', DATE)
+        assert bytes(await blob.read(4 * BLOCK, 1)) == block(4)[:1]
+        assert origins.asked == [1, 2]
+        await trio.sleep(REFUSED_FOR)
+        origins[A].faults.append(DEAD)
+        assert bytes(await blob.read(3 * BLOCK, 1)) == block(3)[:1]
+        assert origins.asked == [2, 3]
+        ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT), main)
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"a"'])
+def test_a_weak_etag_does_not_prove_a_mirror(tmp_path: Path, etag: str | None) -> None:
+    async def main(ground: Ground) -> None:
+        ground.origins[A].faults.extend([DEAD] * 3)
+        assert await ground.read(0) == block(0)
+        assert ground.origins.asked[1] == 0
+
+    origins = Origins(CONTENT, OTHER)
+    for origin in origins.by_url.values():
+        origin.version = Version(SIZE, etag)
+    play(tmp_path, origins, main)
+
+
 # Digests.
 
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -387,6 +468,21 @@ def test_with_a_digest_who_opens_it_anew_reads_on_under_another_etag(tmp_path: P
         ground.blobs.close(held)
 
     play(tmp_path, Origins(CONTENT), main)
+
+
+def test_two_names_of_one_blob_share_their_ways(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        first = await ground.blobs.open(ground.blob_id(DIGEST), ground.known)
+        second = await ground.blobs.open(ground.blob_id(DIGEST), Known(B, ground.origins[B].version), [C])
+        assert first is second
+        assert first.ways.urls == [A, B, C]
+        ground.origins[A].faults.append(DEAD)
+        assert bytes(await first.read(0, BLOCK)) == block(0)
+        assert ground.origins.asked == [1, 1, 0]
+        for blob in (first, second):
+            ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT, CONTENT), main)
 
 
 def test_bad_bytes_are_thrown_away_and_come_from_another_mirror(tmp_path: Path) -> None:

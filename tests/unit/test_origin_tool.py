@@ -264,6 +264,11 @@ def test_more_than_it_said(origin: MisbehavingOrigin) -> None:
             assert (b"Content-Length: 10" in head) == (behaviour == "extra=7")
 
 
+def test_cookies(origin: MisbehavingOrigin) -> None:
+    assert ask(origin.url("cookie", NAME)).headers["Set-Cookie"] == "visitor=1; Path=/"
+    assert ask(origin.url("cookie=a%3D2", NAME)).headers["Set-Cookie"] == "a=2; Path=/"
+
+
 def test_gzip(origin: MisbehavingOrigin) -> None:
     assert ask(origin.url("gzip", NAME), **ASKED).headers["Content-Encoding"] is None
     for reply in (

@@ -19,12 +19,12 @@ import trio.testing
 from lazyfs.entries import Entry
 from lazyfs.errors import BlobChanged, LazyfsError, OriginBadAnswer, SourceError
 from lazyfs.origin.client import Client
+from lazyfs.problems import PROBLEMS_KEPT, Problems
 from lazyfs.resolve import FRESH_FOR
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.feed import local_pieces
 from lazyfs.sources.spec import parse_source
 from lazyfs.tree import File
-from lazyfs.vfs import PROBLEMS_KEPT, Problems
 
 ROOT = 1
 
@@ -132,7 +132,7 @@ def test_an_index_takes_away_only_what_it_brought(tmp_path: Path) -> None:
             assert set(root.children) == {"gone", "from-a", "from-b", "dir", "own", "alias"}
             kept = {name: root.children[name] for name in ("from-a", "from-b", "dir", "own", "alias")}
             origin.page("/a/", "from-a/", "new")
-            await session.vfs.list_directory(root)
+            await session.vfs.listings.refresh(root)
             assert set(root.children) == {"from-a", "from-b", "dir", "own", "alias", "new"}
             assert {name: root.children[name] for name in kept} == kept
 
@@ -333,7 +333,7 @@ def test_a_name_removed_from_an_index_stays_away(tmp_path: Path) -> None:
             origin.file("/index/b", 1, "1")
             await session.add(parse_source(f"{origin.url}/index/"))
             session.vfs.remove("a")
-            await session.vfs.list_directory(session.vfs.tree.root)
+            await session.vfs.listings.refresh(session.vfs.tree.root)
             assert list(session.vfs.tree.root.children) == ["b"]
 
     _run(main)
@@ -369,7 +369,7 @@ def test_a_date_of_an_index_gives_way_to_the_origins_own(tmp_path: Path, listed:
             assert isinstance(undated, File)
             assert dated.mtime_ns == own
             assert undated.mtime_ns == east
-            await session.vfs.list_directory(session.vfs.tree.root)
+            await session.vfs.listings.refresh(session.vfs.tree.root)
             assert await session.vfs.lookup(ROOT, "dated") is dated
 
     _run(main)

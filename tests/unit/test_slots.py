@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from lazyfs.origin.health import SAMPLES_LEAST
 from lazyfs.origin.slots import GIVES_WAY, HOLDERS, STALLED, Limit, Slot, Slots
 from lazyfs.urgency import Urgency
 from tests.fakes import run
@@ -171,6 +172,21 @@ def test_who_hears_nothing_does_not_count() -> None:
             requests.held["stalled"].heard()  # it counts again, and what there is stays
             await trio.sleep(STALLED / 2)
             assert requests.got == ["stalled", "lively", "next"]
+
+    run(main)
+
+
+def test_where_all_answers_are_slow_silence_means_less() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            requests = await _requests(nursery, 1)
+            for _ in range(SAMPLES_LEAST):
+                requests.slots.latencies.note(STALLED)
+            await requests.want("silent", "next")
+            await trio.sleep(3 * STALLED)
+            assert requests.got == ["silent"]
+            await trio.sleep(2 * STALLED)
+            assert requests.got == ["silent", "next"]
 
     run(main)
 

@@ -320,6 +320,12 @@ def no_length(_: Exchange, answer: Answer, _argument: str) -> None:
     answer.framing = "close"
 
 
+@after("cookie", "TEXT", "visitor=1")
+def cookie(_: Exchange, answer: Answer, argument: str) -> None:
+    """A cookie, TEXT, for all of the origin."""
+    answer.headers["Set-Cookie"] = f"{argument}; Path=/"
+
+
 @after("garbage", "LINE", "HTTP/1.1 two hundred")
 def garbage(_: Exchange, answer: Answer, argument: str) -> None:
     """A status line that is none: LINE."""
