@@ -250,14 +250,13 @@ async def counted(session: Session, origin: MisbehavingOrigin) -> dict[str, int]
     """Count what has to go with the readers. Of connections, idle ones are not counted."""
     client, blobs, nodes = session.client, session.blobs, session.vfs.tree._inodes.values()
     places, opened = client._slots.values(), blobs._open.values()
-    stats = await trio.to_thread.run_sync(origin.stats)
     unused = idle(session)
     connections = _sockets(origin) - unused
     return {
         "tasks": trio.lowlevel.current_statistics().tasks_living,
         "descriptors": len(os.listdir("/proc/self/fd")) - len(connections | unused),
         "connections": len(connections),
-        "answers under way": sum(path["open"] for path in stats["paths"].values()),
+        "answers under way": await trio.to_thread.run_sync(origin.under_way),
         "slots held": sum(len(one._held) for one in places),
         "slots waited for": sum(len(one._waiting) for one in places),
         "targets resolved anew": len(client._resolving),

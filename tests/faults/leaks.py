@@ -83,8 +83,9 @@ async def _campaign(options: argparse.Namespace, origin: MisbehavingOrigin, stor
         for stage in range(2, _stages(options.requests) + 1):
             counts = await _stage(run, options, stage, base)
             left = _left(counts, base)
-        if left and trace is not None:
-            print(*tracemalloc.take_snapshot().compare_to(trace, "traceback")[:TYPES_SHOWN], sep="\n")
+        if trace is not None:
+            for grown in tracemalloc.take_snapshot().compare_to(trace, "traceback")[:TYPES_SHOWN]:
+                print(f"{grown.size_diff:+} bytes, {grown.count_diff:+} pieces", *grown.traceback.format(), sep="\n")
         if left:
             print("there is more of", dict((_types() - types).most_common(TYPES_SHOWN)))
         kept = campaign.bounded(session).items()
