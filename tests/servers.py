@@ -207,6 +207,10 @@ class MisbehavingOrigin:
         """Return the counts of one URL's path, or everything: see tools/misbehaving_origin/ledger.py."""
         return self.wait(url) if url else self._control("GET", "stats")
 
+    def under_way(self) -> int:
+        """Return how many requests are under way; `stats` says so too, with a line for each there ever was."""
+        return cast("int", self._control("GET", "open")["open"])
+
     def wait(
         self,
         url: str | None = None,

@@ -423,7 +423,7 @@ def test_a_stall_lasts_until_the_client_leaves(origin: MisbehavingOrigin, behavi
         with pytest.raises(TimeoutError):
             client.ask(url, **ASKED)
         stats = origin.stats(url)
-        assert (stats["requests"], stats["open"]) == (1, 1)
+        assert (stats["requests"], stats["open"], origin.under_way()) == (1, 1, 1)
         assert stats["body_bytes"] >= before
     assert origin.wait(url, most_open=0)["open"] == 0
     (line,) = origin.log()

@@ -13,6 +13,7 @@
 
     /token/LIMIT                     bearer tokens, for `bearer`
     GET  /control/stats              what happened, as JSON: see ledger.py
+    GET  /control/open               only how many requests are under way
     GET  /control/wait?path=P&requests=N&open=N&connections=N&timeout=S
                                      P's stats (everybody's without P), once P has seen at least so many
                                      requests, has at most so many under way, and at most so many connections

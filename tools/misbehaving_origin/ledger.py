@@ -147,6 +147,11 @@ class Ledger:
                 "paths": {name: count.as_json() for name, count in self._paths.items()},
             }
 
+    def under_way(self) -> int:
+        """Return how many requests are under way."""
+        with self.changed:
+            return sum(count.open for count in self._paths.values())
+
     def version(self, name: str) -> tuple[int, int | None]:
         """Return the version of a blob's name that is current, and its size if that was changed."""
         with self.changed:

@@ -109,6 +109,8 @@ class Origin:
             case "GET", ("stats", _, _):
                 stats = self.ledger.stats() | {"urls": [door.base for door in self.doors]}
                 return _json(stats)
+            case "GET", ("open", _, _):
+                return _json({"open": self.ledger.under_way()})
             case "GET", ("wait", _, _):
                 path = query.get("path")
                 timeout = min(float(query.get("timeout", "5")), WAIT_MOST)
