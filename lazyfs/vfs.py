@@ -132,6 +132,10 @@ class Vfs:
         return urls.ways(entry.url or "", entry.mirrors, self._mirrors)
 
     def _bind(self, file: File, known: Known) -> None:
+        if file.known is not None and file.known.version != known.version:
+            # Somebody who asked at the same time heard of another version, and a file is of one all its life.
+            self._changed(known)
+            return
         if file.size is not None and file.size != known.version.size:
             if not self._listed_by_index(file):
                 raise OriginBadAnswer(

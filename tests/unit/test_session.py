@@ -25,6 +25,7 @@ from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.feed import local_pieces
 from lazyfs.sources.spec import parse_source
 from lazyfs.tree import File
+from lazyfs.versions import Known, Version
 
 ROOT = 1
 
@@ -371,5 +372,37 @@ def test_a_date_of_an_index_gives_way_to_the_origins_own(tmp_path: Path, listed:
             assert undated.mtime_ns == east
             await session.vfs.listings.refresh(session.vfs.tree.root)
             assert await session.vfs.lookup(ROOT, "dated") is dated
+
+    _run(main)
+
+
+def test_two_who_hear_of_two_versions_at_once_leave_a_file_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an inode's pages in the kernel, and the blocks that are read for it, would be of both."""
+
+    async def main() -> None:
+        async with _session(tmp_path) as (session, origin):
+            url = f"{origin.url}/file"
+            versions = iter([Known(url, Version(5, '"1"')), Known(url, Version(5, '"2"'))])
+            here = trio.Event()
+
+            async def known(*_: object, **__: object) -> Known:
+                found = next(versions)
+                await here.wait()
+                return found
+
+            session.vfs.tree.add(Entry("file", url=url))
+            file = session.vfs.tree.find("file")
+            assert isinstance(file, File)
+            monkeypatch.setattr(session.resolver, "known", known)
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(session.vfs.resolve, file)
+                await trio.testing.wait_all_tasks_blocked()
+                here.set()
+            now = session.vfs.tree.find("file")
+            assert isinstance(now, File)
+            assert now is not file
+            assert now.inode != file.inode
+            assert {file.known and file.known.version.etag, now.known and now.known.version.etag} == {'"1"', '"2"'}
 
     _run(main)
