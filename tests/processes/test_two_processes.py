@@ -31,7 +31,7 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
     docroot = tmp_path / "docroot"
     docroot.mkdir()
     (docroot / "blob").write_bytes(CONTENT)
-    with Nginx(tmp_path / "nginx", docroot, server="limit_rate 32m;") as nginx:
+    with Nginx(tmp_path / "nginx", docroot, server="limit_rate 4m;") as nginx:
         yield nginx
 
 
