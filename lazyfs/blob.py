@@ -53,6 +53,9 @@ log = logging.getLogger(__name__)
 FAILED_FOR: Final = 3.0
 """Seconds for which a block that failed fails at once."""
 
+USES_EVERY: Final = 1.0
+"""Seconds for which it is noted in memory only which blocks were read."""
+
 FILL_WORKERS: Final = 4
 """Runs fetched at a time when a whole blob is wanted."""
 
@@ -79,13 +82,15 @@ class Blob:
         self._shared = shared
         digest = digest_of(blob_id) is not None
         self.ways = Ways(known, shared.client, shared.counters, shared.nursery, self._sample, digest=digest)
-        self._fetcher = Fetcher(file, known, self.ways, shared.memory, shared.counters)
+        self._fetcher = Fetcher(shared.store, file, known, self.ways, shared.memory, shared.counters)
         self._flights = self._fetcher.flights
         self._readahead = Readahead(file.geometry)
         self._ahead: list[Hold] = []
         self._failed: dict[int, tuple[float, LazyfsError]] = {}
-        self._leading = 0  # flights launched whose leader has not returned
+        self._busy = 0  # tasks that need its files: leaders of flights, and who writes down what was read
         self._complete = file.complete()
+        self._used: set[int] = set()  # blocks that were read since that was last written down
+        self._uses_due = trio.current_time() + USES_EVERY
 
     async def read(self, offset: int, length: int) -> bytes | memoryview:
         """Return the bytes `[offset, offset + length)`, cut at the end of the blob only.
@@ -161,7 +166,7 @@ class Blob:
                 _release(holds)
             before, missing = missing, set(self._file.missing(run))
             if missing >= before and not gave_up:
-                raise StoreError(f"blob {self.blob_id}: the store does not take what was fetched; is its disk full?")
+                raise StoreError(f"blob {self.blob_id}: {self._shared.store.why_full()}")
 
     async def _until_done(self, flight: Flight) -> None:
         """Wait for a flight's end, as long as it comes nearer."""
@@ -202,7 +207,7 @@ class Blob:
 
     def _take_off(self, blocks: Iterable[int]) -> Flight:
         flight = self._flights.launch(blocks)
-        self._leading += 1
+        self._busy += 1
         self._shared.nursery.start_soon(self._lead, flight)
         return flight
 
@@ -214,7 +219,7 @@ class Blob:
             else:
                 await self._note_complete()
         finally:
-            self._leading -= 1
+            self._busy -= 1
             self._shared.forget_if_idle(self)
 
     async def _note_complete(self) -> None:
@@ -259,7 +264,25 @@ class Blob:
                     self._refuse_offline(Extent(index, index + 1))
                     self._take_off([index])
             if block is not None:
+                self._note_use(index)
                 return block
+
+    def _note_use(self, index: int) -> None:
+        """Note that a block is read, and see to it that this is written down now and then."""
+        self._used.add(index)
+        now = trio.current_time()
+        if now >= self._uses_due:
+            self._uses_due = now + USES_EVERY
+            self._busy += 1
+            self._shared.nursery.start_soon(self._write_uses)
+
+    async def _write_uses(self) -> None:
+        used, self._used = self._used, set()
+        try:
+            await trio.to_thread.run_sync(self._shared.store.note_uses, self._file, used)
+        finally:
+            self._busy -= 1
+            self._shared.forget_if_idle(self)
 
     async def _join(self, flight: Flight, index: int, deadline: float) -> Block | None:
         """Wait for a block of a flight; None when the flight ended without it: look again."""
@@ -320,7 +343,7 @@ class Blob:
     @property
     def idle(self) -> bool:
         """Whether nobody has it open and nothing of it is under way."""
-        return self.opens == 0 and self._leading == 0
+        return self.opens == 0 and self._busy == 0
 
     @property
     def mismatch(self) -> DigestMismatch | None:
@@ -334,6 +357,7 @@ class Blob:
     def close_file(self) -> None:
         """Close its files; it must be idle."""
         self.closed = True
+        self._shared.store.note_uses(self._file, self._used)
         self._file.close()
 
 

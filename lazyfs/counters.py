@@ -16,6 +16,7 @@ class Counters:
     blocks_fetched: int = 0
     blocks_awaited: int = 0  # another process fetched them for us
     blocks_hit: int = 0  # they were in memory or in the store
+    blocks_bypassed: int = 0  # fetched, read, and not taken by the store, which is full or failing
     blocks_corrupt: int = 0  # present, but not matching their checksum
     retries: int = 0
     hedges: int = 0  # requests sent beside one that was slow

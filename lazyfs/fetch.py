@@ -39,7 +39,7 @@ from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Answer
 from lazyfs.records import MISSING
-from lazyfs.store import BlobFile
+from lazyfs.store import BlobFile, Store
 from lazyfs.urgency import Urgency
 from lazyfs.verify import record_verified
 from lazyfs.versions import Known, digest_of
@@ -70,10 +70,13 @@ _UNBOUNDED: Final = 1 << 62
 class Fetcher:
     """Leads the flights of one open blob."""
 
-    def __init__(self, file: BlobFile, known: Known, ways: Ways, memory: CheckedBlocks, counters: Counters) -> None:
+    def __init__(
+        self, store: Store, file: BlobFile, known: Known, ways: Ways, memory: CheckedBlocks, counters: Counters
+    ) -> None:
         self.flights = FlightTable()
         self.one_pass = not known.ranged
         self.longest_run = max(1, LONGEST_RUN // file.geometry.block_size)  # blocks worth asking for in one request
+        self._store = store
         self._file = file
         self._head = known.head
         self._ways = ways
@@ -84,7 +87,6 @@ class Fetcher:
         # Blocks whose lock this process has. A flight releases only what is in here, never a range, since the
         # locks of all flights of this blob are on one descriptor.
         self._locked: set[int] = set()
-        self._disk_failed = False
         self._passes_begun = 0  # since the last new block
         self._pass_failed: tuple[float, OriginError] | None = None  # until when no pass is begun, and why
         self._digest = digest_of(file.blob_id)
@@ -302,21 +304,22 @@ class Fetcher:
             await self._land_and_commit(flight, answer, assembler)
             return
         # The body proves itself only by its end: put it in place, and vouch for it then.
-        awaited: dict[int, Block] = {}  # kept for those who wait, as the disk may be full
+        awaited: dict[int, Block] = {}  # kept for those who wait, as the store may not take it
         checksums: dict[int, int] = {}
-        async with aclosing(assembler.blocks(answer)) as blocks:
-            async for index, block in blocks:
-                if index not in flight.blocks:
-                    continue
-                if flight.awaited(index):
-                    awaited[index] = block
-                try:
+        try:
+            async with aclosing(assembler.blocks(answer)) as blocks:
+                async for index, block in blocks:
+                    if index not in flight.blocks:
+                        continue
+                    if flight.awaited(index):
+                        awaited[index] = block
                     if self._owned(index):
-                        checksums[index] = await trio.to_thread.run_sync(self._file.write, index, block)
-                except OSError as exc:
-                    self._disk_fails(exc)
-                    checksums[index] = MISSING
-        if not await self._store(flight, partial(self._record_written, checksums)):
+                        checksums[index] = await trio.to_thread.run_sync(self._store.write, self._file, index, block)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._take_back, checksums)
+            raise
+        if not await self._in_thread(flight, partial(self._record_written, checksums)):
             return
         for index in sorted(awaited.keys() | checksums.keys()):
             self._counters.blocks_fetched += 1
@@ -357,47 +360,61 @@ class Fetcher:
                 if self.mismatch is not None:
                     continue
                 ours = [item for item in batch if self._owned(item[0])]
-                if not await self._store(flight, partial(self._commit, ours)):
+                if not await self._in_thread(flight, partial(self._commit, ours)):
                     continue
                 if self._digest is not None:
                     for index, block in batch:
                         self._land(flight, index, block)
                 self._settle(flight, [index for index, _ in batch])
 
-    async def _store(self, flight: Flight, step: Callable[[], None]) -> bool:
+    async def _in_thread(self, flight: Flight, step: Callable[[], None]) -> bool:
         """Do a step of a commit in a worker thread; False, and the flight's end, for a blob that proves to be wrong."""
         try:
             await trio.to_thread.run_sync(step)
-        except OSError as exc:
-            self._disk_fails(exc)
         except DigestMismatch as exc:
             self.mismatch = exc
             flight.scope.cancel()
             return False
         return True
 
-    def _disk_fails(self, exc: OSError) -> None:
-        """Say once that the store cannot take blocks; the readers have their bytes all the same."""
-        if not self._disk_failed:
-            log.warning("the store cannot take blocks: %s; reads go on without it", exc.strerror or exc)
-        self._disk_failed = True
-
     def _commit(self, batch: list[tuple[int, Block]]) -> None:
         """Put blocks in place, each before its entry (I1). Runs in a worker thread. *Locks*: theirs, held."""
         for index, block in batch:
-            self._record(index, block, self._file.write(index, block))
+            checksum = self._store.write(self._file, index, block)
+            if checksum == MISSING:
+                self._counters.blocks_bypassed += 1
+            else:
+                self._record(index, block, checksum)
 
     def _record(self, index: int, block: Block, checksum: int) -> None:
-        if self._digest is None:
-            self._file.record(index, checksum)
-        else:
-            record_verified(self._file, index, block, checksum, self._digest, self._ways.shown)
+        try:
+            if self._digest is None:
+                self._file.record(index, checksum)
+            else:
+                record_verified(self._file, index, block, checksum, self._digest, self._ways.shown)
+        except OSError as exc:
+            self._store.take_back(self._file, index, exc)
 
     def _record_written(self, checksums: Mapping[int, int]) -> None:
         """Record blocks that were put in place before they were proven. Runs in a worker thread."""
         for index, checksum in checksums.items():
-            if checksum != MISSING and (block := self._file.written(index, checksum)) is not None:
+            if checksum == MISSING:
+                self._counters.blocks_bypassed += 1
+                continue
+            try:
+                block = self._file.written(index, checksum)
+            except OSError as exc:
+                self._store.take_back(self._file, index, exc)
+                continue
+            if block is None:
+                self._store.take_back(self._file, index)
+            else:
                 self._record(index, block, checksum)
+
+    def _take_back(self, checksums: Mapping[int, int]) -> None:
+        for index, checksum in checksums.items():
+            if checksum != MISSING:
+                self._store.take_back(self._file, index)
 
 
 async def read_stored(file: BlobFile, index: int, counters: Counters) -> bytearray | None:

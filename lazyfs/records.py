@@ -20,6 +20,23 @@ A worked example, a blob of 262,145 bytes whose first block is present:
 
     6c617a796673 6d70 | 01000000 | 00000400 | 0100040000000000 | 00*32 | check | first block's XXH3-64 | 00*8
 
+uses, one for each blob, a file of hints: whatever it says, only which blocks are evicted first depends on it:
+
+    uses     := use*                                 one for each block; a short file has zeros at its end
+    use      := u64                                  0: never used; else 2 * clock + hot (replacement.py)
+
+quota, one for the store; its locks are quota.py's:
+
+    quota    := magic version reserved clock used max_cache min_free check slot*
+    magic    := "lazyfsqt"                           8 bytes
+    version  := u32                                  1
+    reserved := 12 zero bytes
+    clock    := u64                                  bytes of blob data ever reserved: the store's logical time
+    used     := u64                                  bytes of blob data on the disk or reserved, at the most
+    max_cache, min_free := u64                       bytes; 0: no bound
+    check    := u64                                  XXH3-64 of the 56 bytes before it
+    slot     := u64                                  bytes that one process has reserved and may not have written
+
 The checksum of a block is its XXH3-64 with seed 0, except that 0 is written as 1, because 0 says "missing". It is
 there to find rot, torn writes and holes, not attackers. An entry is 8 bytes at a multiple of 8, so it lies in one
 sector and one page: a write of it is seen whole or not at all. A short map, or one that ends in mid-entry, has missing
@@ -43,9 +60,15 @@ MAP_HEADER_SIZE: Final = 64
 ENTRY_SIZE: Final = 8
 MISSING: Final = 0
 
+QUOTA_SIZE: Final = 64
+SLOT_SIZE: Final = 8
+USE_SIZE: Final = 8
+
 _HEADER = struct.Struct("<8sIIQ32x")
 _CHECK = struct.Struct("<Q")
 _MAGIC = b"lazyfsmp"
+_QUOTA = struct.Struct("<8sI12xQQQQ")
+_QUOTA_MAGIC = b"lazyfsqt"
 _FORMAT_PREFIX = "lazyfs store "
 
 
@@ -59,6 +82,16 @@ class MapHeader:
 
     block_size: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What all processes of a store share about its size. *Units*: bytes; bounds of 0 are none."""
+
+    clock: int = 0
+    used: int = 0
+    max_cache: int = 0
+    min_free: int = 0
 
 
 def checksum(block: bytes | bytearray | memoryview) -> int:
@@ -99,6 +132,25 @@ def unpack_entries(data: bytes, count: int) -> tuple[int, ...]:
     """Decode `count` entries; what `data` is too short for is missing."""
     whole = min(len(data) // ENTRY_SIZE, count)
     return struct.unpack_from(f"<{whole}Q", data) + (MISSING,) * (count - whole)
+
+
+def pack_quota(quota: Quota) -> bytes:
+    """Encode the quota without its slots."""
+    body = _QUOTA.pack(_QUOTA_MAGIC, FORMAT, quota.clock, quota.used, quota.max_cache, quota.min_free)
+    return body + _CHECK.pack(xxhash.xxh3_64_intdigest(body))
+
+
+def unpack_quota(data: bytes) -> Quota:
+    """Decode the quota. *Raises*: BadRecord, when any bit of it is not as written."""
+    if len(data) < QUOTA_SIZE:
+        raise BadRecord(f"the quota is {len(data)} bytes long instead of {QUOTA_SIZE}")
+    body = data[: _QUOTA.size]
+    magic, version, clock, used, max_cache, min_free = _QUOTA.unpack(body)
+    if _CHECK.unpack_from(data, _QUOTA.size)[0] != xxhash.xxh3_64_intdigest(body):
+        raise BadRecord("the quota does not match its checksum")
+    if magic != _QUOTA_MAGIC or version != FORMAT:
+        raise BadRecord("the quota is of another format")
+    return Quota(clock, used, max_cache, min_free)
 
 
 def pack_format() -> bytes:

@@ -18,7 +18,7 @@ from lazyfs import records, urls
 from lazyfs.blob import Blobs, Limits
 from lazyfs.counters import Counters
 from lazyfs.entries import Entry, Kind, Refusal
-from lazyfs.errors import LazyfsError, SourceError
+from lazyfs.errors import LazyfsError, SourceError, StoreError
 from lazyfs.origin.client import Client, ClientOptions
 from lazyfs.resolve import FRESH_FOR, Resolver
 from lazyfs.sources.feed import Pieces, list_index, local_pieces, read_manifest
@@ -36,7 +36,8 @@ class Settings:
     """How a session works.
 
     `mirrors` are (FROM, TO): what starts with FROM may be had at the same path under TO. *Units*: `block_size` bytes;
-    `fresh_for` the seconds for which what is known of a URL is not asked again.
+    `fresh_for` the seconds for which what is known of a URL is not asked again; `max_cache` and `min_free` bytes, 0 for
+    no bound, None for the one that the store has.
     """
 
     store: Path
@@ -45,6 +46,8 @@ class Settings:
     block_size: int = records.DEFAULT_BLOCK_SIZE
     mirrors: tuple[tuple[str, str], ...] = ()
     fresh_for: float = FRESH_FOR
+    max_cache: int | None = None
+    min_free: int | None = None
 
 
 class Session:
@@ -147,18 +150,29 @@ def _located(item: Entry | Refusal, source: Source) -> Entry | Refusal:
 @asynccontextmanager
 async def open_session(settings: Settings) -> AsyncIterator[Session]:
     """Open a session; what it has under way when it is left is cancelled. *Raises*: StoreError."""
-    store = await trio.to_thread.run_sync(Store.open, settings.store, settings.block_size)
+    store = await trio.to_thread.run_sync(_open_store, settings)
     counters = Counters()
     async with AsyncExitStack() as stack:
         stack.callback(store.close)
         async with trio.open_nursery() as nursery:
             client = Client(settings.client, counters, nursery)
             stack.push_async_callback(_close, client)  # when the nursery has ended, and all connections are back
-            nursery.start_soon(_sweep, store)
+            nursery.start_soon(_tidy, store)
             try:
                 yield Session(store, client, counters, nursery, settings)
             finally:
+                store.evictor.stop()
                 nursery.cancel_scope.cancel()
+
+
+def _open_store(settings: Settings) -> Store:
+    store = Store.open(settings.store, settings.block_size)
+    try:
+        store.quota.set_bounds(settings.max_cache, settings.min_free)
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 async def _close(client: Client) -> None:
@@ -166,9 +180,9 @@ async def _close(client: Client) -> None:
         await client.aclose()
 
 
-async def _sweep(store: Store) -> None:
-    """Delete what killed processes left in the trash."""
+async def _tidy(store: Store) -> None:
+    """Delete what killed processes left, and come within the bounds."""
     try:
-        await trio.to_thread.run_sync(store.sweep)
-    except OSError as exc:
-        log.warning("the trash of the store could not be emptied: %s", exc.strerror or exc)
+        await trio.to_thread.run_sync(store.tidy)
+    except (OSError, StoreError) as exc:
+        log.warning("the store could not be tidied up: %s", exc)

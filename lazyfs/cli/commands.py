@@ -28,6 +28,19 @@ class BlockSize(click.ParamType[int]):
         return size
 
 
+class Size(click.ParamType[int]):
+    """A number of bytes, or a number with K, M, G, T."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a size."""
+        try:
+            return value if isinstance(value, int) else sizes.parse_size(value)
+        except UsageError as exc:
+            self.fail(str(exc), param, ctx)
+
+
 class Seconds(click.ParamType[float]):
     """A time that can be waited for; `infinite` is a word for one without an end."""
 
@@ -66,6 +79,10 @@ def _fetching_options(function: Any) -> Any:
         (
             click.option("--block-size", type=BlockSize(), default=records.DEFAULT_BLOCK_SIZE, metavar="SIZE",
                          help="The unit of presence, for blobs new to the store (64K to 8M, a power of two)."),
+            click.option("--max-cache", type=Size(), metavar="SIZE",
+                         help="Bytes of blob data in the store at the most, over all its processes (0: no bound)."),
+            click.option("--min-free", type=Size(), metavar="SIZE",
+                         help="Bytes to leave free on the store's file system."),
             click.option("--header", "headers", multiple=True, metavar="'K: V'",
                          help="Sent to the origins that the sources name, and to no other."),
             click.option("--header-file", "header_files", metavar="FILE", multiple=True,

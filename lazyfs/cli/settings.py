@@ -37,6 +37,8 @@ def settings_of(store: Path, sources: tuple[str, ...], options: dict[str, Any]) 
         options["block_size"],
         tuple(_mirror(text) for text in options["mirrors"]),
         options["revalidate"],
+        options["max_cache"],
+        options["min_free"],
     )  # fmt: skip
 
 

@@ -32,7 +32,8 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
             "format": records.FORMAT,
             "blobs": len(store.catalogue.blobs()),
             "bytes_on_disk": store.bytes_on_disk(),
-            "max_cache": None,
+            "max_cache": store.quota.look().max_cache or None,
+            "min_free": store.quota.look().min_free or None,
         }
     if as_json:
         click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lazyfs import records
 from lazyfs.errors import StoreError
-from lazyfs.store import trash
+from lazyfs.extents import Block
+from lazyfs.sizes import format_size
 from lazyfs.store.blobfile import BlobFile, open_blob, open_known
 from lazyfs.store.catalogue import BlobRow, Catalogue
+from lazyfs.store.eviction import Evictor
 from lazyfs.store.layout import Layout, default_path, open_layout
+from lazyfs.store.quota import QuotaKeeper
+from lazyfs.store.trouble import Trouble
 from lazyfs.versions import BlobId
 
 __all__ = ["BlobFile", "BlobRow", "Store", "default_path"]
@@ -24,20 +29,26 @@ class Store:
 
     layout: Layout
     catalogue: Catalogue
+    quota: QuotaKeeper
+    evictor: Evictor
     block_size: int
+    trouble: Trouble = field(default_factory=Trouble)
 
     @classmethod
     def open(cls, path: Path, block_size: int = records.DEFAULT_BLOCK_SIZE) -> Store:
         """Open the store at `path`, making it if need be. *Raises*: StoreError with one line."""
-        layout = open_layout(path.absolute())
-        try:
-            return cls(layout, Catalogue(layout.catalogue), block_size)
-        except BaseException:
-            layout.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            layout = open_layout(path.absolute())
+            undo.callback(layout.close)
+            catalogue = Catalogue(layout.catalogue)
+            undo.callback(catalogue.close)
+            quota = QuotaKeeper(layout)
+            undo.pop_all()
+        return cls(layout, catalogue, quota, Evictor(layout, quota, catalogue.mark_incomplete), block_size)
 
     def close(self) -> None:
         """Close it; blobs that are still open stay so."""
+        self.quota.close()
         self.catalogue.close()
         self.layout.close()
 
@@ -51,9 +62,60 @@ class Store:
             raise
         return blob
 
-    def sweep(self) -> None:
-        """Delete what was left in the trash; blocks on the disk. *Raises*: OSError."""
-        trash.sweep(self.layout)
+    def tidy(self) -> None:
+        """Delete what was left in the trash, count what is there, and come within the bounds; blocks on the disk.
+
+        *Raises*: StoreError; OSError.
+        """
+        self.evictor.recount()
+        self.evictor.shrink()
+
+    def write(self, file: BlobFile, index: int, block: Block) -> int:
+        """Put a block in place and return the checksum to record; MISSING when the store does not take it.
+
+        It does not when its bounds leave no room, or its disk fails (`trouble`). Blocks on the disk, also to evict.
+        *Locks*: the block's, held; tries those of other blocks.
+        """
+        if self.trouble.degraded:
+            return records.MISSING
+        try:
+            if not self.evictor.take(len(block)):
+                return records.MISSING
+        except (OSError, StoreError) as exc:
+            self.trouble.failed(exc)
+            return records.MISSING
+        try:
+            checksum = file.write(index, block)
+            file.note_arrival(index, self.quota.clock, self.quota.room)
+        except OSError as exc:
+            self.take_back(file, index, exc)
+            return records.MISSING
+        finally:
+            self.quota.written(len(block))
+        self.trouble.succeeded()
+        return checksum
+
+    def take_back(self, file: BlobFile, index: int, why: OSError | None = None) -> None:
+        """Give back the room of a block that was written and will not be recorded. *Locks*: the block's, held."""
+        if why is not None:
+            self.trouble.failed(why)
+        try:
+            file.discard(index)
+            self.quota.freed(file.geometry.length(index))
+        except (OSError, StoreError) as exc:
+            self.trouble.failed(exc)  # it stays counted, until the next recount
+
+    def why_full(self) -> str:
+        """Say why the store does not take what was fetched."""
+        if self.trouble.reason:
+            return f"the store does not take what was fetched: {self.trouble.reason}"
+        bound = format_size(self.quota.look().max_cache)
+        return f"the store does not take what was fetched: it is full, and nothing in it may go ({bound} at the most)"
+
+    def note_uses(self, file: BlobFile, blocks: Iterable[int]) -> None:
+        """Note that blocks of a blob were read: hints, which may be lost. Blocks on the disk."""
+        with contextlib.suppress(OSError):
+            file.note_uses(blocks, self.quota.clock, self.quota.room)
 
     def present_bytes(self, blob_id: BlobId, size: int) -> int:
         """Return how many bytes of a blob the store has; blocks on the disk. *Raises*: OSError."""

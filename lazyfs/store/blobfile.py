@@ -6,10 +6,11 @@ The invariants, each kept by the function in brackets:
  I2  Bytes leave this module only when they match their map entry (`_verified`).
  I3  The in-use lock is held, shared, from `open_blob` to `close`: while it is, nobody removes the directory.
  I4  `data` and `map` are made under the set-up lock, `map` with its header first (`_set_up`).
+ I5  A block's bytes go only after its map entry (`evict`).
 
-From I1 and I2: a torn write, a lost write, a flipped bit, a file cut short, or a block that another process evicts
+From I1, I2 and I5: a torn write, a lost write, a flipped bit, a file cut short, or a block that another process evicts
 in mid-read can only look like a missing block. Nothing is synced on the way; `sync` is for whoever marks the blob
-complete.
+complete. Nor are the uses (records.py), which only say what to evict first.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
-from lazyfs import records
+from lazyfs import records, replacement
 from lazyfs.errors import StoreError
-from lazyfs.extents import Extent, Geometry
+from lazyfs.extents import Extent, Geometry, runs
+from lazyfs.store import holes, trash
 from lazyfs.store import layout as layouts
-from lazyfs.store import trash
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import BlobLocks
 from lazyfs.versions import BlobId
@@ -38,30 +40,44 @@ _MAP_PIECE: Final = 1 << 13
 """Map entries looked at in one go when a whole map is counted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The descriptors of a blob's files."""
+
+    data: int
+    map: int
+    uses: int
+    lock: int
+
+    def close(self) -> None:
+        """Close them all, which releases the locks."""
+        for fd in (self.data, self.map, self.uses, self.lock):
+            os.close(fd)
+
+
 class BlobFile:
     """An open blob of the store. Its methods block on the disk; none needs a lock unless it says so."""
 
-    def __init__(
-        self, blob_id: BlobId, geometry: Geometry, data: int, map_fd: int, lock: int, locks: BlobLocks
-    ) -> None:
+    def __init__(self, blob_id: BlobId, geometry: Geometry, files: Files) -> None:
         self.blob_id = blob_id
         self.geometry = geometry
-        self.locks = locks
-        self._data = data
-        self._map = map_fd
-        self._lock = lock
+        self.locks = BlobLocks(files.lock)
+        self._files = files
+        self._data, self._map = files.data, files.map
         self._gate = threading.Lock()  # for the threads of this process, as the descriptor is one
         self._nowait = os.RWF_NOWAIT
         self._all_before = 0  # every block below it was present when last looked at
 
     def close(self) -> None:
         """Close the blob. *Locks*: releases all that this process holds of it."""
-        for fd in (self._data, self._map, self._lock):
-            os.close(fd)
+        self._files.close()
 
     def entries(self, run: Extent) -> tuple[int, ...]:
-        """Return the map entries of a run of blocks; 0 is a missing block."""
-        data = os.pread(self._map, len(run) * records.ENTRY_SIZE, _entry_offset(run.start))
+        """Return the map entries of a run of blocks; 0 is a missing block, as is one whose entry cannot be read."""
+        try:
+            data = os.pread(self._map, len(run) * records.ENTRY_SIZE, _entry_offset(run.start))
+        except OSError:
+            data = b""
         return records.unpack_entries(data, len(run))
 
     def missing(self, run: Extent) -> Iterator[int]:
@@ -117,6 +133,53 @@ class BlobFile:
         self._all_before = min(self._all_before, index)
         self.record(index, records.MISSING)
 
+    def evict(self, index: int) -> None:
+        """Make a block missing and give its disk space back. *Locks*: the block's, held. *Raises*: OSError."""
+        self.forget(index)
+        self.discard(index)
+
+    def discard(self, index: int) -> None:
+        """Give back the disk space of a block that is not marked present. *Locks*: the block's, held.
+
+        *Raises*: OSError.
+        """
+        holes.punch(self._data, index * self.geometry.block_size, self.geometry.block_size)
+
+    def uses(self, run: Extent) -> tuple[int, ...]:
+        """Return when the blocks of a run were last used, present or not (replacement.py)."""
+        data = os.pread(self._files.uses, len(run) * records.USE_SIZE, run.start * records.USE_SIZE)
+        return records.unpack_entries(data, len(run))
+
+    def present(self) -> Iterator[tuple[int, int]]:
+        """Yield the blocks that are marked present, ascending, each with its use; reads the whole map."""
+        total = self.geometry.blocks
+        for start in range(0, total, _MAP_PIECE):
+            run = Extent(start, min(start + _MAP_PIECE, total))
+            entries = self.entries(run)
+            if entries.count(records.MISSING) < len(entries):
+                for index, entry, use in zip(run.blocks(), entries, self.uses(run), strict=True):
+                    if entry != records.MISSING:
+                        yield index, use
+
+    def note_arrival(self, index: int, clock: int, room: int) -> None:
+        """Note that a block comes into the store. *Raises*: OSError. *Units*: as replacement.py."""
+        (use,) = self.uses(Extent(index, index + 1))
+        self._note(index, replacement.on_arrival(use, clock, room))
+
+    def note_uses(self, blocks: Iterable[int], clock: int, room: int) -> None:
+        """Note that blocks were read. *Raises*: OSError. *Units*: as replacement.py."""
+        for run in runs(sorted(blocks), _MAP_PIECE):
+            for index, use in zip(run.blocks(), self.uses(run), strict=True):
+                if (now := replacement.on_use(use, clock, room)) != use:
+                    self._note(index, now)
+
+    def _note(self, index: int, use: int) -> None:
+        os.pwrite(self._files.uses, records.pack_entry(use), index * records.USE_SIZE)
+
+    def disk_bytes(self) -> int:
+        """Return how many bytes of the disk its data takes."""
+        return os.fstat(self._data).st_blocks * 512
+
     def complete(self) -> bool:
         """Say whether every block is marked present; looks only at what was not present the last time."""
         first = self._first_missing(self._all_before)
@@ -154,7 +217,7 @@ class BlobFile:
         *Locks*: takes the gate. *Raises*: OSError.
         """
         with self.gate():
-            trash.set_aside(layout, self.blob_id, self._lock)
+            trash.set_aside(layout, self.blob_id, self._files.lock)
 
     def present_bytes(self) -> int:
         """Return how many bytes of the blob are marked present; reads the whole map."""
@@ -222,22 +285,46 @@ def open_known(layout: Layout, blob_id: BlobId, size: int) -> BlobFile:
     return open_blob(layout, blob_id, size, records.DEFAULT_BLOCK_SIZE)
 
 
+def look_into(layout: Layout, blob_id: BlobId) -> BlobFile:
+    """Open a blob that the store has, as it is, and without a claim to it: it may be removed meanwhile.
+
+    *Raises*: FileNotFoundError; BadRecord, when its map says nothing; OSError.
+    """
+    with contextlib.ExitStack() as undo:
+        directory = layouts.blob_directory(layout, blob_id, create=False)
+        try:
+            lock = _open("lock", directory, undo, create=False)
+            files = _open_rest(directory, lock, undo, create=False)
+        finally:
+            os.close(directory)
+        header = records.unpack_map_header(os.pread(files.map, records.MAP_HEADER_SIZE, 0))
+        undo.pop_all()
+        return BlobFile(blob_id, Geometry(header.size, header.block_size), files)
+
+
 def _open_in(layout: Layout, blob_id: BlobId, directory: int, size: int, block_size: int) -> BlobFile | None:
     """Open the blob in `directory`; None when another process is at work on it, or has removed it meanwhile."""
     with contextlib.ExitStack() as undo:
-        lock = layouts.open_file("lock", directory, create=True)
-        undo.callback(os.close, lock)
+        lock = _open("lock", directory, undo, create=True)
         locks = BlobLocks(lock)
         if not (locks.try_use() and layouts.leads_to(layout, blob_id, directory) and locks.try_set_up()):
             return None
-        map_fd = layouts.open_file("map", directory, create=True)
-        undo.callback(os.close, map_fd)
-        data = layouts.open_file("data", directory, create=True)
-        undo.callback(os.close, data)
-        geometry = _set_up(map_fd, data, size, block_size)
+        files = _open_rest(directory, lock, undo, create=True)
+        geometry = _set_up(files.map, files.data, size, block_size)
         locks.end_set_up()
         undo.pop_all()
-        return BlobFile(blob_id, geometry, data, map_fd, lock, locks)
+        return BlobFile(blob_id, geometry, files)
+
+
+def _open_rest(directory: int, lock: int, undo: contextlib.ExitStack, *, create: bool) -> Files:
+    map_fd, data = _open("map", directory, undo, create=create), _open("data", directory, undo, create=create)
+    return Files(data, map_fd, _open("uses", directory, undo, create=True), lock)
+
+
+def _open(name: str, directory: int, undo: contextlib.ExitStack, *, create: bool) -> int:
+    fd = layouts.open_file(name, directory, create=create)
+    undo.callback(os.close, fd)
+    return fd
 
 
 def _set_up(map_fd: int, data: int, size: int, block_size: int) -> Geometry:

@@ -52,6 +52,8 @@ CREATE TABLE IF NOT EXISTS blobs (
 ) WITHOUT ROWID;
 """
 
+_IS_COMPLETE = "SELECT complete FROM blobs WHERE blob_id = ?"
+
 
 @dataclass(frozen=True, slots=True)
 class BlobRow:
@@ -148,6 +150,12 @@ class Catalogue:
     def mark_complete(self, blob_id: BlobId) -> None:
         """Record that all of a blob is on the disk, synced."""
         self._write("UPDATE blobs SET complete = 1 WHERE blob_id = ?", [(blob_id,)])
+
+    def mark_incomplete(self, blob_ids: Iterable[BlobId]) -> None:
+        """Record that blobs have lost blocks; does not write where that is known."""
+        whole = [(blob_id,) for blob_id in blob_ids if self._one(_IS_COMPLETE, blob_id) == (1,)]
+        if whole:
+            self._write("UPDATE blobs SET complete = 0 WHERE blob_id = ?", whole)
 
     def drop_blob(self, blob_id: BlobId) -> None:
         """Forget a blob that was removed."""

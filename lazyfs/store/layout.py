@@ -3,7 +3,8 @@
     STORE/            0700 and ours, or it is refused
       FORMAT          "lazyfs store 1"
       catalogue.db    the catalogue (catalogue.py)
-      blobs/ab/ID/    data, map, lock (blobfile.py); `ab` are the first hex digits of the id
+      quota           the bounds and what is used of them (quota.py)
+      blobs/ab/ID/    data, map, lock, uses (blobfile.py), perhaps pin; `ab` are the first hex digits of the id
       trash/          staged deletions (trash.py)
       run/            a control socket and a log for each mount
 
@@ -14,10 +15,12 @@ refused: its locks and its mapping of unwritten bytes are those of another host.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,6 +192,29 @@ def blob_directory(layout: Layout, blob_id: BlobId, *, create: bool) -> int:
         return open_directory(blob_id, shelf_fd)
     finally:
         os.close(shelf_fd)
+
+
+def blob_ids(layout: Layout) -> Iterator[BlobId]:
+    """Yield the ids of the blobs that have a directory. *Raises*: OSError."""
+    for shelf in os.listdir(layout.blobs):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            shelf_fd = open_directory(shelf, layout.blobs)
+            try:
+                names = os.listdir(shelf_fd)
+            finally:
+                os.close(shelf_fd)
+            for name in names:
+                if is_blob_id(name) and shelf_of(BlobId(name)) == shelf:
+                    yield BlobId(name)
+
+
+def is_pinned(layout: Layout, blob_id: BlobId) -> bool:
+    """Say whether nothing of a blob may be evicted: a file `pin` lies beside its data."""
+    try:
+        os.stat(f"{shelf_of(blob_id)}/{blob_id}/pin", dir_fd=layout.blobs, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def leads_to(layout: Layout, blob_id: BlobId, directory: int) -> bool:

@@ -1,22 +1,25 @@
 """The store's locks: what each protects, their one order, and who may wait for what.
 
-All are open-file-description locks (fcntl(2), F_OFD_SETLK) on the `lock` file of a blob, which is never unlinked
-while the blob is in `blobs/`. The kernel drops them when the last descriptor of the open file goes, so a killed
-process holds nothing, and closing some other descriptor of the file drops nothing.
+All are open-file-description locks (fcntl(2), F_OFD_SETLK): the kernel drops them when the last descriptor of the open
+file goes, so a killed process holds nothing, and closing some other descriptor of the file drops nothing. A blob's are
+on its `lock` file, which is never unlinked while the blob is in `blobs/`; the store's own are on `quota`.
 
-| lock | bytes of the file | protects | taken how | held while waiting for |
+| lock | byte | protects | taken how | held while waiting for |
 |---|---|---|---|---|
-| in use | 2^62 | the blob's directory against removal | shared: while open; exclusive: tried, to remove | blocks |
+| in use | 2^62 of `lock` | the blob's directory | shared: while open; exclusive: tried, to remove | all below |
 | set-up | 2^62 + 1 | the making of map and data | exclusive, tried again for 5 s | nothing |
+| pass | 2^62 + 3 | the one pass over an origin that ignores ranges | exclusive, tried; then polled | blocks and below |
+| block i | i | its fetch, its eviction | exclusive: tried, and to fetch then polled | a higher block and below |
 | gate | 2^62 + 2 | the question which block is the last one missing (verify.py) | exclusive, tried again | nothing |
-| pass | 2^62 + 3 | the one pass over an origin that ignores ranges | exclusive, tried; then polled | blocks, the gate |
-| block i | i | the fetch of block i | exclusive, tried; then polled | a higher block |
+| update | 2^62 of `quota` | every change of the quota (quota.py) | exclusive, tried again for 2 s | nothing |
+| slot i | i of `quota` | what a process has reserved | exclusive, tried, until the process ends | - |
 
-The order is in use, set-up, blocks ascending, gate. Nobody waits for a lower block while it holds a higher one, so two
-processes cannot wait for each other. A lock of the trash is the removed blob's own in-use lock (trash.py).
+The order is the table's, blocks ascending. Nobody waits for a lower block while it holds a higher one, so two processes
+cannot wait for each other; who evicts a block, perhaps to make room for one that it holds, only tries its lock. A lock
+of the trash is the removed blob's own in-use lock (trash.py).
 
 Within one process all flights of a blob share one open file description, for which these locks never conflict: there
-the flight table (flight.py) keeps two flights off the same block.
+the flight table (flight.py) keeps two flights off the same block. Eviction has a description of its own.
 
 Waiting is polling. A blocked F_OFD_SETLKW needs a thread for each waiter, which no cancellation reaches; a look at the
 map entry and a try cost 3 microseconds together, so a waiter that looks every few milliseconds is woken by a commit
@@ -32,18 +35,65 @@ from typing import Final
 
 from lazyfs.extents import Extent
 
-_IN_USE: Final = 1 << 62
+_FAR: Final = 1 << 62
+_IN_USE: Final = _FAR
 _SET_UP: Final = _IN_USE + 1
 _GATE: Final = _IN_USE + 2
 _PASS: Final = _IN_USE + 3
+_UPDATE: Final = _FAR
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, len, pid
 
 
-class BlobLocks:
-    """The locks of one blob, on a descriptor of its lock file that nothing else uses (the caller closes it)."""
+class _Locks:
+    """Locks on a descriptor that nothing else uses (the caller closes it)."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+
+    def _try(self, kind: int, start: int, length: int) -> bool:
+        try:
+            self._set(kind, start, length)
+        except OSError as exc:
+            if exc.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def _set(self, kind: int, start: int, length: int) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, 0, start, length, 0))
+
+    def _in_the_way(self, start: int, length: int) -> int | None:
+        """Return where a lock of another process begins among these bytes; None when there is none.
+
+        The kernel names some such lock, not the first.
+        """
+        answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, start, length, 0))
+        kind, _whence, found, _length, _pid = _FLOCK.unpack(answer)
+        return None if kind == fcntl.F_UNLCK else found
+
+
+class QuotaLocks(_Locks):
+    """The locks of the store's quota, on a descriptor of its file."""
+
+    def try_update(self) -> bool:
+        """Take the update lock; False while another process has it. *Raises*: OSError."""
+        return self._try(fcntl.F_WRLCK, _UPDATE, 1)
+
+    def end_update(self) -> None:
+        """Release the update lock."""
+        self._set(fcntl.F_UNLCK, _UPDATE, 1)
+
+    def try_slot(self, slot: int) -> bool:
+        """Take a slot; False when it is another process's. *Raises*: OSError."""
+        return self._try(fcntl.F_WRLCK, slot, 1)
+
+    def slot_is_held(self, slot: int) -> bool:
+        """Say whether a slot is that of another process which lives. *Raises*: OSError."""
+        return self._in_the_way(slot, 1) is not None
+
+
+class BlobLocks(_Locks):
+    """The locks of one blob, on a descriptor of its lock file."""
 
     def try_use(self) -> bool:
         """Take the in-use lock shared; False while somebody removes the blob. *Raises*: OSError."""
@@ -97,25 +147,6 @@ class BlobLocks:
     def _first_held(self, run: Extent) -> int:
         """Return the first block of `run` that another process holds; the run's end when none is."""
         first = run.stop
-        while first > run.start:
-            answer = fcntl.fcntl(
-                self._fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, run.start, first - run.start, 0)
-            )
-            kind, _whence, start, _length, _pid = _FLOCK.unpack(answer)
-            if kind == fcntl.F_UNLCK:
-                return first
-            # The kernel names some conflicting lock, not the lowest one: look again below it.
-            first = max(start, run.start)
+        while first > run.start and (found := self._in_the_way(run.start, first - run.start)) is not None:
+            first = max(found, run.start)
         return first
-
-    def _try(self, kind: int, start: int, length: int) -> bool:
-        try:
-            self._set(kind, start, length)
-        except OSError as exc:
-            if exc.errno in (errno.EAGAIN, errno.EACCES):
-                return False
-            raise
-        return True
-
-    def _set(self, kind: int, start: int, length: int) -> None:
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, 0, start, length, 0))

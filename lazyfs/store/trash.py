@@ -96,6 +96,15 @@ def sweep(layout: Layout) -> int:
     return sum(_take_over(layout, name) for name in sorted(os.listdir(layout.trash), key=lambda n: _age(layout, n)))
 
 
+def disk_bytes(layout: Layout) -> int:
+    """Return how many bytes of the disk the data in the trash takes."""
+    total = 0
+    for name in os.listdir(layout.trash):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            total += os.stat(f"{name}/data", dir_fd=layout.trash, follow_symlinks=False).st_blocks * 512
+    return total
+
+
 def _age(layout: Layout, name: str) -> float:
     with contextlib.suppress(FileNotFoundError):
         return os.stat(name, dir_fd=layout.trash, follow_symlinks=False).st_ctime

@@ -261,7 +261,7 @@ async def counted(session: Session, origin: MisbehavingOrigin) -> dict[str, int]
         "slots waited for": sum(len(one._waiting) for one in places),
         "targets resolved anew": len(client._sender._resolving),
         "flights": sum(len(one._flights) for one in opened),
-        "flights led": sum(one._leading for one in opened),
+        "flights led": sum(one._busy for one in opened),
         "blocks locked": sum(len(one._fetcher._locked) for one in opened),
         "blobs open": len(opened),
         "blobs being opened": len(blobs._opening),

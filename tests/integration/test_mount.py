@@ -229,13 +229,14 @@ def test_status_has_the_keys_that_scripts_rely_on(nginx: Nginx, docroot: Path, m
     on_mount(under.read, mount.path("blob"), BLOCK, 5000)
     shown = json.loads(lazyfs("status", "--store", mount.store, "--json").stdout)
     assert set(shown) == {"store", "mounts"}
-    assert set(shown["store"]) == {"path", "format", "blobs", "bytes_on_disk", "max_cache"}
+    assert set(shown["store"]) == {"path", "format", "blobs", "bytes_on_disk", "max_cache", "min_free"}
     assert shown["store"] | {"bytes_on_disk": 0} == {
         "path": str(mount.store),
         "format": 1,
         "blobs": 1,
         "bytes_on_disk": 0,
         "max_cache": None,
+        "min_free": None,
     }
     assert BLOCK <= shown["store"]["bytes_on_disk"] <= 2 * BLOCK
     (described,) = shown["mounts"]

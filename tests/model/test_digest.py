@@ -79,7 +79,7 @@ def test_the_last_block_of_a_wrong_blob_is_never_given_out(order: tuple[int, ...
         here.known = here.origin.known
         here.content = CONTENT
         await here.read(0, SIZE)
-        here.store.sweep()
+        here.store.tidy()
         assert directories(here) == []
 
     scenario(play, tmp_path, served=WRONG)

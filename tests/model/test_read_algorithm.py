@@ -387,7 +387,7 @@ def test_a_full_disk(tmp_path: Path, counted: bool) -> None:
     async def test(here: World) -> None:
         async with here.opened() as blob:
             await here.check(blob, BLOCK, 2 * BLOCK)
-            with pytest.raises(StoreError, match="disk full"):
+            with pytest.raises(StoreError, match="No space left on device"):
                 await blob.fill()
 
     with mock.patch.object(BlobFile, "write", side_effect=OSError(28, "No space left on device")):

@@ -1,0 +1,241 @@
+"""Making room: blocks of blobs are evicted, the least useful first (replacement.py), while others read and fetch.
+
+    look through the whole store ──> some thousand candidates of each queue, in order ──> evict from their heads
+            ^                                                                                     │
+            └──────────────────────────────────── used up ────────────────────────────────────────┘
+
+A candidate was chosen a while ago, by a look that takes no lock. It is evicted only if, with its block's lock held, it
+is still as it was: present, and not used since. So a block that is being fetched is never touched, nor is one of a blob
+that is pinned. Its map entry goes first, its bytes after: whoever reads it meanwhile, here or in another process, finds
+bytes that do not match, which look like a missing block (blobfile.py, I2).
+
+Any number of processes may evict at once. They choose alike, and the locks tell them apart.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing, suppress
+from typing import Final, NamedTuple
+
+from lazyfs import replacement
+from lazyfs.extents import Extent
+from lazyfs.records import MISSING, BadRecord
+from lazyfs.store import layout as layouts
+from lazyfs.store import trash
+from lazyfs.store.blobfile import BlobFile, look_into
+from lazyfs.store.layout import Layout
+from lazyfs.store.quota import QuotaKeeper
+from lazyfs.versions import BlobId
+
+CANDIDATES: Final = 8192
+"""Of each queue, from one look through the store."""
+
+MORE: Final = 64
+"""A part of the room that is freed beyond what is lacking, so that not every block takes an eviction."""
+
+MOST_AT_ONCE: Final = 64 * 1024 * 1024
+"""Bytes beyond which nobody is kept waiting for more room: 256 blocks take some 10 ms."""
+
+AGAIN: Final = 1.0
+"""Seconds until another look for room that was not to be had."""
+
+
+class Candidate(NamedTuple):
+    """A block that may go. They sort by their use, the oldest first."""
+
+    use: int
+    blob_id: BlobId
+    block: int
+
+
+class _Queue:
+    """The candidates of one kind, cold or hot, and the bytes that there are of this kind in the whole store."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._found: list[Candidate] = []
+        self._ordered: deque[Candidate] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._ordered)
+
+    def add(self, candidate: Candidate, length: int) -> None:
+        """Take a candidate that a look through the store has found."""
+        self.bytes += length
+        self._found.append(candidate)
+        if len(self._found) > 4 * CANDIDATES:
+            self._found = heapq.nsmallest(CANDIDATES, self._found)
+
+    def order(self) -> None:
+        """Keep the oldest candidates, in order: the look is over."""
+        self._ordered, self._found = deque(heapq.nsmallest(CANDIDATES, self._found)), []
+
+    def pop(self) -> Candidate | None:
+        """Take the oldest candidate."""
+        return self._ordered.popleft() if self._ordered else None
+
+
+class Evictor:
+    """Frees room in the store for this process; its methods block on the disk and may be called from any thread.
+
+    `on_evicted` hears which blobs have lost blocks.
+    """
+
+    def __init__(self, layout: Layout, quota: QuotaKeeper, on_evicted: Callable[[set[BlobId]], None]) -> None:
+        self._layout = layout
+        self._quota = quota
+        self._on_evicted = on_evicted
+        self._mutex = threading.Lock()
+        self._cold, self._hot = _Queue(), _Queue()
+        self._looked_at = 0  # the clock when they were found
+        self._nothing_until = 0.0  # when to look again for room that was not to be had
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let `shrink` end soon: the process ends."""
+        self._stopped = True
+
+    def take(self, length: int) -> bool:
+        """Reserve bytes for one block, evicting others as need be; False when there is no room to be had.
+
+        Pair it with the quota's `written` or `unused`. *Raises*: OSError; StoreError. *Locks*: tries blocks, of any
+        blob, and releases them; takes the quota's.
+        """
+        if not self._quota.take(length):
+            return True
+        with self._mutex:
+            while lacking := self._quota.take(length):
+                if time.monotonic() < self._nothing_until:
+                    return False
+                if not self._free(lacking + self._quota.room // MORE):
+                    self._nothing_until = time.monotonic() + AGAIN
+                    return False
+                if lacking > MOST_AT_ONCE:
+                    return False
+        return True
+
+    def shrink(self) -> int:
+        """Evict until the store is within its bounds, however long it takes, or nothing more can go.
+
+        Returns how many bytes that freed. *Raises*, *Locks*: as `take`.
+        """
+        freed = 0
+        while not self._stopped and (lacking := self._quota.excess()):
+            with self._mutex:
+                if not (now := self._free(lacking)):
+                    break
+            freed += now
+        return freed
+
+    def recount(self) -> None:
+        """Look through the store, so that the quota is what is there. *Raises*: OSError; StoreError."""
+        with self._mutex:
+            self._look_through()
+
+    def _free(self, wanted: int) -> int:
+        """Evict until so many bytes are free, or a fresh look has found no more; return how many are."""
+        freed, fresh = 0, False
+        with _Blobs(self._layout) as blobs:
+            while freed < min(wanted, MOST_AT_ONCE):
+                candidate = self._next(fresh=fresh)
+                if candidate is not None:
+                    freed += self._evict(blobs, candidate)
+                elif fresh:
+                    break
+                else:
+                    self._look_through()
+                    fresh = True
+            if freed:
+                self._on_evicted(blobs.ids)
+        return freed
+
+    def _next(self, *, fresh: bool) -> Candidate | None:
+        """Take the next candidate; None when it is time to look again, or when there is none."""
+        came = self._quota.clock - self._looked_at
+        cold_first = replacement.evict_cold(self._cold.bytes + came, self._hot.bytes, self._quota.room)
+        first, second = (self._cold, self._hot) if cold_first else (self._hot, self._cold)
+        return (second if fresh and not first else first).pop()
+
+    def _evict(self, blobs: _Blobs, candidate: Candidate) -> int:
+        """Evict a block unless it is being fetched or has been used; return how many bytes that frees."""
+        blob = blobs.get(candidate.blob_id)
+        run = Extent(candidate.block, candidate.block + 1)
+        if blob is None or not blob.locks.try_blocks(run):
+            return 0
+        try:
+            if blob.entries(run)[0] == MISSING or blob.uses(run)[0] != candidate.use:
+                return 0
+            blob.evict(candidate.block)
+        finally:
+            blob.locks.release_blocks(run)
+        length = blob.geometry.length(candidate.block)
+        self._quota.freed(length)
+        self._queue_of(candidate).bytes -= length
+        return length
+
+    def _look_through(self) -> None:
+        """Find new candidates, and count what is there on the way."""
+        trash.sweep(self._layout)
+        self._looked_at = self._quota.look().clock
+        self._quota.recount(self._measure)
+
+    def _measure(self) -> int:
+        """Find the candidates, and return how many bytes of blob data are on the disk."""
+        self._cold, self._hot = _Queue(), _Queue()
+        total = trash.disk_bytes(self._layout)
+        for blob_id in layouts.blob_ids(self._layout):
+            with suppress(FileNotFoundError, BadRecord), closing(look_into(self._layout, blob_id)) as blob:
+                total += max(self._add_blocks(blob), blob.disk_bytes())
+        self._cold.order()
+        self._hot.order()
+        return total
+
+    def _add_blocks(self, blob: BlobFile) -> int:
+        """Find a blob's candidates, and return how many bytes of it are present."""
+        pinned = layouts.is_pinned(self._layout, blob.blob_id)
+        total = 0
+        for index, use in blob.present():
+            length = blob.geometry.length(index)
+            total += length
+            if not pinned:
+                candidate = Candidate(use, blob.blob_id, index)
+                self._queue_of(candidate).add(candidate, length)
+        return total
+
+    def _queue_of(self, candidate: Candidate) -> _Queue:
+        return self._hot if replacement.is_hot(candidate.use) else self._cold
+
+
+class _Blobs:
+    """Blobs that are being evicted from, each opened once."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._open: dict[BlobId, BlobFile | None] = {}
+
+    def __enter__(self) -> _Blobs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for blob in self._open.values():
+            if blob is not None:
+                blob.close()
+
+    @property
+    def ids(self) -> set[BlobId]:
+        """Those that there still are."""
+        return {blob_id for blob_id, blob in self._open.items() if blob is not None}
+
+    def get(self, blob_id: BlobId) -> BlobFile | None:
+        """Return a blob that is there and not pinned."""
+        if blob_id not in self._open:
+            self._open[blob_id] = None
+            with suppress(FileNotFoundError, BadRecord):
+                if not layouts.is_pinned(self._layout, blob_id):
+                    self._open[blob_id] = look_into(self._layout, blob_id)
+        return self._open[blob_id]

@@ -1,0 +1,50 @@
+"""Whether the disk takes blocks at all: after some errors it is left alone for a while, and reads go on without it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+ERRORS: Final = 3
+"""Errors without a success between them, after which the store is degraded."""
+
+PAUSE: Final = 30.0
+"""Seconds for which a degraded store is not written to."""
+
+
+class Trouble:
+    """What went wrong with the store's disk of late. Its methods may be called from any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._errors = 0
+        self._until = 0.0
+        self.reason = ""  # why, of the last error; empty when the disk does its work
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the store is not to be written to for now."""
+        return self._errors >= ERRORS and self._clock() < self._until
+
+    def failed(self, error: Exception) -> None:
+        """Note an error."""
+        words = (isinstance(error, OSError) and error.strerror) or str(error)
+        with self._mutex:
+            self._errors += 1
+            self._until = self._clock() + PAUSE
+            new, self.reason = self.reason != words, words
+        if new:
+            log.warning("the store cannot take blocks: %s; reads go on without it", words)
+
+    def succeeded(self) -> None:
+        """Note that a block was put in place."""
+        if self.reason:
+            with self._mutex:
+                self._errors, self.reason = 0, ""
+            log.warning("the store takes blocks again")
