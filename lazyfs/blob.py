@@ -89,6 +89,7 @@ class Blob:
         self._failed: dict[int, tuple[float, LazyfsError]] = {}
         self._busy = 0  # tasks that need its files: leaders of flights, and who writes down what was read
         self._complete = file.complete()
+        self._fills = 0  # who fill it now; while there are some, it is leased
         self._used: set[int] = set()  # blocks that were read since that was last written down
         self._uses_due = trio.current_time() + USES_EVERY
 
@@ -123,8 +124,21 @@ class Blob:
         """Fetch every missing block, however long it takes while it goes on; `progress` is called as blocks come in.
 
         *Raises*: DeadlineExceeded, when nothing comes for `read_timeout`; OriginError; StoreError. *Cancellation*: at
-        any time; what has landed stays.
+        any time; what has landed stays. *Locks*: takes a lease, so that nothing of it is evicted meanwhile.
         """
+        self._shared.store.refuse_too_large(self.geometry.size, self.ways.shown)
+        if not self._fills:
+            self._file.locks.take_lease()
+        self._fills += 1
+        try:
+            while self.present_bytes() < self.geometry.size:  # less: one block was evicted just before
+                await self._fill(progress)
+        finally:
+            self._fills -= 1
+            if not self._fills:
+                self._file.locks.end_lease()
+
+    async def _fill(self, progress: Callable[[], None]) -> None:
         blocks = max(1, LONGEST_RUN // self.geometry.block_size)
         starts = iter(range(0, self.geometry.blocks, blocks))
         failure: list[LazyfsError] = []

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lazyfs import records
-from lazyfs.errors import StoreError
+from lazyfs.errors import StoreError, StoreTooSmall
 from lazyfs.extents import Block
 from lazyfs.sizes import format_size
+from lazyfs.store import layout as layouts
 from lazyfs.store.blobfile import BlobFile, open_blob, open_known
 from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.eviction import Evictor
@@ -105,6 +105,13 @@ class Store:
         except (OSError, StoreError) as exc:
             self.trouble.failed(exc)  # it stays counted, until the next recount
 
+    def refuse_too_large(self, size: int, shown: str) -> None:
+        """Refuse to keep a whole blob that is larger than the bound. *Raises*: StoreTooSmall. *Units*: bytes."""
+        bound = self.quota.look().max_cache
+        if 0 < bound < size:
+            most = f"a store of {format_size(bound)} at the most (--max-cache)"
+            raise StoreTooSmall(f"{shown}: {format_size(size)} cannot be kept in {most}")
+
     def why_full(self) -> str:
         """Say why the store does not take what was fetched."""
         if self.trouble.reason:
@@ -127,11 +134,4 @@ class Store:
 
     def bytes_on_disk(self) -> int:
         """Return the bytes of blob data that the store keeps on disk; blocks on the disk."""
-        total = 0
-        for shelf in os.scandir(self.layout.path / "blobs"):
-            for blob in os.scandir(shelf):
-                try:
-                    total += os.stat(os.path.join(blob.path, "data"), follow_symlinks=False).st_blocks * 512
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-        return total
+        return sum(layouts.disk_bytes(self.layout, blob_id) for blob_id in layouts.blob_ids(self.layout))

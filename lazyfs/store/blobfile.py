@@ -133,10 +133,15 @@ class BlobFile:
         self._all_before = min(self._all_before, index)
         self.record(index, records.MISSING)
 
-    def evict(self, index: int) -> None:
-        """Make a block missing and give its disk space back. *Locks*: the block's, held. *Raises*: OSError."""
+    def evict(self, index: int, clock: int) -> None:
+        """Make a block missing and give its disk space back. *Locks*: the block's, held. *Raises*: OSError.
+
+        *Units*: `clock` as replacement.py.
+        """
         self.forget(index)
         self.discard(index)
+        (use,) = self.uses(Extent(index, index + 1))
+        self._note(index, replacement.on_eviction(use, clock))
 
     def discard(self, index: int) -> None:
         """Give back the disk space of a block that is not marked present. *Locks*: the block's, held.
@@ -175,10 +180,6 @@ class BlobFile:
 
     def _note(self, index: int, use: int) -> None:
         os.pwrite(self._files.uses, records.pack_entry(use), index * records.USE_SIZE)
-
-    def disk_bytes(self) -> int:
-        """Return how many bytes of the disk its data takes."""
-        return os.fstat(self._data).st_blocks * 512
 
     def complete(self) -> bool:
         """Say whether every block is marked present; looks only at what was not present the last time."""

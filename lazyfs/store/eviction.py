@@ -6,8 +6,8 @@
 
 A candidate was chosen a while ago, by a look that takes no lock. It is evicted only if, with its block's lock held, it
 is still as it was: present, and not used since. So a block that is being fetched is never touched, nor is one of a blob
-that is pinned. Its map entry goes first, its bytes after: whoever reads it meanwhile, here or in another process, finds
-bytes that do not match, which look like a missing block (blobfile.py, I2).
+that is pinned, or leased by who fills it. Its map entry goes first, its bytes after: whoever reads it meanwhile, here
+or in another process, finds bytes that do not match, which look like a missing block (blobfile.py, I2).
 
 Any number of processes may evict at once. They choose alike, and the locks tell them apart.
 """
@@ -170,7 +170,7 @@ class Evictor:
         try:
             if blob.entries(run)[0] == MISSING or blob.uses(run)[0] != candidate.use:
                 return 0
-            blob.evict(candidate.block)
+            blob.evict(candidate.block, self._quota.clock)
         finally:
             blob.locks.release_blocks(run)
         length = blob.geometry.length(candidate.block)
@@ -189,20 +189,22 @@ class Evictor:
         self._cold, self._hot = _Queue(), _Queue()
         total = trash.disk_bytes(self._layout)
         for blob_id in layouts.blob_ids(self._layout):
+            present = 0
             with suppress(FileNotFoundError, BadRecord), closing(look_into(self._layout, blob_id)) as blob:
-                total += max(self._add_blocks(blob), blob.disk_bytes())
+                present = self._add_blocks(blob)
+            total += max(present, layouts.disk_bytes(self._layout, blob_id))
         self._cold.order()
         self._hot.order()
         return total
 
     def _add_blocks(self, blob: BlobFile) -> int:
         """Find a blob's candidates, and return how many bytes of it are present."""
-        pinned = layouts.is_pinned(self._layout, blob.blob_id)
+        kept = _is_kept(self._layout, blob)
         total = 0
         for index, use in blob.present():
             length = blob.geometry.length(index)
             total += length
-            if not pinned:
+            if not kept:
                 candidate = Candidate(use, blob.blob_id, index)
                 self._queue_of(candidate).add(candidate, length)
         return total
@@ -232,10 +234,17 @@ class _Blobs:
         return {blob_id for blob_id, blob in self._open.items() if blob is not None}
 
     def get(self, blob_id: BlobId) -> BlobFile | None:
-        """Return a blob that is there and not pinned."""
+        """Return a blob that is there and may be evicted from."""
         if blob_id not in self._open:
             self._open[blob_id] = None
             with suppress(FileNotFoundError, BadRecord):
-                if not layouts.is_pinned(self._layout, blob_id):
-                    self._open[blob_id] = look_into(self._layout, blob_id)
+                blob = self._open[blob_id] = look_into(self._layout, blob_id)
+                if _is_kept(self._layout, blob):
+                    self._open[blob_id] = None
+                    blob.close()
         return self._open[blob_id]
+
+
+def _is_kept(layout: Layout, blob: BlobFile) -> bool:
+    """Say whether nothing of a blob may go."""
+    return layouts.is_pinned(layout, blob.blob_id) or blob.locks.is_leased()
