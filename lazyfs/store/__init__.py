@@ -115,9 +115,12 @@ class Store:
     def why_full(self) -> str:
         """Say why the store does not take what was fetched."""
         if self.trouble.reason:
-            return f"the store does not take what was fetched: {self.trouble.reason}"
-        bound = format_size(self.quota.look().max_cache)
-        return f"the store does not take what was fetched: it is full, and nothing in it may go ({bound} at the most)"
+            reason = self.trouble.reason
+        elif bound := self.quota.look().max_cache:
+            reason = f"it is full ({format_size(bound)} at the most), and nothing in it may go"
+        else:
+            reason = "what is written to it cannot be read back"
+        return f"the store does not take what was fetched: {reason}"
 
     def note_uses(self, file: BlobFile, blocks: Iterable[int]) -> None:
         """Note that blocks of a blob were read: hints, which may be lost. Blocks on the disk."""
