@@ -124,8 +124,7 @@ class Store:
 
     def note_uses(self, file: BlobFile, blocks: Iterable[int]) -> None:
         """Note that blocks of a blob were read: hints, which may be lost. Blocks on the disk."""
-        with contextlib.suppress(OSError):
-            file.note_uses(blocks, self.quota.clock, self.quota.room)
+        file.note_uses(blocks, self.quota.clock, self.quota.room)
 
     def present_bytes(self, blob_id: BlobId, size: int) -> int:
         """Return how many bytes of a blob the store has; blocks on the disk. *Raises*: OSError."""

@@ -151,8 +151,11 @@ class BlobFile:
         holes.punch(self._data, index * self.geometry.block_size, self.geometry.block_size)
 
     def uses(self, run: Extent) -> tuple[int, ...]:
-        """Return when the blocks of a run were last used, present or not (replacement.py)."""
-        data = os.pread(self._files.uses, len(run) * records.USE_SIZE, run.start * records.USE_SIZE)
+        """Return when the blocks of a run were last used, present or not (replacement.py), as far as that is known."""
+        try:
+            data = os.pread(self._files.uses, len(run) * records.USE_SIZE, run.start * records.USE_SIZE)
+        except OSError:
+            data = b""
         return records.unpack_entries(data, len(run))
 
     def present(self) -> Iterator[tuple[int, int]]:
@@ -167,19 +170,20 @@ class BlobFile:
                         yield index, use
 
     def note_arrival(self, index: int, clock: int, room: int) -> None:
-        """Note that a block comes into the store. *Raises*: OSError. *Units*: as replacement.py."""
+        """Note that a block comes into the store. *Units*: as replacement.py."""
         (use,) = self.uses(Extent(index, index + 1))
         self._note(index, replacement.on_arrival(use, clock, room))
 
     def note_uses(self, blocks: Iterable[int], clock: int, room: int) -> None:
-        """Note that blocks were read. *Raises*: OSError. *Units*: as replacement.py."""
+        """Note that blocks were read. *Units*: as replacement.py."""
         for run in runs(sorted(blocks), _MAP_PIECE):
             for index, use in zip(run.blocks(), self.uses(run), strict=True):
                 if (now := replacement.on_use(use, clock, room)) != use:
                     self._note(index, now)
 
     def _note(self, index: int, use: int) -> None:
-        os.pwrite(self._files.uses, records.pack_entry(use), index * records.USE_SIZE)
+        with contextlib.suppress(OSError):  # it is a hint
+            os.pwrite(self._files.uses, records.pack_entry(use), index * records.USE_SIZE)
 
     def complete(self) -> bool:
         """Say whether every block is marked present; looks only at what was not present the last time."""

@@ -183,8 +183,8 @@ class QuotaKeeper:
     def _read(self) -> Quota:
         try:
             return records.unpack_quota(os.pread(self._fd, records.QUOTA_SIZE, 0))
-        except records.BadRecord:
-            return dataclasses.replace(self._seen, used=UNKNOWN)  # new, or damaged
+        except (records.BadRecord, OSError):
+            return dataclasses.replace(self._seen, used=UNKNOWN)  # new, damaged, or on a disk that fails
 
     def _write(self, quota: Quota) -> None:
         os.pwrite(self._fd, records.pack_quota(quota), 0)
