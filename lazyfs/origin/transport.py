@@ -261,19 +261,19 @@ class _transport_errors:  # noqa: N801 - reads as the context manager it is
         return None
 
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, (httpx.InvalidURL, httpx.LocalProtocolError, wire.Unsendable, UnicodeError)):
+            raise OriginRefused(urls.redact(self._url), f"cannot be asked for ({type(exc).__name__})", 0) from None
         if isinstance(exc, wire.Unconnected):
             raise Unconnected(urls.redact(self._url), str(exc)) from None
         if isinstance(exc, wire.WireError):
             raise OriginUnreachable(urls.redact(self._url), str(exc)) from None
         if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
             raise Unconnected(urls.redact(self._url), _reason(exc)) from None
-        if isinstance(exc, httpx.TransportError):
+        if isinstance(exc, httpx.RequestError):
             raise OriginUnreachable(urls.redact(self._url), _reason(exc)) from None
-        if isinstance(exc, (httpx.InvalidURL, httpx.RequestError, UnicodeError)):
-            raise OriginRefused(urls.redact(self._url), f"cannot be asked for ({type(exc).__name__})", 0) from None
 
 
-def _reason(exc: httpx.TransportError) -> str:
+def _reason(exc: httpx.RequestError) -> str:
     """Say what went wrong in words; the operating system's where there are some."""
     words = next((wire.words(cause) for cause in _causes(exc) if isinstance(cause, OSError)), None)
     match exc:

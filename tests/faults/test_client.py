@@ -6,16 +6,19 @@ import contextlib
 
 import pytest
 
+from lazyfs import urls
 from lazyfs.errors import (
     BlobChanged,
     OriginBadAnswer,
     OriginError,
+    OriginRefused,
     OriginUnreachable,
 )
 from lazyfs.extents import Extent
 from lazyfs.origin.client import ClientOptions
+from lazyfs.origin.credentials import CredentialOptions
 from lazyfs.origin.transport import TransportOptions
-from tests.faults.asking import BLOB, PIECE, client, count, expected, fetch, pinned, run
+from tests.faults.asking import BLOB, PIECE, client, count, expected, fetch, pinned, run, saying
 from tests.servers import MisbehavingOrigin
 
 
@@ -157,6 +160,32 @@ def test_so_is_another_version_that_a_look_up_finds(origin: MisbehavingOrigin) -
 
     run(main)
     assert [line["headers"].get("cache-control") for line in origin.log()] == [None, None, "no-cache"]
+
+
+@pytest.mark.parametrize(
+    "line", [b"Location : http://elsewhere/?signature=planted", b"Location: /?signature=planted\0", b"planted"]
+)
+def test_what_is_no_answer_is_not_quoted(line: bytes) -> None:
+    async def main() -> None:
+        async with saying(b"HTTP/1.1 302 F\r\n" + line + b"\r\n\r\n") as (url, _), client() as asker:
+            with pytest.raises(OriginUnreachable, match="not an HTTP answer") as caught:
+                await asker.probe(url)
+            assert "planted" not in str(caught.value)
+
+    run(main)
+
+
+def test_what_cannot_be_sent_is_not_quoted(origin: MisbehavingOrigin) -> None:
+    async def main() -> None:
+        credentials = CredentialOptions(
+            headers=(("x-token", "planted "),), named=frozenset({urls.origin_of(origin.base)})
+        )
+        async with client(ClientOptions(credentials)) as asker:
+            with pytest.raises(OriginRefused, match="cannot be asked for") as caught:
+                await asker.probe(origin.plain(BLOB))
+            assert "planted" not in str(caught.value)
+
+    run(main)
 
 
 @pytest.mark.parametrize("proxied", [False, True])
