@@ -18,6 +18,7 @@ from lazyfs.extents import Extent
 from lazyfs.origin.client import ClientOptions
 from lazyfs.origin.credentials import CredentialOptions
 from lazyfs.origin.transport import TransportOptions
+from lazyfs.versions import Version
 from tests.faults.asking import BLOB, PIECE, client, count, expected, fetch, pinned, run, saying
 from tests.servers import MisbehavingOrigin
 
@@ -62,6 +63,38 @@ def test_a_weak_etag_is_compared_and_no_condition_of_a_range(origin: Misbehaving
 
     run(main)
     assert not any("if-match" in line["headers"] for line in origin.log())
+
+
+def test_what_says_that_a_weak_etag_still_holds_is_not_asked_for() -> None:
+    """Reads compare the date as well, and would fail for ever if look-ups did not."""
+    was = Version(9, 'W/"a"', "Sat, 01 Jan 2022 00:00:00 GMT")
+    unchanged = b'HTTP/1.1 304 N\r\nETag: W/"a"\r\n\r\n'
+    answer = b'HTTP/1.1 206 P\r\nETag: W/"a"\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\na'
+
+    async def main() -> None:
+        async with saying(answer, answer, unchanged) as (url, heads), client() as asker:
+            found = await asker.probe(url, was)
+            assert found is not None
+            assert found.version == Version(9, 'W/"a"')
+            assert not any(b"if-none-match" in head for head in heads)
+
+    run(main)
+
+
+def test_an_etag_that_is_not_ascii_is_compared_and_no_condition() -> None:
+    """What its bytes were, is a guess."""
+    answer = 'HTTP/1.1 206 P\r\nETag: "é{}"\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\na'
+    one, other = answer.format(1).encode(), answer.format(2).encode()
+
+    async def main() -> None:
+        async with saying(one, one, other, other) as (url, heads), client() as asker:
+            version = await pinned(asker, url)
+            assert await fetch(asker, url, version, Extent(0, 1)) == b"a"
+            with pytest.raises(BlobChanged):
+                await fetch(asker, url, version, Extent(0, 1))
+            assert not any(b"if-match" in head for head in heads)
+
+    run(main)
 
 
 def test_of_a_version_that_is_gone_nothing_is_sent(origin: MisbehavingOrigin) -> None:
