@@ -17,6 +17,7 @@ cancelled while it queues (encode/httpcore#1093).
 from __future__ import annotations
 
 import http.cookiejar
+import ipaddress
 import logging
 import ssl
 import urllib.request
@@ -30,9 +31,11 @@ import httpx
 import trio
 
 from lazyfs import __version__, urls
-from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable
+from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable, UsageError
 from lazyfs.origin import wire
 from lazyfs.origin.wire import Place
+
+log = logging.getLogger(__name__)
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs at INFO, with the secrets in them
 logging.getLogger("httpcore").setLevel(logging.WARNING)
@@ -199,9 +202,11 @@ class Transport:
         proxies: dict[str, httpx.AsyncBaseTransport | None] = {}
         for scheme in ("http", "https"):
             if scheme in found:
+                if not urls.is_http(_as_url(found[scheme])):
+                    raise UsageError(f"{scheme}_proxy: a proxy is an http or https URL")
                 proxies[f"{scheme}://"] = self._through(found[scheme])
         proxies |= self._with_certificate(found["https"]) if "https" in found else {}
-        proxies |= {f"all://{'*' if host.startswith('.') else ''}{host}": None for host in excepted}
+        proxies |= {pattern: None for host in excepted if (pattern := _excepted(host))}
         return proxies
 
     def _with_certificate(self, proxy: str) -> dict[str, httpx.AsyncBaseTransport | None]:
@@ -210,9 +215,28 @@ class Transport:
         return {f"https://{host}:{port}": self._through(proxy, (scheme, host, port)) for scheme, host, port in named}
 
     def _through(self, proxy: str, place: Place | None = None) -> httpx.AsyncHTTPTransport:
-        url = proxy if "://" in proxy else f"http://{proxy}"
         trust = self._trust(place or ("", "", 0))
-        return httpx.AsyncHTTPTransport(verify=trust, proxy=url, limits=_LIMITS, trust_env=False)
+        return httpx.AsyncHTTPTransport(verify=trust, proxy=_as_url(proxy), limits=_LIMITS, trust_env=False)
+
+
+def _as_url(proxy: str) -> str:
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _excepted(host: str) -> str | None:
+    """Return httpx's pattern for what no_proxy names: an address, or a host and those below it; None for neither."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        pattern = f"all://{host if host.startswith('*') else '*' + host}"
+    else:
+        pattern = f"all://[{address}]" if address.version == 6 else f"all://{address}"
+    try:
+        httpx.URL(pattern)
+    except httpx.InvalidURL:
+        log.warning("no_proxy: %s is neither a host nor an address, and excepts nothing", host)
+        return None
+    return pattern
 
 
 class _Wire(httpx.AsyncBaseTransport):
