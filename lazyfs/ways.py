@@ -20,7 +20,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -28,9 +28,10 @@ import trio
 
 from lazyfs import urls
 from lazyfs.counters import Counters
-from lazyfs.errors import BlobChanged, OriginError, OriginFailing, OriginRefused
+from lazyfs.errors import BlobChanged, LazyfsError, OriginError, OriginFailing, OriginRefused
 from lazyfs.extents import Extent
 from lazyfs.origin.client import Answer, Attempt, Client
+from lazyfs.shared import Shared
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Known, Version
 
@@ -61,7 +62,6 @@ class Way:
     until: float = 0.0  # and how long
     ailing: bool = False  # it has failed, and not answered since
     asking: bool = False  # it is being asked, behind, whether it is well again
-    pinning: trio.Lock = field(default_factory=trio.Lock)
 
     def refuse(self, error: OriginError) -> None:
         """Leave it alone for a while."""
@@ -86,6 +86,7 @@ class Ways:
         self._sample = sample
         self._digest = digest
         self._pinned = known.version
+        self._pinning = Shared[Version](nursery)
         self.used: set[str] = set()  # the URLs that bytes came from
 
     @property
@@ -155,8 +156,8 @@ class Ways:
                 await self._client.probe(way.url, None, self._pinned.size, Urgency.READAHEAD)
                 way.ailing = False
                 log.info("%s answers again", urls.redact(way.url))
-        except OriginError:
-            pass  # the client has noted it
+        except LazyfsError as exc:  # any: nobody waits for it, and what escapes from here ends the mount
+            log.debug("%s", exc)
         finally:
             way.asking = False
 
@@ -177,8 +178,7 @@ class Ways:
             self._counters.failovers += 1
 
     async def _ask_one(self, extent: Extent, urgency: Urgent, way: Way, attempt: Attempt) -> Answer:
-        async with way.pinning:
-            version = way.version = way.version or await self._pin(way)
+        version = way.version or await self._pinning.do(way.url, partial(self._pin, way))
         try:
             return await self._client.ask(way.url, extent, version, urgency, attempt)
         except BlobChanged:
@@ -187,6 +187,11 @@ class Ways:
             raise
 
     async def _pin(self, way: Way) -> Version:
+        """Pin what a further way names, and return it. *Raises*: OriginError, also when it may be another blob."""
+        way.version = await self._same_blob(way)
+        return way.version
+
+    async def _same_blob(self, way: Way) -> Version:
         """Return what a further way names, when that is the same blob. *Raises*: OriginError, if it may not be."""
         found = await self._client.probe(way.url, None, self._pinned.size)
         assert found is not None

@@ -18,6 +18,7 @@ from lazyfs.counters import Counters
 from lazyfs.errors import (
     BlobChanged,
     DigestMismatch,
+    LazyfsError,
     OriginDenied,
     OriginError,
     OriginFailing,
@@ -56,7 +57,8 @@ class Origins:
         self.slow_after = math.inf
         self.offline = False
         self.unwell: set[str] = set()
-        self.mute: set[str] = set()  # those that do not answer a look-up
+        self.mute: set[str] = set()  # those that do not answer a look-up,
+        self.given_up = trio.Event()  # until this
         self.hedges = 0
         self.probed: list[str] = []
 
@@ -88,7 +90,8 @@ class Origins:
         self.probed.append(url)
         origin = self[url]
         if url in self.mute:
-            await trio.sleep_forever()
+            await self.given_up.wait()
+            raise OriginUnreachable(url, "no answer")
         if origin.faults and (error := origin.faults[0].error) is not None:
             raise error
         return Found(origin.version, ranged=True, head=b"")
@@ -249,6 +252,39 @@ def test_one_that_does_not_say_whether_it_is_well_is_asked_again_later(tmp_path:
         await blob.read(1 * BLOCK, 1)
         assert origins.probed == [B, A, A]
         assert origins.asked == [1, 4]
+        ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT), main)
+
+
+def test_what_a_mirror_names_is_asked_once_for_all_also_when_it_does_not_say(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        origins = ground.origins
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B, C])
+        origins[A].faults.extend([DEAD] * 3)
+        origins.mute.add(B)
+        async with trio.open_nursery() as nursery:
+            for index in (5, 3, 1):
+                nursery.start_soon(blob.read, index * BLOCK, 1)
+            await wait_all_tasks_blocked()
+            origins.given_up.set()
+        assert origins.probed.count(B) == 1
+        ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT, CONTENT), main)
+
+
+def test_whatever_fails_behind_ends_nothing_else(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        origins = ground.origins
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B])
+        origins.unwell.add(A)
+        await blob.read(5 * BLOCK, 1)
+        origins.unwell.clear()
+        with mock.patch.object(origins, "probe", side_effect=LazyfsError("an unforeseen failure")):
+            await blob.read(4 * BLOCK, 1)
+            await wait_all_tasks_blocked()
+        await blob.read(3 * BLOCK, 1)
         ground.blobs.close(blob)
 
     play(tmp_path, Origins(CONTENT, CONTENT), main)
