@@ -442,6 +442,33 @@ def test_with_nothing_to_compare_a_mirror_that_looks_different_is_not_used(tmp_p
     play(tmp_path, _dated(Origins(CONTENT, OTHER), None), main)
 
 
+def test_to_look_for_something_to_compare_in_a_large_blob_holds_nobody_up(tmp_path: Path) -> None:
+    large = (1 << 20) * BLOCK
+
+    async def main(ground: Ground) -> None:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        known = Known(A, Version(large, '"0"'))
+        ground.origins[A].faults.append(GONE)
+        ground.origins[B].version = Version(large, '"1"')
+        blob = await ground.blobs.open(blob_id_for(A, known.version, None), known, [A, B])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            with pytest.raises(OriginRefused, match="404"):
+                await blob.read(0, 1)
+            nursery.cancel_scope.cancel()
+        assert turns > 100
+        ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT), main)
+
+
 def test_a_mirror_that_changes_is_not_used_any_more(tmp_path: Path) -> None:
     async def main(ground: Ground) -> None:
         origins = ground.origins
