@@ -170,9 +170,11 @@ class Transport:
         *Raises*: OriginUnreachable, Unconnected among them; OriginRefused for a URL that cannot be asked for.
         *Cancellation*: at any time; it closes the connection.
         """
-        with _transport_errors(url):
+        patience = wire.CONNECT_TIMEOUT + wire.HEAD_TIMEOUT
+        with _transport_errors(url), trio.move_on_after(patience):  # httpx bounds only each piece of a head
             request = self._http.build_request("GET", url, headers=list(headers), extensions={"url": url})
             return Reply(url, await self._http.send(request, stream=True))
+        raise OriginUnreachable(urls.redact(url), f"no answer for {patience:g} s")
 
     async def aclose(self) -> None:
         """Close all connections."""
