@@ -136,6 +136,17 @@ def test_a_body_of_another_length_is_no_answer(
     run(main)
 
 
+def test_a_page_that_is_too_large_is_not_asked_for_again(origin: MisbehavingOrigin) -> None:
+    """It would be as large."""
+
+    async def main() -> None:
+        async with client() as asker:
+            with pytest.raises(OriginRefused, match="a page of more than 1000 bytes"):
+                await asker.fetch_page(origin.plain(BLOB), 1000)
+
+    run(main)
+
+
 def test_cookies_are_not_kept(origin: MisbehavingOrigin) -> None:
     """Blobs are the same for everybody, and what one URL says must not change what is asked at another."""
     url = origin.url("cookie,redirect", BLOB)
