@@ -10,8 +10,9 @@ back whether it is well again, so that nobody has to wait to find out.
 
 What may be mixed. Bytes of one blob may come from several ways when the blob has a digest, or when the origin of
 the later way says the same ETag or the same Last-Modified for the same size. Otherwise a block that is in the store is
-asked of it and compared; when there is none, or it differs, that way is not used. The first way needs no such proof:
-the blob is what its validator says.
+asked of it and compared; when there is none, or it differs, that way is not used. Nor is it once the first way has
+changed: so may this one have, to a version that has that block in common. The first way needs no such proof: the blob
+is what its validator says.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ class Ways:
             way.refuse(exc)
 
     def _note_success(self, by: Way, asked_first: Way) -> None:
-        by.ailing = False
+        by.ailing, by.refused = False, None
         self.used.add(by.url)
         if by is not asked_first:
             self._client.let_rest(asked_first.url)  # it was outrun
@@ -203,6 +204,8 @@ class Ways:
         same_date = theirs.last_modified is not None and theirs.last_modified == ours.last_modified
         if self._digest or same_etag or same_date:
             return theirs
+        if isinstance(self._ways[0].refused, BlobChanged):
+            raise OriginRefused(shown, "it may not be the same blob: that has changed, and this may have, too", 0)
         sample = await self._sample()
         if sample is None:
             reason = "another ETag and date, and nothing in the store yet to compare; a digest would tell"

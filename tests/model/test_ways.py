@@ -433,6 +433,22 @@ def test_a_mirror_with_other_bytes_is_never_mixed_in(tmp_path: Path) -> None:
     play(tmp_path, _dated(Origins(CONTENT, OTHER), None), main)
 
 
+def test_when_the_first_way_has_changed_a_block_in_common_proves_no_mirror(tmp_path: Path) -> None:
+    """It has changed as well, and two versions of an image begin alike."""
+
+    async def main(ground: Ground) -> None:
+        assert await ground.read(0) == block(0)
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B])
+        ground.origins[A].faults.extend([CHANGED] * 2)
+        for index in (5, 3):
+            with pytest.raises(BlobChanged):
+                await blob.read(index * BLOCK, BLOCK)
+        assert bytes(await blob.read(4 * BLOCK, BLOCK)) == block(4), "from A, which had one of its servers wrong"
+        ground.blobs.close(blob)
+
+    play(tmp_path, _dated(Origins(CONTENT, block(0) + OTHER[BLOCK:]), "Sun, 02 Jan 2022 00:00:00 GMT"), main)
+
+
 def test_with_nothing_to_compare_a_mirror_that_looks_different_is_not_used(tmp_path: Path) -> None:
     async def main(ground: Ground) -> None:
         ground.origins[A].faults.extend([DEAD] * 3)
