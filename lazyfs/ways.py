@@ -64,9 +64,9 @@ class Way:
     ailing: bool = False  # it has failed, and not answered since
     asking: bool = False  # it is being asked, behind, whether it is well again
 
-    def refuse(self, error: OriginError) -> None:
+    def refuse(self, error: OriginError, seconds: float = REFUSED_FOR) -> None:
         """Leave it alone for a while."""
-        self.refused, self.until = error, trio.current_time() + REFUSED_FOR
+        self.refused, self.until = error, trio.current_time() + seconds
 
     @property
     def usable(self) -> bool:
@@ -169,6 +169,8 @@ class Ways:
         way.ailing = True
         if not exc.retryable and not isinstance(exc, OriginFailing):
             way.refuse(exc)
+        elif exc.retry_after:
+            way.refuse(exc, min(exc.retry_after, REFUSED_FOR))
 
     def _note_success(self, by: Way, asked_first: Way) -> None:
         by.ailing, by.refused = False, None
@@ -280,9 +282,9 @@ class _Race:
         self._news.set()
 
 
-def _rank(exc: OriginError) -> int:
-    """What of several failures a reader should hear of: the lowest."""
-    return 0 if isinstance(exc, BlobChanged) else 1 if exc.retryable else 2
+def _rank(exc: OriginError) -> tuple[int, float]:
+    """What of several failures a reader should hear of: the lowest; of those that may pass, what may do so first."""
+    return 0 if isinstance(exc, BlobChanged) else 1 if exc.retryable else 2, exc.retry_after or 0.0
 
 
 async def _received(answer: Answer) -> bytes:

@@ -31,7 +31,7 @@ from lazyfs.store import Store
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 from lazyfs.ways import REFUSED_FOR
-from tests.fakes import FakeAnswer, FakeOrigin, Fault, run
+from tests.fakes import FakeAnswer, FakeOrigin, Fault, run, unavailable
 from tests.model.world import BLOCK, content_of
 
 SIZE = 6 * BLOCK
@@ -173,6 +173,25 @@ def test_when_all_fail_they_are_tried_again(tmp_path: Path) -> None:
             ground.origins[url].faults.extend([DEAD] * 3)
         assert await ground.read(0) == block(0)
         assert ground.counters.retries > 0
+
+    play(tmp_path, Origins(CONTENT, CONTENT), main)
+
+
+def test_a_retry_after_is_for_who_said_it(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B])
+        ground.origins[A].faults.append(GONE)
+        await blob.read(5 * BLOCK, 1)  # pins B
+        await trio.sleep(REFUSED_FOR)
+        await blob.read(4 * BLOCK, 1)  # has A asked behind, which is well again
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        ground.origins[A].faults.extend([unavailable(50.0)] * 2)
+        ground.origins[B].faults.append(DEAD)
+        assert bytes(await blob.read(0, BLOCK)) == block(0)
+        assert trio.current_time() - began < 10
+        assert ground.origins.asked == [2, 4], "B was asked again, and A not before its time"
+        ground.blobs.close(blob)
 
     play(tmp_path, Origins(CONTENT, CONTENT), main)
 
