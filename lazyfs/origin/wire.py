@@ -243,7 +243,7 @@ class Pool:
             if there != place:
                 continue
             del self._idle[number]
-            if since >= oldest and not _socket_of(stream).is_readable():  # it has nothing to say but that it ends
+            if since >= oldest and not _says_something(stream):
                 return stream
             _close(stream)
         return None
@@ -347,6 +347,12 @@ def _socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType:
     inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     assert isinstance(inner, trio.SocketStream)
     return inner.socket
+
+
+def _says_something(stream: trio.abc.Stream) -> bool:
+    """Say whether there is something to be read of an idle connection: its end, or what would pass for an answer."""
+    decrypted = stream.pending() if isinstance(stream, trio.SSLStream) else 0
+    return bool(decrypted) or _socket_of(stream).is_readable()
 
 
 def _close(stream: trio.abc.Stream) -> None:

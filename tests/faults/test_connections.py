@@ -7,6 +7,7 @@ import gc
 import os
 import ssl
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 import trio
@@ -24,6 +25,7 @@ from lazyfs.origin.client import ClientOptions
 from lazyfs.origin.transport import TransportOptions
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Version
+from tests.certificates import LOOPBACK, Authority
 from tests.faults.asking import BLOB, PIECE, client, expected, fetch, pinned, run, saying
 from tests.servers import MisbehavingOrigin
 
@@ -208,6 +210,38 @@ def test_what_an_idle_connection_says_unasked_is_no_answer(origin: MisbehavingOr
             await closed.wait()
             assert await asker.probe(url)
             assert requests == 2
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_what_came_with_an_answer_over_tls_is_no_answer(tmp_path: Path) -> None:
+    """It is not in the socket any more: it has been decrypted along with the answer."""
+    authority = Authority(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(authority.issue("server", *LOOPBACK))
+    head = b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-8/9\r\nContent-Length: 9\r\n\r\n"
+
+    async def main() -> None:
+        begun = trio.Event()
+
+        async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
+            right = b"b" * 9 if begun.is_set() else b"a" * 9
+            await stream.receive_some()
+            await stream.send_all(head)
+            await begun.wait()
+            await stream.send_all(right + head + b"wrong " * 2)
+
+        (listener,) = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1")
+        url = f"https://127.0.0.1:{listener.transport_listener.socket.getsockname()[1]}/x"  # type: ignore[attr-defined]
+        options = ClientOptions(transport=TransportOptions(ca_file=authority.pem))
+        async with trio.open_nursery() as nursery, client(options) as asker:
+            nursery.start_soon(trio.serve_listeners, serve, [listener])
+            asking = asker._sender._transport.send
+            async with aclosing(await asking(url, [])) as reply:
+                begun.set()
+                assert await reply.receive_into(memoryview(bytearray(9))) == 9
+            assert await fetch(asker, url, Version(9), Extent(0, 9)) == b"b" * 9
             nursery.cancel_scope.cancel()
 
     run(main)
