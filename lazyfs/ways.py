@@ -87,6 +87,7 @@ class Ways:
         self._sample = sample
         self._digest = digest
         self._pinned = known.version
+        self._changed = False  # whether the first way had another version when it answered last
         self._pinning = Shared[Version](nursery)
         self.used: set[str] = set()  # the URLs that bytes came from
 
@@ -173,11 +174,13 @@ class Ways:
             way.refuse(exc, min(exc.retry_after, REFUSED_FOR))
 
     def _note_success(self, by: Way, asked_first: Way) -> None:
-        by.ailing, by.refused = False, None
+        by.ailing = False
         self.used.add(by.url)
         if by is not asked_first:
             self._client.let_rest(asked_first.url)  # it was outrun
-        if by is not self._ways[0]:
+        if by is self._ways[0]:
+            self._changed = False
+        else:
             self._counters.failovers += 1
 
     async def _ask_one(self, extent: Extent, urgency: Urgent, way: Way, attempt: Attempt) -> Answer:
@@ -185,7 +188,9 @@ class Ways:
         try:
             return await self._client.ask(way.url, extent, version, urgency, attempt)
         except BlobChanged:
-            if way is not self._ways[0]:
+            if way is self._ways[0]:
+                self._changed = True
+            else:
                 way.version = None
             raise
 
@@ -206,8 +211,6 @@ class Ways:
         same_date = theirs.last_modified is not None and theirs.last_modified == ours.last_modified
         if self._digest or same_etag or same_date:
             return theirs
-        if isinstance(self._ways[0].refused, BlobChanged):
-            raise OriginRefused(shown, "it may not be the same blob: that has changed, and this may have, too", 0)
         sample = await self._sample()
         if sample is None:
             reason = "another ETag and date, and nothing in the store yet to compare; a digest would tell"
@@ -216,6 +219,8 @@ class Ways:
         async with aclosing(await self._client.ask(way.url, extent, theirs)) as answer:
             if answer.body.extent != extent or await _received(answer) != expected:
                 raise OriginRefused(shown, "not the same blob: it differs from what is in the store", 0)
+        if self._changed:
+            raise OriginRefused(shown, "it may not be the same blob: that has changed, and this may have, too", 0)
         return theirs
 
 

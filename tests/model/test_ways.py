@@ -458,10 +458,11 @@ def test_when_the_first_way_has_changed_a_block_in_common_proves_no_mirror(tmp_p
     async def main(ground: Ground) -> None:
         assert await ground.read(0) == block(0)
         blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B])
-        ground.origins[A].faults.extend([CHANGED] * 2)
+        ground.origins[A].faults.extend([CHANGED, CHANGED, unavailable(5.0)])
         for index in (5, 3):
             with pytest.raises(BlobChanged):
                 await blob.read(index * BLOCK, BLOCK)
+        await trio.sleep(REFUSED_FOR)
         assert bytes(await blob.read(4 * BLOCK, BLOCK)) == block(4), "from A, which had one of its servers wrong"
         ground.blobs.close(blob)
 
