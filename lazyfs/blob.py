@@ -59,6 +59,9 @@ USES_EVERY: Final = 1.0
 FILL_WORKERS: Final = 4
 """Runs fetched at a time when a whole blob is wanted."""
 
+_LOOKED_AT: Final = 1 << 13
+"""Blocks looked for in the map between two looks at what else is to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -247,10 +250,13 @@ class Blob:
 
     async def _sample(self) -> tuple[Extent, bytes | bytearray] | None:
         """Return the first block that is in the store, and where it is."""
-        for index in range(self.geometry.blocks):
-            block = await read_stored(self._file, index, self._shared.counters)
-            if block is not None:
-                return self.geometry.bytes_of(Extent(index, index + 1)), block
+        for start in range(0, self.geometry.blocks, _LOOKED_AT):
+            run = Extent(start, min(start + _LOOKED_AT, self.geometry.blocks))
+            for index in sorted(set(run.blocks()).difference(self._file.missing(run))):
+                block = await read_stored(self._file, index, self._shared.counters)
+                if block is not None:
+                    return self.geometry.bytes_of(Extent(index, index + 1)), block
+            await trio.lowlevel.checkpoint()
         return None
 
     async def _block(self, index: int, deadline: float) -> Block:
