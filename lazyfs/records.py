@@ -25,6 +25,12 @@ uses, one for each blob, a file of hints: whatever it says, only which blocks ar
     uses     := use*                                 one for each block; a short file has zeros at its end
     use      := u64                                  0: never used; else 2 * clock + hot (replacement.py)
 
+sums, one for each blob that is known by its digest; what does not match its check is not known:
+
+    sums     := sum sum*                             of the whole, as soon as it has matched; then one for each block
+    sum      := u8*24 check                          of a block that was evicted after it was given out
+    u8*24    := the first 24 bytes of its SHA-256;   check: u64, their XXH3-64
+
 quota, one for the store; its locks are quota.py's:
 
     quota    := magic version reserved clock used max_cache min_free check slot*
@@ -63,6 +69,7 @@ MISSING: Final = 0
 QUOTA_SIZE: Final = 64
 SLOT_SIZE: Final = 8
 USE_SIZE: Final = 8
+SUM_SIZE: Final = 32
 
 _HEADER = struct.Struct("<8sIIQ32x")
 _CHECK = struct.Struct("<Q")
@@ -132,6 +139,18 @@ def unpack_entries(data: bytes, count: int) -> tuple[int, ...]:
     """Decode `count` entries; what `data` is too short for is missing."""
     whole = min(len(data) // ENTRY_SIZE, count)
     return struct.unpack_from(f"<{whole}Q", data) + (MISSING,) * (count - whole)
+
+
+def pack_sum(sha256: bytes) -> bytes:
+    """Encode a SHA-256."""
+    return sha256[:24] + _CHECK.pack(xxhash.xxh3_64_intdigest(sha256[:24]))
+
+
+def sum_matches(data: bytes, sha256: bytes) -> bool | None:
+    """Say whether an encoded sum is that of `sha256`; None when it is not known."""
+    if len(data) < SUM_SIZE or _CHECK.unpack_from(data, 24)[0] != xxhash.xxh3_64_intdigest(data[:24]):
+        return None
+    return data[:24] == sha256[:24]
 
 
 def pack_quota(quota: Quota) -> bytes:
