@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import trio
 
@@ -137,25 +137,36 @@ async def _write_out(session: Session, path: str, output: Path | None, digest: s
     assert isinstance(node, File)
     handle = await session.vfs.open(node.inode)
     hashed = hashlib.sha256()
-    unfinished = output.with_name(f".{output.name}.{secrets.token_hex(4)}") if output else None
     try:
-        with unfinished.open("xb") if unfinished else nullcontext() as file:
+        with _replacing(output) if output else nullcontext() as file:
             offset = 0
             while piece := await session.vfs.read(handle, offset, PIECE):
                 offset += len(piece)
                 hashed.update(piece)
                 if file is not None:
                     await trio.to_thread.run_sync(file.write, piece)
-        if digest is not None and hashed.hexdigest() != digest.removeprefix("sha256:").lower():
-            raise LazyfsError(f"{path}: its digest is sha256:{hashed.hexdigest()}, not the one that was given")
-        if output and unfinished:
-            unfinished.rename(output)
+            if digest is not None and hashed.hexdigest() != digest.removeprefix("sha256:").lower():
+                raise LazyfsError(f"{path}: its digest is sha256:{hashed.hexdigest()}, not the one that was given")
     except OSError as exc:
         raise LazyfsError(f"{output} cannot be written: {exc.strerror or exc}") from exc
     finally:
         session.vfs.release(handle)
-        if unfinished:
-            unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _replacing(output: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `output` when it is whole; a device or a pipe is written to as it is."""
+    if output.exists() and not output.is_file():
+        with output.open("wb") as file:
+            yield file
+        return
+    unfinished = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
+    try:
+        with unfinished.open("xb") as file:
+            yield file
+        unfinished.rename(output)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
