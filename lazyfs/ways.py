@@ -9,10 +9,10 @@ A way that failed is asked after the others for a while (health.py). When that i
 back whether it is well again, so that nobody has to wait to find out.
 
 What may be mixed. Bytes of one blob may come from several ways when the blob has a digest, or when the origin of
-the later way says the same ETag or the same Last-Modified for the same size. Otherwise a block that is in the store is
-asked of it and compared; when there is none, or it differs, that way is not used. Nor is it once the first way has
-changed: so may this one have, to a version that has that block in common. The first way needs no such proof: the blob
-is what its validator says.
+the later way says the same ETag or the same Last-Modified for the same size. Otherwise a few blocks that are in the
+store are asked of it and compared; when there are none, or one differs, that way is not used. Nor is it once the first
+way has changed: so may this one have, to a version that has those blocks in common. The first way needs no such proof:
+the blob is what its validator says.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import trio
 from lazyfs import urls
 from lazyfs.counters import Counters
 from lazyfs.errors import BlobChanged, LazyfsError, OriginError, OriginFailing, OriginRefused
-from lazyfs.extents import Extent
+from lazyfs.extents import Block, Extent
 from lazyfs.origin.client import Answer, Attempt, Client
 from lazyfs.shared import Shared
 from lazyfs.urgency import Urgency
@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 REFUSED_FOR: Final = 60.0
 """Seconds for which a way that has another blob, or says no, is not asked again."""
 
-Sample = Callable[[], Awaitable[tuple[Extent, bytes | bytearray] | None]]
-"""Returns some bytes of the blob that are in the store, and where they are; None when there are none."""
+Samples = Callable[[], Awaitable[list[tuple[Extent, Block]]]]
+"""Returns some parts of the blob that are in the store, and where they are."""
 
 Urgent = Callable[[], Urgency]
 
@@ -78,13 +78,13 @@ class Ways:
     """Where one open blob can be had; shared by all its readers. `nursery` runs what is asked behind."""
 
     def __init__(
-        self, known: Known, client: Client, counters: Counters, nursery: trio.Nursery, sample: Sample, *, digest: bool
+        self, known: Known, client: Client, counters: Counters, nursery: trio.Nursery, samples: Samples, *, digest: bool
     ) -> None:
         self._ways = [Way(known.url, known.version)]
         self._client = client
         self._counters = counters
         self._nursery = nursery
-        self._sample = sample
+        self._samples = samples
         self._digest = digest
         self._pinned = known.version
         self._changed = False  # whether the first way had another version when it answered last
@@ -211,14 +211,14 @@ class Ways:
         same_date = theirs.last_modified is not None and theirs.last_modified == ours.last_modified
         if self._digest or same_etag or same_date:
             return theirs
-        sample = await self._sample()
-        if sample is None:
+        samples = await self._samples()
+        if not samples:
             reason = "another ETag and date, and nothing in the store yet to compare; a digest would tell"
             raise OriginRefused(shown, f"it may not be the same blob: {reason}", 0)
-        extent, expected = sample
-        async with aclosing(await self._client.ask(way.url, extent, theirs)) as answer:
-            if answer.body.extent != extent or await _received(answer) != expected:
-                raise OriginRefused(shown, "not the same blob: it differs from what is in the store", 0)
+        for extent, expected in samples:
+            async with aclosing(await self._client.ask(way.url, extent, theirs)) as answer:
+                if answer.body.extent != extent or await _received(answer) != expected:
+                    raise OriginRefused(shown, "not the same blob: it differs from what is in the store", 0)
         if self._changed:
             raise OriginRefused(shown, "it may not be the same blob: that has changed, and this may have, too", 0)
         return theirs

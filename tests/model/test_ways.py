@@ -452,6 +452,17 @@ def test_a_mirror_with_other_bytes_is_never_mixed_in(tmp_path: Path) -> None:
     play(tmp_path, _dated(Origins(CONTENT, OTHER), None), main)
 
 
+def test_that_two_images_begin_alike_does_not_make_a_mirror_the_same_blob(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        for index in (0, 1, 2):
+            assert await ground.read(index) == block(index)
+        ground.origins[A].faults.extend([DEAD] * 3)
+        assert await ground.read(4) == block(4)
+        assert 1 <= len(ground.origins[B].asked) <= 3, "it was compared once"
+
+    play(tmp_path, _dated(Origins(CONTENT, CONTENT[: 2 * BLOCK] + OTHER[2 * BLOCK :]), None), main)
+
+
 def test_when_the_first_way_has_changed_a_block_in_common_proves_no_mirror(tmp_path: Path) -> None:
     """It has changed as well, and two versions of an image begin alike."""
 
