@@ -110,7 +110,7 @@ class Evictor:
             return True
         with self._mutex:
             while lacking := self._quota.take(length):
-                if time.monotonic() < self._nothing_until:
+                if time.monotonic() < self._nothing_until or length > self._quota.most:
                     return False
                 if not self._free(lacking + self._quota.room // MORE):
                     self._nothing_until = time.monotonic() + AGAIN

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import threading
 import time
@@ -31,6 +32,7 @@ from typing import Final
 from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.records import Quota
+from lazyfs.store import holes
 from lazyfs.store import layout as layouts
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import QuotaLocks
@@ -84,19 +86,38 @@ class QuotaKeeper:
         """The bytes among which blocks compete: the bound, or without one what there is."""
         return self._seen.max_cache or self._seen.used
 
+    @property
+    def most(self) -> int:
+        """The bytes that there is ever room for."""
+        return self._seen.max_cache or UNKNOWN
+
     def look(self) -> Quota:
         """Return the quota as it is now."""
         self._seen = self._read()
         return self._seen
 
     def set_bounds(self, max_cache: int | None, min_free: int | None) -> None:
-        """Set the store's bounds, for all its processes from their next grant on. *Units*: bytes; None: as it is."""
+        """Set the store's bounds, for all its processes from their next grant on. *Units*: bytes; None: as it is.
+
+        *Raises*: StoreError, also when the file system cannot give the room of an evicted block back.
+        """
         now = self.look()
         bounds = {"max_cache": max_cache, "min_free": min_free}
         changes = {name: value for name, value in bounds.items() if value is not None and getattr(now, name) != value}
         if changes:
+            if any(changes.values()):
+                self._refuse_without_holes()
             with self._mutex, self._changing() as quota:
                 self._write(dataclasses.replace(quota, **changes))
+
+    def _refuse_without_holes(self) -> None:
+        try:
+            holes.punch(self._fd, 1 << 30, 1 << 16)  # where nothing is
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP:
+                raise
+            remedy = "put the store on ext4, xfs, btrfs or tmpfs, or go without --max-cache and --min-free"
+            raise StoreError(f"the store's file system cannot free parts of a file: {remedy}") from exc
 
     def take(self, length: int) -> int:
         """Reserve bytes for one block; return 0, or how many must be freed before it is worth trying again.
@@ -147,8 +168,7 @@ class QuotaKeeper:
     def _grant(self, length: int) -> int:
         """Move a batch from the quota to the pool; return what is lacking for `length` bytes."""
         with self._changing() as quota:
-            bound = quota.max_cache or UNKNOWN
-            batch = max(length, min(LARGEST_BATCH, bound // BATCHES))
+            batch = max(length, min(LARGEST_BATCH, self.most // BATCHES))
             if self._lacking(quota, batch):
                 batch = length
             if lacking := self._lacking(quota, batch):

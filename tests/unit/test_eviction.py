@@ -128,6 +128,12 @@ def test_what_is_being_fetched_stays(store: Store, one: BlobFile) -> None:
     assert present(one) == {0, 1, 2, *range(5, 18)}
 
 
+def test_for_a_block_that_never_has_room_nothing_is_evicted(store: Store, one: BlobFile) -> None:
+    put(store, one, *range(16))
+    assert not store.evictor.take(17 * BLOCK)
+    assert present(one) == set(range(16))
+
+
 def test_what_is_pinned_stays_and_then_there_may_be_no_room(store: Store, one: BlobFile, two: BlobFile) -> None:
     put(store, one, *range(14))
     pin = store.layout.path / "blobs" / "11" / ONE / "pin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from lazyfs import records
 from lazyfs.errors import StoreError
+from lazyfs.store import holes
 from lazyfs.store import quota as quota_module
 from lazyfs.store.layout import Layout
 from lazyfs.store.quota import LARGEST_BATCH, UNKNOWN, QuotaKeeper
@@ -87,6 +90,14 @@ def test_bounds_are_the_stores_and_outlive_who_set_them(layout: Layout) -> None:
         assert (later.look().max_cache, later.look().min_free) == (2 * MIB, 5)
         later.set_bounds(0, None)
         assert later.take(3 * MIB) == 0
+
+
+def test_a_file_system_that_cannot_free_parts_of_files_can_have_no_bound(layout: Layout) -> None:
+    unsupported = mock.patch.object(holes, "punch", side_effect=OSError(errno.EOPNOTSUPP, "Operation not supported"))
+    with closing(QuotaKeeper(layout)) as ours, unsupported:
+        ours.set_bounds(0, None)
+        with pytest.raises(StoreError, match="put the store on"):
+            ours.set_bounds(MIB, None)
 
 
 def test_what_must_stay_free_stays_free(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
