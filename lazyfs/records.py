@@ -33,10 +33,11 @@ sums, one for each blob that is known by its digest; what does not match its che
 
 quota, one for the store; its locks are quota.py's:
 
-    quota    := magic version reserved clock used max_cache min_free check slot*
+    quota    := magic version recounts reserved clock used max_cache min_free check slot*
     magic    := "lazyfsqt"                           8 bytes
     version  := u32                                  1
-    reserved := 12 zero bytes
+    recounts := u32                                  how often `used` was made what is there, modulo 2^32
+    reserved := 8 zero bytes
     clock    := u64                                  bytes of blob data ever reserved: the store's logical time
     used     := u64                                  bytes of blob data on the disk or reserved, at the most
     max_cache, min_free := u64                       bytes; 0: no bound
@@ -74,7 +75,7 @@ SUM_SIZE: Final = 32
 _HEADER = struct.Struct("<8sIIQ32x")
 _CHECK = struct.Struct("<Q")
 _MAGIC = b"lazyfsmp"
-_QUOTA = struct.Struct("<8sI12xQQQQ")
+_QUOTA = struct.Struct("<8sII8xQQQQ")
 _QUOTA_MAGIC = b"lazyfsqt"
 _FORMAT_PREFIX = "lazyfs store "
 
@@ -99,6 +100,7 @@ class Quota:
     used: int = 0
     max_cache: int = 0
     min_free: int = 0
+    recounts: int = 0
 
 
 def checksum(block: bytes | bytearray | memoryview) -> int:
@@ -155,7 +157,8 @@ def sum_matches(data: bytes, sha256: bytes) -> bool | None:
 
 def pack_quota(quota: Quota) -> bytes:
     """Encode the quota without its slots."""
-    body = _QUOTA.pack(_QUOTA_MAGIC, FORMAT, quota.clock, quota.used, quota.max_cache, quota.min_free)
+    recounts = quota.recounts & 0xFFFFFFFF
+    body = _QUOTA.pack(_QUOTA_MAGIC, FORMAT, recounts, quota.clock, quota.used, quota.max_cache, quota.min_free)
     return body + _CHECK.pack(xxhash.xxh3_64_intdigest(body))
 
 
@@ -164,12 +167,12 @@ def unpack_quota(data: bytes) -> Quota:
     if len(data) < QUOTA_SIZE:
         raise BadRecord(f"the quota is {len(data)} bytes long instead of {QUOTA_SIZE}")
     body = data[: _QUOTA.size]
-    magic, version, clock, used, max_cache, min_free = _QUOTA.unpack(body)
+    magic, version, recounts, clock, used, max_cache, min_free = _QUOTA.unpack(body)
     if _CHECK.unpack_from(data, _QUOTA.size)[0] != xxhash.xxh3_64_intdigest(body):
         raise BadRecord("the quota does not match its checksum")
     if magic != _QUOTA_MAGIC or version != FORMAT:
         raise BadRecord("the quota is of another format")
-    return Quota(clock, used, max_cache, min_free)
+    return Quota(clock, used, max_cache, min_free, recounts)
 
 
 def pack_format() -> bytes:

@@ -100,8 +100,8 @@ class Store:
         if why is not None:
             self.trouble.failed(why)
         try:
-            file.discard(index)
-            self.quota.freed(file.geometry.length(index))
+            with self.quota.freeing(file.geometry.length(index)):
+                file.discard(index)
         except (OSError, StoreError) as exc:
             self.trouble.failed(exc)  # it stays counted, until the next recount
 

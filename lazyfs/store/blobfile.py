@@ -75,6 +75,13 @@ class BlobFile:
         """Close the blob. *Locks*: releases all that this process holds of it."""
         self._files.close()
 
+    def claim(self) -> bool:
+        """Use a blob that was only looked into; False when it is being removed, or gone. *Raises*: OSError.
+
+        *Locks*: takes in-use shared (held until `close`).
+        """
+        return self.locks.try_use() and os.fstat(self._files.lock).st_nlink > 0
+
     def entries(self, run: Extent) -> tuple[int, ...]:
         """Return the map entries of a run of blocks; 0 is a missing block, as is one whose entry cannot be read."""
         try:

@@ -5,9 +5,10 @@
             └──────────────────────────────────── used up ────────────────────────────────────────┘
 
 A candidate was chosen a while ago, by a look that takes no lock. It is evicted only if, with its block's lock held, it
-is still as it was: present, and not used since. So a block that is being fetched is never touched, nor is one of a blob
-that is pinned, or leased by who fills it. Its map entry goes first, its bytes after: whoever reads it meanwhile, here
-or in another process, finds bytes that do not match, which look like a missing block (blobfile.py, I2).
+is still as it was: present, not used since, and of a blob that is neither pinned nor leased by who fills it. So a block
+that is being fetched is never touched, and once a blob is pinned, no eviction of it begins. The map entry goes first,
+the bytes after: whoever reads it meanwhile, here or in another process, finds bytes that do not match, which look like
+a missing block (blobfile.py, I2). Who evicts from a blob uses it: nobody removes it meanwhile.
 
 Any number of processes may evict at once. They choose alike, and the locks tell them apart.
 """
@@ -168,13 +169,14 @@ class Evictor:
         if blob is None or not blob.locks.try_blocks(run):
             return 0
         try:
-            if blob.entries(run)[0] == MISSING or blob.uses(run)[0] != candidate.use:
+            as_it_was = blob.entries(run)[0] != MISSING and blob.uses(run)[0] == candidate.use
+            if not as_it_was or _is_kept(self._layout, blob):
                 return 0
-            blob.evict(candidate.block, self._quota.clock)
+            length = blob.geometry.length(candidate.block)
+            with self._quota.freeing(length):
+                blob.evict(candidate.block, self._quota.clock)
         finally:
             blob.locks.release_blocks(run)
-        length = blob.geometry.length(candidate.block)
-        self._quota.freed(length)
         self._queue_of(candidate).bytes -= length
         return length
 
@@ -185,9 +187,12 @@ class Evictor:
         self._quota.recount(self._measure)
 
     def _measure(self) -> int:
-        """Find the candidates, and return how many bytes of blob data are on the disk."""
+        """Find the candidates, and return how many bytes of blob data are on the disk.
+
+        What goes to the trash meanwhile is counted twice rather than not at all: the trash comes last.
+        """
         self._cold, self._hot = _Queue(), _Queue()
-        total = trash.disk_bytes(self._layout)
+        total = 0
         for blob_id in layouts.blob_ids(self._layout):
             present = 0
             with suppress(FileNotFoundError, BadRecord), closing(look_into(self._layout, blob_id)) as blob:
@@ -195,7 +200,7 @@ class Evictor:
             total += max(present, layouts.disk_bytes(self._layout, blob_id))
         self._cold.order()
         self._hot.order()
-        return total
+        return total + trash.disk_bytes(self._layout)
 
     def _add_blocks(self, blob: BlobFile) -> int:
         """Find a blob's candidates, and return how many bytes of it are present."""
@@ -234,13 +239,14 @@ class _Blobs:
         return {blob_id for blob_id, blob in self._open.items() if blob is not None}
 
     def get(self, blob_id: BlobId) -> BlobFile | None:
-        """Return a blob that is there and may be evicted from."""
+        """Return a blob that is there, and let nobody remove it."""
         if blob_id not in self._open:
             self._open[blob_id] = None
             with suppress(FileNotFoundError, BadRecord):
-                blob = self._open[blob_id] = look_into(self._layout, blob_id)
-                if _is_kept(self._layout, blob):
-                    self._open[blob_id] = None
+                blob = look_into(self._layout, blob_id)
+                if blob.claim():
+                    self._open[blob_id] = blob
+                else:
                     blob.close()
         return self._open[blob_id]
 

@@ -8,11 +8,12 @@ The quota is a file (records.py) with the sum of what is on the disk and what is
 and not written yet stands in its slot. The invariants:
 
  Q1  `used` is never less than the bytes on the disk plus the slots: it grows before bytes are written (`_grant`) and
-     shrinks after they are gone (`freed`). So the disk never holds more than the bound.
+     shrinks after they are gone (`freeing`). So the disk never holds more than the bound.
  Q2  A slot is never less than what its process has yet to write.
 
 A killed process leaves `used` too large, by what stands in its slot. `recount` mends that: it measures the disk and
-takes the sum for `used` if it is less.
+takes the sum for `used` if it is less. Bytes that go while it measures, it may have seen or not. So recounts are
+numbered, and what went while there was one stays counted (Q1), until the next.
 
 It is not in the catalogue: a grant takes 15 microseconds here and never waits for another's transaction, and the bounds
 outlive a catalogue that has to be made anew. Its locks are in locks.py.
@@ -142,10 +143,14 @@ class QuotaKeeper:
             self._taken -= length
             self._pool += length
 
-    def freed(self, length: int) -> None:
-        """Say that bytes are not on the disk any more. *Locks*: takes update, for microseconds."""
+    @contextlib.contextmanager
+    def freeing(self, length: int) -> Iterator[None]:
+        """Take bytes off the disk inside, and count them no more. *Locks*: takes update, at the end."""
+        recounts = self.look().recounts
+        yield
         with self._mutex, self._changing() as quota:
-            self._write(dataclasses.replace(quota, used=max(0, quota.used - length)))
+            if quota.recounts == recounts:
+                self._write(dataclasses.replace(quota, used=max(0, quota.used - length)))
 
     def excess(self) -> int:
         """Return how many bytes must be freed until the store is within its bounds."""
@@ -163,7 +168,7 @@ class QuotaKeeper:
         with self._mutex, self._changing() as quota:
             most = found + reserved + quota.clock - before.clock
             if most < quota.used or quota.used < found:
-                self._write(dataclasses.replace(quota, used=most))
+                self._write(dataclasses.replace(quota, used=most, recounts=quota.recounts + 1))
 
     def _grant(self, length: int) -> int:
         """Move a batch from the quota to the pool; return what is lacking for `length` bytes."""
