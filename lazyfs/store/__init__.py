@@ -12,6 +12,7 @@ from lazyfs.errors import StoreError, StoreTooSmall
 from lazyfs.extents import Block
 from lazyfs.sizes import format_size
 from lazyfs.store import layout as layouts
+from lazyfs.store import trash
 from lazyfs.store.blobfile import BlobFile, open_blob, open_known
 from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.eviction import Evictor
@@ -67,6 +68,7 @@ class Store:
 
         *Raises*: StoreError; OSError.
         """
+        trash.sweep(self.layout)
         self.evictor.recount()
         self.evictor.shrink()
 

@@ -182,7 +182,6 @@ class Evictor:
 
     def _look_through(self) -> None:
         """Find new candidates, and count what is there on the way."""
-        trash.sweep(self._layout)
         self._looked_at = self._quota.look().clock
         self._quota.recount(self._measure)
 
