@@ -115,8 +115,8 @@ def pin(host: Host) -> None:
 
 
 def recount(host: Host) -> None:
-    """Count what is there."""
-    host.evictor.recount()
+    """Tidy up, and count what is there."""
+    host.store.tidy()
 
 
 def leave(host: Host) -> None:

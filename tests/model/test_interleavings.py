@@ -18,7 +18,7 @@ from tests.model.protocol import Scenario
 from tests.model.scenarios import SCENARIOS, explorer
 
 STEPS = ["load x", "load y", "store x", "store y"]
-MOST = 60
+MOST = 40
 """Schedules of a scenario here, with each bound."""
 
 
