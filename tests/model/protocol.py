@@ -7,7 +7,7 @@ In every state:
 - a blob's files are made only by who holds the set-up lock, and deleted by who has it in use, alone;
 - the disk holds no more than the bound, `used` is no less than what is on the disk and in the pools (Q1), and a slot no
   less than what its process has yet to write (Q2);
-- of a blob that is pinned no eviction begins;
+- of a blob that is pinned or leased no eviction begins;
 - a blob that is known by its digest is not whole unless it matches.
 
 At the end, with all processes gone or killed: no lock is left; whoever comes next empties the trash, counts as used
@@ -99,7 +99,8 @@ class World:
         self.asked: list[Extent] = []
         self.survivors: set[int] = set()  # processes that came to their end
         self._quota = f"{path}/quota"
-        self.pinned = 0  # blocks that were present when the blob was pinned
+        self.pinned = 0  # blocks that were present when the blob was pinned, or leased
+        self.leased_by = -1
         shutil.rmtree(path, ignore_errors=True)
         for name in ("blobs", "trash"):
             (path / name).mkdir(parents=True)
@@ -138,6 +139,8 @@ class World:
 
     def release(self, process: int) -> Accesses:
         """As `Play.release`."""
+        if process == self.leased_by:
+            self.pinned = 0
         return self.kernel.close_all(process)
 
     def ended(self, process: int) -> None:
@@ -200,7 +203,7 @@ class World:
 
     def _check_pin(self) -> None:
         """One eviction may have begun when the pin came, since each holds its block's lock alone."""
-        assert self.marked() >= self.pinned - 1, "a block is evicted although its blob is pinned"
+        assert self.marked() >= self.pinned - 1, "a block is evicted although its blob is kept"
 
     def _check_writer(self, touched: Accesses) -> None:
         process = self.kernel.process
