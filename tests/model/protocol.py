@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import cast
 
 from lazyfs import records
-from lazyfs.extents import Extent, Geometry
+from lazyfs.extents import Extent
 from lazyfs.store import BlobFile, Store, trash
 from lazyfs.store.blobfile import open_blob
 from lazyfs.store.catalogue import Catalogue
@@ -94,7 +94,6 @@ class World:
         self.scenario = scenario
         self.path = path
         self.size = scenario.blocks * BLOCK
-        self.geometry = Geometry(self.size, BLOCK)
         self.content, self.wrong, self.blob_id = _contents(scenario.blocks, digest=scenario.digest)
         self.asked: list[Extent] = []
         self.survivors: set[int] = set()  # processes that came to their end
@@ -104,9 +103,9 @@ class World:
         shutil.rmtree(path, ignore_errors=True)
         for name in ("blobs", "trash"):
             (path / name).mkdir(parents=True)
-        root, blobs, trashed = (os.open(path / name, os.O_RDONLY) for name in (".", "blobs", "trash"))
-        self.layout = Layout(path, root, blobs, trashed)
         kernel.begin()
+        root, blobs, trashed = (kernel.enter(path / name) for name in (".", "blobs", "trash"))
+        self.layout = Layout(path, root, blobs, trashed)
         self.hosts: list[Host] = []
         self._prepare()
         self.bodies: Sequence[Callable[[], None]] = [
@@ -118,9 +117,8 @@ class World:
             maker = Host(self, -1)
             maker.quota.set_bounds(self.scenario.bound * BLOCK, None)
             maker.evictor.recount()
-            if self.scenario.present:
-                for index in self.scenario.present:
-                    maker.blob.record(index, maker.store.write(maker.blob, index, self.block(index)))
+            for index in self.scenario.present:
+                maker.blob.record(index, maker.store.write(maker.blob, index, self.block(index)))
             maker.quota.close()
         self.kernel.close_all(-1)
         for number in range(len(self.scenario.bodies)):
@@ -183,8 +181,6 @@ class World:
                 assert self._can_have(index), f"block {index} is not to be had"
             self.scenario.at_end(self)
         self.kernel.close_all(-1)
-        for fd in (self.layout.root, self.layout.blobs, self.layout.trash):
-            os.close(fd)
 
     def _can_have(self, index: int) -> bool:
         """Say whether who comes next finds a block, or its lock to fetch it."""

@@ -26,7 +26,8 @@ MOST = 40
 def place() -> Iterator[Path]:
     """Where stores are made and thrown away: in memory, where there is such a place."""
     memory = "/dev/shm"
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+    where = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="lazyfs-interleavings-", dir=where) as name:
         yield Path(name) / "store"
 
 
