@@ -280,6 +280,7 @@ class Fetcher:
             if pending <= flight.blocks and self.mismatch is None:
                 # It may be right, but asking on like that would never end.
                 raise OriginBadAnswer(self._ways.shown, "an answer without a single whole block")
+            self._passes_begun = 0
 
     def _begin_pass(self, flight: Flight) -> bool:
         """Make a flight the pass and widen it to all that is missing; False when another is, here or elsewhere.

@@ -326,6 +326,17 @@ async def test_what_is_found_damaged_while_a_pass_goes_by_is_no_lack_of_progress
 
 
 @scenario(ranged=False)
+async def test_passes_that_went_well_do_not_count_against_one_that_breaks(here: World) -> None:
+    async with here.opened() as blob:
+        for _ in range(PASS_TRIES):
+            await here.check(blob, 0, 10)
+            await here.settle(blob)
+            here.damage(0, BLOCK)
+        here.origin.faults.append(Fault(whole=True, reset_after=BLOCK - 1))
+        await here.check(blob, 0, 10)
+
+
+@scenario(ranged=False)
 async def test_a_pass_without_a_new_block_is_not_begun_for_ever(here: World) -> None:
     """Each costs the origin the whole blob. What brings a block, if only one, is worth another try."""
     broken = Fault(whole=True, reset_after=BLOCK - 1)
