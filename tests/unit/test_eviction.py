@@ -267,7 +267,8 @@ def test_what_loses_a_block_is_not_marked_complete_any_more_when_it_does(store: 
     with closing(store.open_blob(ONE, "http://a/one", BLOCKS * BLOCK)) as file:
         put(store, file, *range(BLOCKS))
         store.mark_complete(file)
-        evict, seen = BlobFile.evict, []
+        evict = BlobFile.evict
+        seen: list[bool] = []
 
         def look_and_evict(blob: BlobFile, index: int, clock: int) -> None:
             seen.extend(row.complete for row in store.catalogue.blobs())
