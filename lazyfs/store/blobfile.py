@@ -229,6 +229,11 @@ class BlobFile:
         self._all_before = self.geometry.blocks if first is None else first
         return first is None
 
+    def complete_now(self) -> bool:
+        """The same, and looks at all: another process may have evicted what was present."""
+        self._all_before = 0
+        return self.complete()
+
     def only_missing(self, index: int) -> bool:
         """Say whether no block but this one is missing; looks only at what was not present the last time."""
         if self.complete():

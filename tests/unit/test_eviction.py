@@ -278,3 +278,13 @@ def test_what_loses_a_block_is_not_marked_complete_any_more_when_it_does(store: 
             store.quota.set_bounds((BLOCKS - 1) * BLOCK, 0)
             store.evictor.shrink()
     assert seen == [False]
+
+
+def test_what_another_process_evicts_from_while_it_is_synced_is_not_marked_complete(store: Store) -> None:
+    with closing(store.open_blob(ONE, "http://a/one", 2 * BLOCK)) as file:
+        put(store, file, 0, 1)
+        assert file.complete()
+        with closing(look_into(store.layout, ONE)) as other:
+            other.evict(0, store.quota.clock)
+        store.mark_complete(file)
+    assert [row.complete for row in store.catalogue.blobs()] == [False]
