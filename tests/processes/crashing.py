@@ -42,13 +42,13 @@ READERS: Final = 2
 RATE: Final = "8m"
 """nginx's limit for each connection: slow enough that there is a middle to be killed in."""
 
-AIMS: Final = ("evictions", "written, not recorded", "gate", "pass")
+AIMS: Final = ("making room", "evictions", "written, not recorded", "gate", "pass")
 """What is too short for most random moments to fall into."""
 
 AIMED_FOR: Final = 2.0
 """Seconds after which an aimed kill falls wherever it may."""
 
-MUST_HIT: Final = ("blocks locked", "answers cut short", "pass", "evictions", "while the store was made")
+MUST_HIT: Final = ("blocks locked", "answers cut short", "pass", "making room", "while the store was made")
 """What some of a hundred kills must have cut short; else they show nothing."""
 
 PATIENCE: Final = 60.0
@@ -228,7 +228,7 @@ class Life:
             return
         pids = [pid for place in victims for pid in place.processes()]
         if kind == "aimed":
-            self._aim(pids, self._dice.choice(AIMS if self._bounded else AIMS[1:]))
+            self._aim(pids, self._dice.choice(AIMS if self._bounded else AIMS[2:]))
         else:
             if self._dice.random() < 0.5:  # without being stopped before, so that it may be in the middle of a call
                 for pid in pids:

@@ -42,8 +42,9 @@ def holding(pid: int, store: Path, contents: Mapping[int, Path]) -> Counter[str]
             if "in use" in names:
                 found["blocks locked"] += len(blocks)
                 found.update(_state_of(path.parent, block, contents) for block in blocks)
-            else:
+            else:  # only who evicts opens a blob without a claim to it
                 found["evictions"] += bool(blocks)
+                found["making room"] += not names
         elif path.name == "quota":
             found["quota"] += any(lock.start == _FAR for lock in locks)
         elif path.name == "catalogue.db-shm":
