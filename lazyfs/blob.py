@@ -485,14 +485,9 @@ class Blobs:
             raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
 
     async def mark_complete(self, file: BlobFile) -> None:
-        """Record that all of a blob is in the store: its bytes are synced first."""
-
-        def sync_and_mark() -> None:
-            file.sync()
-            self.store.catalogue.mark_complete(file.blob_id)
-
+        """Record that all of a blob is in the store."""
         try:
-            await trio.to_thread.run_sync(sync_and_mark)
+            await trio.to_thread.run_sync(self.store.mark_complete, file)
         except (OSError, LazyfsError) as exc:
             log.warning("blob %s is whole but could not be marked so: %s", file.blob_id, exc)
 

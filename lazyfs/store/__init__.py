@@ -97,6 +97,19 @@ class Store:
         self.trouble.succeeded()
         return checksum
 
+    def mark_complete(self, file: BlobFile) -> None:
+        """Record that all of a blob is in the store, if it is: it is synced first. Blocks on the disk.
+
+        *Raises*: OSError; StoreError.
+        """
+        file.sync()
+        layouts.sync_names(self.layout, file.blob_id)
+        if not file.complete_now():  # evicted from meanwhile, by another process
+            return
+        self.catalogue.mark_complete(file.blob_id)
+        if not file.complete_now():  # since
+            self.catalogue.mark_incomplete([file.blob_id])
+
     def take_back(self, file: BlobFile, index: int, why: OSError | None = None) -> None:
         """Give back the room of a block that was written and will not be recorded. *Locks*: the block's, held."""
         if why is not None:

@@ -152,10 +152,14 @@ class Catalogue:
         self._write("UPDATE blobs SET complete = 1 WHERE blob_id = ?", [(blob_id,)])
 
     def mark_incomplete(self, blob_ids: Iterable[BlobId]) -> None:
-        """Record that blobs have lost blocks; does not write where that is known."""
+        """Record, and sync, that blobs lose blocks; does not write where that is known.
+
+        It is synced because what follows may reach the disk first, and a power loss would leave a complete blob with
+        holes.
+        """
         whole = [(blob_id,) for blob_id in blob_ids if self._one(_IS_COMPLETE, blob_id) == (1,)]
         if whole:
-            self._write("UPDATE blobs SET complete = 0 WHERE blob_id = ?", whole)
+            self._write("UPDATE blobs SET complete = 0 WHERE blob_id = ?", whole, sync=True)
 
     def drop_blob(self, blob_id: BlobId) -> None:
         """Forget a blob that was removed."""
@@ -176,8 +180,9 @@ class Catalogue:
             row: tuple[Any, ...] | None = self._reads.execute(statement, values).fetchone()
             return row
 
-    def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+    def _write(self, statement: str, rows: Iterable[tuple[object, ...]], *, sync: bool = False) -> None:
         with self._reported(), self._writing:
+            self._writes.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
             self._writes.execute("BEGIN IMMEDIATE")
             try:
                 self._writes.executemany(statement, rows)

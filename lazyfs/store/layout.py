@@ -159,6 +159,26 @@ def _write_format(root: int) -> None:
         file.flush()
         os.fdatasync(file.fileno())
     os.rename(name, "FORMAT", src_dir_fd=root, dst_dir_fd=root)
+    sync(root)  # without it the rest would be a directory of somebody else's
+
+
+def sync(directory: int) -> None:
+    """Make the names in an open directory survive a power loss. *Raises*: OSError. *Source*: fsync(2)."""
+    os.fsync(directory)
+
+
+def sync_names(layout: Layout, blob_id: BlobId) -> None:
+    """Make the way to a blob's files survive a power loss. *Raises*: FileNotFoundError, when it is removed; OSError."""
+    directory = blob_directory(layout, blob_id, create=False)
+    try:
+        shelf = open_directory(shelf_of(blob_id), layout.blobs)
+        try:
+            for fd in (directory, shelf, layout.blobs, layout.root):
+                sync(fd)
+        finally:
+            os.close(shelf)
+    finally:
+        os.close(directory)
 
 
 def open_directory(path: str | Path, dir_fd: int | None = None) -> int:
