@@ -119,13 +119,13 @@ class Evictor:
                     return False
         return True
 
-    def shrink(self) -> int:
+    def shrink(self, excess: Callable[[], int] | None = None) -> int:
         """Evict until the store is within its bounds, however long it takes, or nothing more can go.
 
-        Returns how many bytes that freed. *Raises*, *Locks*: as `take`.
+        `excess` says instead how many bytes are too many. Returns how many that freed. *Raises*, *Locks*: as `take`.
         """
         freed = 0
-        while not self._stopped and (lacking := self._quota.excess()):
+        while not self._stopped and (lacking := (excess or self._quota.excess)()):
             with self._mutex:
                 if not (now := self._free(lacking)):
                     break

@@ -31,7 +31,7 @@ class Staged:
 
 
 def stage(layout: Layout, blob_id: BlobId) -> Staged | None:
-    """Take a blob out of the store; None when it is in use or not there.
+    """Take a blob out of the store; None when it is in use, pinned or not there.
 
     *Locks*: takes in-use exclusively (tried), held until `delete`. *Raises*: OSError.
     """
@@ -44,6 +44,8 @@ def stage(layout: Layout, blob_id: BlobId) -> Staged | None:
     try:
         lock = layouts.open_file("lock", directory, create=True)
         if not (BlobLocks(lock).try_own() and layouts.leads_to(layout, blob_id, directory)):
+            return None
+        if layouts.is_pinned(layout, blob_id):
             return None
         name = f"{blob_id}.{secrets.token_hex(4)}"
         os.rename(blob_id, name, src_dir_fd=shelf, dst_dir_fd=layout.trash)
@@ -80,10 +82,15 @@ def set_aside(layout: Layout, blob_id: BlobId, lock: int) -> None:
         os.close(directory)
 
 
-def delete(layout: Layout, staged: Staged) -> None:
-    """Delete what was staged. *Locks*: releases its lock at the end. *Raises*: OSError."""
+def delete(layout: Layout, staged: Staged) -> int:
+    """Delete what was staged, and return how many bytes of the disk its data took.
+
+    *Locks*: releases its lock at the end. *Raises*: OSError.
+    """
     try:
+        length = _data_bytes(layout, staged.name)
         _delete_directory(layout.trash, staged.name)
+        return length
     finally:
         os.close(staged.lock)
 
@@ -98,11 +105,13 @@ def sweep(layout: Layout) -> int:
 
 def disk_bytes(layout: Layout) -> int:
     """Return how many bytes of the disk the data in the trash takes."""
-    total = 0
-    for name in os.listdir(layout.trash):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            total += os.stat(f"{name}/data", dir_fd=layout.trash, follow_symlinks=False).st_blocks * 512
-    return total
+    return sum(_data_bytes(layout, name) for name in os.listdir(layout.trash))
+
+
+def _data_bytes(layout: Layout, name: str) -> int:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return os.stat(f"{name}/data", dir_fd=layout.trash, follow_symlinks=False).st_blocks * 512
+    return 0
 
 
 def _age(layout: Layout, name: str) -> float:
