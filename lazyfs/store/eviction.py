@@ -44,6 +44,9 @@ MOST_AT_ONCE: Final = 64 * 1024 * 1024
 GIVES_WAY_AFTER: Final = 8 * 1024 * 1024
 """Bytes that `shrink` frees between two pauses, each as long as that took: nobody waits for it."""
 
+SWEPT_FOR: Final = 0.02
+"""Seconds for which somebody who waits for room may be kept with what a killed process left in the trash."""
+
 AGAIN: Final = 1.0
 """Seconds until another look for room that was not to be had."""
 
@@ -139,6 +142,7 @@ class Evictor:
 
     def recount(self) -> None:
         """Look through the store, so that the quota is what is there. *Raises*: OSError; StoreError."""
+        trash.sweep(self._layout)
         with self._mutex:
             self._look_through()
 
@@ -185,7 +189,7 @@ class Evictor:
 
     def _look_through(self) -> None:
         """Find new candidates, and count what is there on the way."""
-        trash.sweep(self._layout)
+        trash.sweep(self._layout, SWEPT_FOR)
         self._looked_at = self._quota.look().clock
         self._quota.recount(self._measure)
 

@@ -121,6 +121,35 @@ def test_who_has_it_open_is_named_and_keeps_it(mount: Mount, nginx: Nginx, conte
     did("rm", "--store", mount.store, f"{nginx.url}/disk.img")
 
 
+STAGING = """
+import sys
+from pathlib import Path
+from lazyfs.store import Store, trash
+store = Store.open(Path(sys.argv[1]))
+assert trash.stage(store.layout, sys.argv[2])
+print("staged", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_remover_leaves_is_taken_over_when_it_is_killed_and_not_before(
+    mount: Mount, contents: dict[str, bytes]
+) -> None:
+    read(mount, "disk.img")
+    blob = listed(mount.store)["disk.img"]["blob"]
+    words = [sys.executable, "-c", STAGING, str(mount.store), blob]
+    with subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as remover:
+        assert remover.stdout is not None
+        assert remover.stdout.readline() == b"staged\n"
+        before = collected(mount.store)
+        remover.kill()
+    after = collected(mount.store)
+    assert (before["leftovers"], before["rows"]) == (0, 1)
+    assert (after["leftovers"], after["bytes_freed"] >= SIZE) == (1, True)
+    assert os.listdir(mount.store / "trash") == []
+    assert on_mount(under.opened, mount.path("disk.img")).content == contents["disk.img"]
+
+
 FAILURES = {
     "rm of no blob": (["rm", "nope"], "'nope' is no blob"),
     "rm of an unknown blob": (["rm", "url-0000"], "see: lazyfs ls"),
