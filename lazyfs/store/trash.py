@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import os
 import secrets
 import time
@@ -91,31 +90,25 @@ def set_aside(layout: Layout, blob_id: BlobId, lock: int) -> None:
         os.close(directory)
 
 
-def delete(layout: Layout, staged: Staged, deadline: float = math.inf) -> int:
+def delete(layout: Layout, staged: Staged) -> int:
     """Delete what was staged, and return how many bytes of the disk its data took.
 
-    At the deadline the rest is left to the next sweep. *Locks*: releases its lock at the end. *Raises*: OSError.
-    *Units*: the deadline is the monotonic clock's.
+    *Locks*: releases its lock at the end. *Raises*: OSError.
     """
     try:
         length = _data_bytes(layout, staged.name)
-        _delete_directory(layout.trash, staged.name, deadline)
+        _delete_directory(layout.trash, staged.name)
         return length
     finally:
         os.close(staged.lock)
 
 
-def sweep(layout: Layout, patience: float = math.inf) -> int:
+def sweep(layout: Layout) -> int:
     """Delete what killed processes left in the trash, oldest first, and return how many entries that were.
 
-    *Locks*: tries each entry's; skips what another process is deleting. *Raises*: OSError. *Units*: `patience` seconds,
-    after which the rest is left to the next sweep.
+    *Locks*: tries each entry's; skips what another process is deleting. *Raises*: OSError.
     """
-    deadline, swept = time.monotonic() + patience, 0
-    for name in sorted(os.listdir(layout.trash), key=lambda name: _age(layout, name)):
-        if time.monotonic() < deadline:
-            swept += _take_over(layout, name, deadline)
-    return swept
+    return sum(_take_over(layout, name) for name in sorted(os.listdir(layout.trash), key=lambda n: _age(layout, n)))
 
 
 def disk_bytes(layout: Layout) -> int:
@@ -135,7 +128,7 @@ def _age(layout: Layout, name: str) -> float:
     return 0.0
 
 
-def _take_over(layout: Layout, name: str, deadline: float) -> bool:
+def _take_over(layout: Layout, name: str) -> bool:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         directory = layouts.open_directory(name, layout.trash)
         try:
@@ -145,17 +138,16 @@ def _take_over(layout: Layout, name: str, deadline: float) -> bool:
         if not BlobLocks(lock).try_own():
             os.close(lock)
             return False
-        delete(layout, Staged(name, lock), deadline)
+        delete(layout, Staged(name, lock))
         return True
     return False
 
 
-def _shorten(directory: int, deadline: float) -> bool:
+def _shorten(directory: int) -> None:
     """Give back the disk space of a blob's data little by little, so that this gives way, and can be interrupted.
 
     To free one large extent takes no time, but a blob that was fetched at random may have one for each block: 8 GiB in
     32767 extents are 4 to 14 s of ext4's time here. Readers beside it are not delayed either way (`tools/removal`).
-    Returns whether it was done by the deadline.
     """
     data = layouts.open_file("data", directory, create=False)
     try:
@@ -164,21 +156,18 @@ def _shorten(directory: int, deadline: float) -> bool:
             os.ftruncate(data, size)
             if (taken := time.monotonic() - began) > WORTH_A_PAUSE:
                 time.sleep(taken)
-            if time.monotonic() > deadline:
-                return False
-        return True
     finally:
         os.close(data)
 
 
-def _delete_directory(parent: int, name: str, deadline: float) -> None:
+def _delete_directory(parent: int, name: str) -> None:
     """Delete a staged directory, its lock last, so that until the end it can be seen to be ours."""
     directory = layouts.open_directory(name, parent)
     try:
         for file in sorted(os.listdir(directory), key=lambda file: file == "lock"):
             with contextlib.suppress(FileNotFoundError):
-                if file == "data" and not _shorten(directory, deadline):
-                    return
+                if file == "data":
+                    _shorten(directory)
                 os.unlink(file, dir_fd=directory)
     finally:
         os.close(directory)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from lazyfs.store import trash
 from lazyfs.store.layout import Layout, open_layout
-from tests.unit.stores import BLOB, BLOCK, CONTENT, SIZE, directory, fill, in_processes, layout, opened
+from tests.unit.stores import BLOB, SIZE, directory, fill, in_processes, layout, opened
 
 __all__ = ["layout"]
 
@@ -60,23 +59,6 @@ def test_leftovers_of_a_killed_remover_are_swept(layout: Layout, left: set[str])
     os.close(staged.lock)  # as its death would
     assert trash.sweep(layout) == 1
     assert trash.sweep(layout) == 0
-    assert in_trash(layout) == []
-
-
-def test_who_has_no_time_sweeps_a_part_and_the_next_one_goes_on(layout: Layout) -> None:
-    with opened(layout, 10 * trash.STEP) as blob:
-        blob.record(0, blob.write(0, CONTENT[:BLOCK]))
-    staged = trash.stage(layout, BLOB)
-    assert staged is not None
-    os.close(staged.lock)
-    data = layout.path / "trash" / staged.name / "data"
-    assert trash.sweep(layout, patience=0.0) == 0
-    deadline = time.monotonic()
-    fd = os.open(data.parent, os.O_RDONLY)
-    assert not trash._shorten(fd, deadline)
-    os.close(fd)
-    assert data.stat().st_size == 9 * trash.STEP
-    assert trash.sweep(layout) == 1
     assert in_trash(layout) == []
 
 
