@@ -25,7 +25,7 @@ from lazyfs.store import layout as layouts
 from lazyfs.store.removal import Kept, remove
 from lazyfs.versions import BlobId, starts_blob_id
 
-JUST_CLOSED: Final = 1.0
+JUST_CLOSED: Final = 2.0
 """Seconds for which a blob in use is tried again: what a reader had open goes only after it has ended."""
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from lazyfs import urls
+from lazyfs import entries, urls
 from lazyfs.cli.mounting import absolute, ask, mount_of, store_of
 from lazyfs.cli.showing import open_store
 from lazyfs.errors import SourceError, StoreError, UsageError
@@ -33,6 +33,10 @@ def found(source: Source, store_path: Path) -> Source:
         with contextlib.closing(open_store(store_path)) as store:
             row = row_of(store, with_start(store, source.place))
             given, name = _described(store, row), urls.last_segment(row.url)
+    if reason := entries.unsafe(source.name or name):
+        raise UsageError(
+            f"{source.place} has no name that can be shown ({reason}): give one, as in NAME={source.place}"
+        )
     return dataclasses.replace(source, given=given, name=source.name or name)
 
 
