@@ -418,7 +418,9 @@ class Blobs:
             self._refuse_wrong(blob_id, (known.url, *mirrors))
             if blob is None:
                 try:
-                    file = await trio.to_thread.run_sync(self.store.open_blob, blob_id, known.url, known.version.size)
+                    file = await trio.to_thread.run_sync(
+                        self.store.open_blob, blob_id, known.url, known.version.size, known.version
+                    )
                 except OSError as exc:
                     raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
                 blob = self._open[blob_id] = Blob(blob_id, file, known, self)
@@ -474,13 +476,13 @@ class Blobs:
             log.warning("blob %s could not be thrown away: %s", blob.blob_id, exc.strerror or exc)
         self.on_mismatch(blob.blob_id, mismatch)
 
-    async def present_bytes(self, blob_id: BlobId, size: int) -> int:
+    async def present_bytes(self, blob_id: BlobId) -> int:
         """Return how many bytes of a blob are in the store, open or not. *Raises*: StoreError."""
         blob = self._open.get(blob_id)
         if blob is not None:
             return blob.present_bytes()
         try:
-            return await trio.to_thread.run_sync(self.store.present_bytes, blob_id, size)
+            return await trio.to_thread.run_sync(self.store.present_bytes, blob_id)
         except OSError as exc:
             raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
 

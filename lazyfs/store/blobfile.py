@@ -327,12 +327,6 @@ def open_blob(layout: Layout, blob_id: BlobId, size: int, block_size: int) -> Bl
         time.sleep(0.001)
 
 
-def open_known(layout: Layout, blob_id: BlobId, size: int) -> BlobFile:
-    """Open a blob that the store has. *Raises*: FileNotFoundError when it has not; as `open_blob`."""
-    os.close(layouts.blob_directory(layout, blob_id, create=False))
-    return open_blob(layout, blob_id, size, records.DEFAULT_BLOCK_SIZE)
-
-
 def look_into(layout: Layout, blob_id: BlobId) -> BlobFile:
     """Open a blob that the store has, as it is, and without a claim to it: it may be removed meanwhile.
 

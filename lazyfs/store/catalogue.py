@@ -10,6 +10,7 @@ hold up a look-up in this one. Writers belong in a worker thread; look-ups take 
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import Any
 
 from lazyfs import urls
 from lazyfs.errors import StoreError
-from lazyfs.versions import BlobId, Known, Version
+from lazyfs.versions import BlobId, Known, Version, same_blob
 
 _BUSY_SECONDS = 10.0
 
@@ -44,12 +45,33 @@ CREATE TABLE IF NOT EXISTS listings (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blobs (
     blob_id    TEXT PRIMARY KEY,
-    url        TEXT NOT NULL,        -- redacted; where it was first seen
+    url        TEXT NOT NULL,        -- redacted; where it was first seen; empty while that is not known
     size       INTEGER NOT NULL,
     block_size INTEGER NOT NULL,
     complete   INTEGER NOT NULL DEFAULT 0,
     last_used  REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS versions (
+    blob_id       TEXT PRIMARY KEY,
+    url_key       TEXT NOT NULL,     -- of what URL it is a version: where it was first seen
+    etag          TEXT,
+    last_modified TEXT
+) WITHOUT ROWID;
+"""
+
+_OUTDATED = """
+SELECT blob_id, blobs.size, versions.etag, versions.last_modified, names.size, names.etag, names.last_modified
+FROM blobs JOIN versions USING (blob_id) JOIN names USING (url_key) WHERE blob_id LIKE 'url-%'
+"""
+
+_NAMES_GONE = """
+DELETE FROM names WHERE checked_at < ? AND url NOT IN (SELECT url FROM blobs)
+AND url_key NOT IN (SELECT url_key FROM versions JOIN blobs USING (blob_id))
+"""
+
+_LISTINGS_GONE = """
+DELETE FROM listings WHERE listed_at < ?
+AND NOT EXISTS (SELECT 1 FROM blobs WHERE substr(blobs.url, 1, length(listings.url)) = listings.url)
 """
 
 _IS_COMPLETE = "SELECT complete FROM blobs WHERE blob_id = ?"
@@ -65,6 +87,13 @@ class BlobRow:
     block_size: int
     complete: bool
     last_used: float
+
+
+_BLOB = "blob_id, url, size, block_size, complete, last_used"
+
+
+def _blob_row(row: tuple[Any, ...]) -> BlobRow:
+    return BlobRow(BlobId(row[0]), row[1], row[2], row[3], bool(row[4]), row[5])
 
 
 class Catalogue:
@@ -139,13 +168,19 @@ class Catalogue:
         row = (urls.key(url), urls.redact(url), body, time.time())
         self._write("INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?)", [row])
 
-    def add_blob(self, blob_id: BlobId, url: str, size: int, block_size: int) -> None:
-        """Record that the store has (some of) a blob, and that it is used now."""
-        self._write(
+    def add_blob(self, blob_id: BlobId, url: str, size: int, block_size: int, version: Version | None = None) -> None:
+        """Record that the store has (some of) a blob, and that it is used now; `version` is what it is one of `url`."""
+        blob = (
             "INSERT INTO blobs VALUES (?, ?, ?, ?, 0, ?) ON CONFLICT (blob_id) DO UPDATE"
-            " SET last_used = excluded.last_used, block_size = excluded.block_size",
-            [(blob_id, urls.redact(url), size, block_size, time.time())],
+            " SET last_used = excluded.last_used, block_size = excluded.block_size,"
+            " url = CASE blobs.url WHEN '' THEN excluded.url ELSE blobs.url END",
+            [(blob_id, urls.redact(url) if url else "", size, block_size, time.time())],
         )
+        if version is None:
+            self._write(*blob)
+            return
+        row = (blob_id, urls.key(url), version.etag, version.last_modified)
+        self._write_together(blob, ("INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?)", [row]))
 
     def mark_complete(self, blob_id: BlobId) -> None:
         """Record that all of a blob is on the disk, synced."""
@@ -161,16 +196,51 @@ class Catalogue:
         if whole:
             self._write("UPDATE blobs SET complete = 0 WHERE blob_id = ?", whole, sync=True)
 
-    def drop_blob(self, blob_id: BlobId) -> None:
-        """Forget a blob that was removed."""
-        self._write("DELETE FROM blobs WHERE blob_id = ?", [(blob_id,)])
+    def drop_blob(self, blob_id: BlobId, last_used: float = math.inf) -> None:
+        """Forget a blob that was removed, unless it has come into the store again after `last_used`."""
+        self._write_together(
+            ("DELETE FROM blobs WHERE blob_id = ? AND last_used <= ?", [(blob_id, last_used)]),
+            ("DELETE FROM versions WHERE blob_id = ? AND blob_id NOT IN (SELECT blob_id FROM blobs)", [(blob_id,)]),
+        )
+
+    def forget_unused(self, before: float) -> int:
+        """Forget names and listings that nobody asked for since, and of which no blob is there; return how many."""
+        gone = [(before,)]
+        return self._write_together((_NAMES_GONE, gone), (_LISTINGS_GONE, gone))
+
+    def version_of(self, blob_id: BlobId) -> tuple[str, Version] | None:
+        """Return the key of the URL (urls.py) of which a blob is a version, and which; None when it is not known."""
+        columns = "url_key, size, etag, last_modified"
+        query = f"SELECT {columns} FROM versions JOIN blobs USING (blob_id) WHERE blob_id = ?"  # noqa: S608
+        row = self._one(query, blob_id)
+        return None if row is None else (row[0], Version(*row[1:]))
+
+    def outdated(self) -> list[BlobId]:
+        """Return the blobs whose URL names another blob now. One that is known by its digest is never among them."""
+        with self._reported(), self._reading:
+            rows = self._reads.execute(_OUTDATED).fetchall()
+        return [BlobId(row[0]) for row in rows if not same_blob(Version(*row[1:4]), Version(*row[4:]))]
+
+    def blobs_at(self, url: str) -> list[BlobId]:
+        """Return the blobs that are versions of a URL, and those that are listed under it."""
+        with self._reported(), self._reading:
+            rows = self._reads.execute(
+                "SELECT blob_id FROM blobs WHERE url = ?"
+                " UNION SELECT blob_id FROM blobs JOIN versions USING (blob_id) WHERE url_key = ?",
+                (url, urls.key(url)),
+            ).fetchall()
+        return [BlobId(row[0]) for row in rows]
+
+    def blob(self, blob_id: BlobId) -> BlobRow | None:
+        """Return a blob, or None."""
+        row = self._one(f"SELECT {_BLOB} FROM blobs WHERE blob_id = ?", blob_id)  # noqa: S608
+        return None if row is None else _blob_row(row)
 
     def blobs(self) -> list[BlobRow]:
         """Return all blobs, the last used first."""
-        columns = "blob_id, url, size, block_size, complete, last_used"
         with self._reported(), self._reading:
-            rows = self._reads.execute(f"SELECT {columns} FROM blobs ORDER BY last_used DESC").fetchall()  # noqa: S608
-        return [BlobRow(BlobId(row[0]), row[1], row[2], row[3], bool(row[4]), row[5]) for row in rows]
+            rows = self._reads.execute(f"SELECT {_BLOB} FROM blobs ORDER BY last_used DESC").fetchall()  # noqa: S608
+        return [_blob_row(row) for row in rows]
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -181,15 +251,22 @@ class Catalogue:
             return row
 
     def _write(self, statement: str, rows: Iterable[tuple[object, ...]], *, sync: bool = False) -> None:
+        self._write_together((statement, rows), sync=sync)
+
+    def _write_together(self, *steps: tuple[str, Iterable[tuple[object, ...]]], sync: bool = False) -> int:
+        """Do all of it in one transaction, synced if need be, and return how many rows that changed."""
         with self._reported(), self._writing:
+            before = self._writes.total_changes
             self._writes.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
             self._writes.execute("BEGIN IMMEDIATE")
             try:
-                self._writes.executemany(statement, rows)
+                for statement, rows in steps:
+                    self._writes.executemany(statement, rows)
                 self._writes.execute("COMMIT")
             except BaseException:
                 self._writes.execute("ROLLBACK")
                 raise
+            return self._writes.total_changes - before
 
     @contextmanager
     def _reported(self) -> Iterator[None]:

@@ -43,6 +43,9 @@ MORE: Final = 64
 MOST_AT_ONCE: Final = 64 * 1024 * 1024
 """Bytes beyond which nobody is kept waiting for more room: 256 blocks take some 10 ms."""
 
+GIVES_WAY_AFTER: Final = 8 * 1024 * 1024
+"""Bytes that `shrink` frees between two pauses, each as long as that took: nobody waits for it."""
+
 AGAIN: Final = 1.0
 """Seconds until another look for room that was not to be had."""
 
@@ -123,17 +126,19 @@ class Evictor:
                     return False
         return True
 
-    def shrink(self) -> int:
+    def shrink(self, excess: Callable[[], int] | None = None) -> int:
         """Evict until the store is within its bounds, however long it takes, or nothing more can go.
 
-        Returns how many bytes that freed. *Raises*, *Locks*: as `take`.
+        `excess` says instead how many bytes are too many. Returns how many that freed. *Raises*, *Locks*: as `take`.
         """
         freed = 0
-        while not self._stopped and (lacking := self._quota.excess()):
+        while not self._stopped and (lacking := (excess or self._quota.excess)()):
+            began = time.monotonic()
             with self._mutex:
-                if not (now := self._free(lacking)):
+                if not (now := self._free(min(lacking, GIVES_WAY_AFTER))):
                     break
             freed += now
+            time.sleep(time.monotonic() - began)
         return freed
 
     def recount(self) -> None:

@@ -228,6 +228,15 @@ def blob_ids(layout: Layout) -> Iterator[BlobId]:
                     yield BlobId(name)
 
 
+def is_there(layout: Layout, blob_id: BlobId) -> bool:
+    """Say whether a blob has a directory."""
+    try:
+        os.close(blob_directory(layout, blob_id, create=False))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def disk_bytes(layout: Layout, blob_id: BlobId) -> int:
     """Return how many bytes of the disk a blob's data takes; 0 when it has none. *Raises*: OSError."""
     try:
@@ -244,6 +253,21 @@ def is_pinned(layout: Layout, blob_id: BlobId) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def set_pin(layout: Layout, blob_id: BlobId) -> None:
+    """Pin a blob. *Locks*: in-use, held, so that nobody removes it together with the pin. *Raises*: OSError."""
+    directory = blob_directory(layout, blob_id, create=False)
+    try:
+        os.close(open_file("pin", directory, create=True))
+    finally:
+        os.close(directory)
+
+
+def drop_pin(layout: Layout, blob_id: BlobId) -> None:
+    """Let a blob be evicted and removed again. *Raises*: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{shelf_of(blob_id)}/{blob_id}/pin", dir_fd=layout.blobs)
 
 
 def leads_to(layout: Layout, blob_id: BlobId, directory: int) -> bool:
