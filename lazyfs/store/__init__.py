@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.extents import Block
 from lazyfs.sizes import format_size
-from lazyfs.store.blobfile import BlobFile, open_blob, open_known
+from lazyfs.store import layout as layouts
+from lazyfs.store.blobfile import BlobFile, look_into, open_blob, open_known
 from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.eviction import Evictor
 from lazyfs.store.layout import Layout, default_path, open_layout
@@ -40,9 +43,9 @@ class Store:
         with contextlib.ExitStack() as undo:
             layout = open_layout(path.absolute())
             undo.callback(layout.close)
-            catalogue = Catalogue(layout.catalogue)
-            undo.callback(catalogue.close)
-            quota = QuotaKeeper(layout)
+            quota = QuotaKeeper(layout)  # first: it changes nothing of a store that it refuses
+            undo.callback(quota.close)
+            catalogue = Catalogue(layout.catalogue, partial(_blobs_on_disk, layout))
             undo.pop_all()
         return cls(layout, catalogue, quota, Evictor(layout, quota, catalogue.mark_incomplete), block_size)
 
@@ -135,3 +138,12 @@ class Store:
                 except (FileNotFoundError, NotADirectoryError):
                     continue
         return total
+
+
+def _blobs_on_disk(layout: Layout) -> Iterator[BlobRow]:
+    """Yield what the blobs say of themselves, for a catalogue that has to be made anew."""
+    for blob_id in layouts.blob_ids(layout):
+        with contextlib.suppress(OSError, records.BadRecord), contextlib.closing(look_into(layout, blob_id)) as blob:
+            if whole := blob.complete():
+                blob.sync()
+            yield BlobRow(blob_id, "", blob.geometry.size, blob.geometry.block_size, whole, time.time())

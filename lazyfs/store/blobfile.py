@@ -331,6 +331,8 @@ def _set_up(map_fd: int, data: int, size: int, block_size: int) -> Geometry:
     """Give map and data their header and size where they lack them (I4). *Locks*: set-up, held."""
     try:
         header = records.unpack_map_header(os.pread(map_fd, records.MAP_HEADER_SIZE, 0))
+    except records.NewerRecord as exc:
+        raise StoreError(f"{exc}; upgrade lazyfs or name another store with --store") from exc
     except records.BadRecord:
         # New, or damaged: with an empty map every block is missing, whatever lies in the data.
         header = records.MapHeader(block_size, size)

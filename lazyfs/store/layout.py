@@ -2,10 +2,11 @@
 
     STORE/            0700 and ours, or it is refused
       FORMAT          "lazyfs store 1"
-      catalogue.db    the catalogue (catalogue.py)
+      catalogue.db    the catalogue (catalogue.py), and the last one that was damaged (database.py)
       quota           the bounds and what is used of them (quota.py)
       blobs/ab/ID/    data, map, lock, uses (blobfile.py), perhaps pin; `ab` are the first hex digits of the id
       trash/          staged deletions (trash.py)
+      scrub           where the scrub goes on (scrub.py)
       run/            a control socket and a log for each mount
 
 FORMAT, blobs and trash are opened relative to a descriptor of STORE, with O_NOFOLLOW, under names of ours only; the

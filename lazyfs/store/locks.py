@@ -12,6 +12,8 @@ on its `lock` file, which is never unlinked while the blob is in `blobs/`; the s
 | block i | i | its fetch, its eviction | exclusive: tried, and to fetch then polled | a higher block and below |
 | gate | 2^62 + 2 | the question which block is the last one missing (verify.py) | exclusive, tried again | nothing |
 | update | 2^62 of `quota` | every change of the quota (quota.py) | exclusive, tried again for 2 s | nothing |
+| catalogue | 2^62 + 1 | which file is catalogue.db | shared: to open, close it; exclusive: to rename it | SQLite's |
+| scrub | 2^62 + 2 | the scrub: one process of a store (scrub.py) | exclusive, tried, until the process ends | - |
 | slot i | i of `quota` | what a process has reserved | exclusive, tried, until the process ends | - |
 
 The order is the table's, blocks ascending. Nobody waits for a lower block while it holds a higher one, so two processes
@@ -41,6 +43,8 @@ _SET_UP: Final = _IN_USE + 1
 _GATE: Final = _IN_USE + 2
 _PASS: Final = _IN_USE + 3
 _UPDATE: Final = _FAR
+_CATALOGUE: Final = _UPDATE + 1
+_SCRUB: Final = _UPDATE + 2
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, len, pid
 
 
@@ -92,6 +96,18 @@ class QuotaLocks(_Locks):
         return self._in_the_way(slot, 1) is not None
 
 
+class StoreLocks(_Locks):
+    """The locks of the store that have nothing to do with its quota, on a descriptor of the quota's file."""
+
+    def try_catalogue(self, *, alone: bool) -> bool:
+        """Take the catalogue lock, shared or exclusively; False while others are in the way. *Raises*: OSError."""
+        return self._try(fcntl.F_WRLCK if alone else fcntl.F_RDLCK, _CATALOGUE, 1)
+
+    def try_scrub(self) -> bool:
+        """Take the scrub lock; False while another process has it. *Raises*: OSError."""
+        return self._try(fcntl.F_WRLCK, _SCRUB, 1)
+
+
 class BlobLocks(_Locks):
     """The locks of one blob, on a descriptor of its lock file."""
 
@@ -102,6 +118,10 @@ class BlobLocks(_Locks):
     def try_own(self) -> bool:
         """Take the in-use lock exclusively; False while anybody has the blob open. *Raises*: OSError."""
         return self._try(fcntl.F_WRLCK, _IN_USE, 1)
+
+    def is_in_use(self) -> bool:
+        """Say whether anybody has the blob open, on another descriptor. *Raises*: OSError."""
+        return self._in_the_way(_IN_USE, 1) is not None
 
     def try_set_up(self) -> bool:
         """Take the set-up lock; False while another process has it. *Raises*: OSError."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import threading
 import time
@@ -34,6 +35,8 @@ from lazyfs.records import Quota
 from lazyfs.store import layout as layouts
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import QuotaLocks
+
+log = logging.getLogger(__name__)
 
 LARGEST_BATCH: Final = 16 * 1024 * 1024
 """Bytes reserved in one go at the most; what a killed process may leave reserved until the next recount."""
@@ -55,6 +58,7 @@ class QuotaKeeper:
     """
 
     def __init__(self, layout: Layout) -> None:
+        self._path = layout.path
         self._root = layout.root
         self._fd = layouts.open_file("quota", layout.root, create=True)
         self._locks = QuotaLocks(self._fd)
@@ -63,7 +67,13 @@ class QuotaKeeper:
         self._taken = 0  # reserved, and being written
         self._slot = -1
         self._seen = Quota()
-        self.look()
+        try:
+            self.look()
+        except (StoreError, OSError):
+            os.close(self._fd)
+            raise
+        if self._seen.used == UNKNOWN and os.fstat(self._fd).st_size:
+            log.warning("the store's quota is damaged: set its bounds again with --max-cache and --min-free")
 
     def close(self) -> None:
         """Give back what is reserved, and the slot."""
@@ -183,6 +193,10 @@ class QuotaKeeper:
     def _read(self) -> Quota:
         try:
             return records.unpack_quota(os.pread(self._fd, records.QUOTA_SIZE, 0))
+        except records.NewerRecord as exc:
+            raise StoreError(
+                f"the store {self._path}: {exc}; upgrade lazyfs or name another store with --store"
+            ) from exc
         except records.BadRecord:
             return dataclasses.replace(self._seen, used=UNKNOWN)  # new, or damaged
 
