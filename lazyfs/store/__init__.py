@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,14 @@ class Store:
     @classmethod
     def open(cls, path: Path, block_size: int = records.DEFAULT_BLOCK_SIZE) -> Store:
         """Open the store at `path`, making it if need be. *Raises*: StoreError with one line."""
+        try:
+            return cls._open(path, block_size)
+        except OSError as exc:
+            remedy = f"mend it with: lazyfs fsck --repair --store {shlex.quote(str(path))}"
+            raise StoreError(f"the store {path} cannot be used: {exc.strerror or exc}; {remedy}") from exc
+
+    @classmethod
+    def _open(cls, path: Path, block_size: int) -> Store:
         with contextlib.ExitStack() as undo:
             layout = open_layout(path.absolute())
             undo.callback(layout.close)

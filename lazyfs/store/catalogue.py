@@ -24,6 +24,13 @@ from lazyfs.versions import BlobId, Known, Version, is_blob_id
 
 log = logging.getLogger(__name__)
 
+_BLOB = "blob_id, url, size, block_size, complete, last_used"
+_TABLES = (
+    ("names", "url_key", 'url_key, size, etag, last_modified, ranged, head, checked_at, "check"'),
+    ("listings", "url_key", 'url_key, body, "check"'),
+    ("blobs", "blob_id", _BLOB),
+)
+"""Each table, its key, and what a look for damage reads."""
 _IS_COMPLETE = "SELECT complete FROM blobs WHERE blob_id = ?"
 
 
@@ -99,14 +106,35 @@ class Catalogue:
         if whole:
             self._write("UPDATE blobs SET complete = 0 WHERE blob_id = ?", whole)
 
+    def correct(self, blob: BlobRow) -> None:
+        """Record a blob as it proved to be."""
+        self._write("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?, ?)", [_as_row(blob)])
+
+    def damaged_rows(self) -> int:
+        """Return how many rows do not match their check, or make no sense."""
+        return sum(len(keys) for keys in self._damaged().values())
+
+    def drop_damaged_rows(self) -> None:
+        """Forget what those say."""
+        for deletion, keys in self._damaged().items():
+            self._write(deletion, keys)
+
+    def _damaged(self) -> dict[str, list[Row]]:
+        """Return the statements that drop damaged rows, each with their keys, as bytes: they may be no text."""
+        found = {}
+        for table, key, columns in _TABLES:
+            rows = self._database.all(f"SELECT CAST({key} AS BLOB), {columns} FROM {table}")  # noqa: S608
+            wrong = [row[:1] for row in rows if not _is_right(table, row[1:])]
+            found[f"DELETE FROM {table} WHERE CAST({key} AS BLOB) = ?"] = wrong  # noqa: S608
+        return found
+
     def drop_blob(self, blob_id: BlobId) -> None:
         """Forget a blob that was removed."""
         self._write("DELETE FROM blobs WHERE blob_id = ?", [(blob_id,)])
 
     def blobs(self) -> list[BlobRow]:
         """Return all blobs, the last used first."""
-        columns = "blob_id, url, size, block_size, complete, last_used"
-        rows = self._database.all(f"SELECT {columns} FROM blobs ORDER BY last_used DESC")  # noqa: S608
+        rows = self._database.all(f"SELECT {_BLOB} FROM blobs ORDER BY last_used DESC")  # noqa: S608
         return [blob for row in rows if (blob := _blob_row(row)) is not None]
 
     def _look_up(self, statement: str, url: str) -> Row | None:
@@ -136,6 +164,10 @@ def _name_row(known: Known) -> Row:
 
 def _as_row(blob: BlobRow) -> Row:
     return (blob.blob_id, blob.url, blob.size, blob.block_size, blob.complete, blob.last_used)
+
+
+def _is_right(table: str, row: Row) -> bool:
+    return _blob_row(row) is not None if table == "blobs" else row_check(*row[:-1]) == row[-1]
 
 
 def _blob_row(row: Row) -> BlobRow | None:

@@ -196,7 +196,7 @@ class Database:
 
     def _open(self) -> _Open:
         """Open what is there, or make it. *Locks*: takes catalogue, shared."""
-        with self._locked(), self._reported(), contextlib.ExitStack() as undo:
+        with _locked(self._path), self._reported(), contextlib.ExitStack() as undo:
             _refuse_strange(self._path)
             writes, reads = (undo.enter_context(contextlib.closing(_connect(self._path))) for _ in range(2))
             self._path.chmod(0o600)  # those beside it are made with the same mode
@@ -208,10 +208,10 @@ class Database:
 
     def _set_aside(self) -> None:
         """Rename the database and what is beside it, if it is damaged still. *Locks*: takes catalogue, exclusively."""
-        with self._locked(alone=True):
+        with _locked(self._path, alone=True):
             try:
                 with self._reported():
-                    examine(self._path)
+                    _examine(self._path)
                     if self._path.exists():
                         with contextlib.closing(_connect(self._path)) as writes:
                             _retried(lambda: _bring_up(self._path, writes, self._fill))
@@ -227,28 +227,10 @@ class Database:
 
     def _close(self, connections: _Open) -> None:
         try:
-            with self._locked():
+            with _locked(self._path):
                 connections.close()
         except StoreError:
             connections.close()  # whoever has the lock is stopped, or the disk fails
-
-    @contextlib.contextmanager
-    def _locked(self, *, alone: bool = False) -> Iterator[None]:
-        """Hold the catalogue lock. *Raises*: StoreError, when another process holds it for too long."""
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(self._path.with_name("quota"), flags, 0o600)
-        except OSError as exc:
-            raise StoreError(f"the catalogue {self._path} cannot be used now: {exc.strerror or exc}") from exc
-        try:
-            deadline = time.monotonic() + BUSY_SECONDS
-            while not StoreLocks(fd).try_catalogue(alone=alone):
-                if time.monotonic() > deadline:
-                    raise StoreError(f"the catalogue {self._path} is held by a process that does not go on")
-                time.sleep(0.001)
-            yield
-        finally:
-            os.close(fd)
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
@@ -262,20 +244,42 @@ class Database:
 
 
 def examine(path: Path) -> None:
-    """Read the whole database and change nothing. *Raises*: Damaged; StoreError, when it is newer or cannot be read.
+    """Read the whole database and change nothing; one that is not there is sound. *Locks*: takes catalogue, shared.
 
-    It must not be renamed meanwhile. One that is not there is sound.
+    *Raises*: Damaged; StoreError, when it is newer or cannot be read.
     """
-    with reported(path):
-        _refuse_strange(path)
-        if not path.exists():
-            return
+    with _locked(path), reported(path):
+        _examine(path)
+
+
+def _examine(path: Path) -> None:
+    """The same. *Locks*: catalogue, held."""
+    _refuse_strange(path)
+    if path.exists():
         with contextlib.closing(_connect(path)) as connection:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()
             if found != ("ok",):
                 raise Damaged(_damaged(path, str(found[0]).splitlines()[-1]))
             if _version(path, connection) == len(MIGRATIONS):
                 _probe(connection)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, alone: bool = False) -> Iterator[None]:
+    """Hold the catalogue lock. *Raises*: StoreError, when another process holds it for too long."""
+    try:
+        fd = os.open(path.with_name("quota"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise StoreError(f"the catalogue {path} cannot be used now: {exc.strerror or exc}") from exc
+    try:
+        deadline = time.monotonic() + BUSY_SECONDS
+        while not StoreLocks(fd).try_catalogue(alone=alone):
+            if time.monotonic() > deadline:
+                raise StoreError(f"the catalogue {path} is held by a process that does not go on")
+            time.sleep(0.001)
+        yield
+    finally:
+        os.close(fd)
 
 
 def set_aside(path: Path) -> list[Path]:
@@ -311,8 +315,14 @@ def _refuse_strange(path: Path) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
     connection.create_function("row_check", -1, row_check, deterministic=True)
     return connection
+
+
+def _text(data: bytes) -> str:
+    """Read a text, which damage may have made one that is no UTF-8."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _retried(step: Callable[[], None]) -> None:

@@ -126,14 +126,14 @@ def _check_file_system(path: Path) -> None:
 def _check_format(path: Path, root: int) -> None:
     """Read FORMAT, or write it into a directory that is empty or has only what a racing process makes."""
     try:
-        number = _read_format(root)
+        number = read_format(root)
         if number is None:
             strange = [name for name in os.listdir(root) if not name.startswith(("FORMAT", "blobs", "trash", "run"))]
-            number = _read_format(root)  # a racing process may have made it meanwhile, and more
+            number = read_format(root)  # a racing process may have made it meanwhile, and more
             if strange and number is None:
                 raise StoreError(f"{path} is not empty and not a store; name another with --store")
         if number is None:
-            _write_format(root)
+            write_format(root)
         elif number > records.FORMAT:
             raise StoreError(
                 f"the store {path} was written by a newer lazyfs (format {number}, this one knows {records.FORMAT}); "
@@ -143,7 +143,7 @@ def _check_format(path: Path, root: int) -> None:
         raise StoreError(f"{path} is not a store: {exc}; name another with --store") from exc
 
 
-def _read_format(root: int) -> int | None:
+def read_format(root: int) -> int | None:
     """Return the number in FORMAT; None when there is none. *Raises*: BadRecord, OSError."""
     try:
         with os.fdopen(open_file("FORMAT", root, create=False), "rb") as file:
@@ -152,7 +152,7 @@ def _read_format(root: int) -> int | None:
         return None
 
 
-def _write_format(root: int) -> None:
+def write_format(root: int) -> None:
     """Write FORMAT whole or not at all: a racing process must never read half of it."""
     name = f"FORMAT.{secrets.token_hex(4)}"  # not the pid: two containers that share a store may have the same
     with os.fdopen(open_file(name, root, create=True), "wb") as file:

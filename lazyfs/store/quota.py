@@ -72,7 +72,8 @@ class QuotaKeeper:
         except (StoreError, OSError):
             os.close(self._fd)
             raise
-        if self._seen.used == UNKNOWN and os.fstat(self._fd).st_size:
+        self.damaged = self._seen.used == UNKNOWN and os.fstat(self._fd).st_size > 0  # when it was opened
+        if self.damaged:
             log.warning("the store's quota is damaged: set its bounds again with --max-cache and --min-free")
 
     def close(self) -> None:
