@@ -310,6 +310,8 @@ def open_blob(layout: Layout, blob_id: BlobId, size: int, block_size: int) -> Bl
             opened = _open_in(layout, blob_id, directory, size, block_size)
             if opened is not None:
                 return opened
+        if os.fstat(layout.blobs).st_nlink == 0:
+            raise StoreError(f"the store {layout.path} was removed while it was in use; mount again")
         if time.monotonic() > deadline:
             raise StoreError(f"blob {blob_id} is being removed or made by another process for too long; try again")
         time.sleep(0.001)

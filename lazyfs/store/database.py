@@ -47,7 +47,7 @@ AGAIN: Final = 1.0
 ASIDE: Final = ".damaged-"
 """What the name of a database that was set aside has behind its own."""
 
-_BESIDE: Final = ("", "-wal", "-shm")
+_BESIDE: Final = ("", "-journal", "-wal", "-shm")
 
 _PASSING: Final = frozenset(
     {
@@ -220,7 +220,7 @@ class Database:
                 log.error("%s; it is kept as %s, and made anew from the blobs", exc, aside)  # noqa: TRY400
                 for old in set_aside(self._path):
                     _remove(old)
-                # The database first: SQLite throws away a log that lies beside no database or an empty one.
+                # The database first: SQLite throws away a log or journal that lies beside an empty one.
                 for end in _BESIDE:
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(f"{self._path}{end}", f"{aside}{end}")
@@ -306,11 +306,19 @@ def _damaged(path: Path, why: object) -> str:
 
 
 def _refuse_strange(path: Path) -> None:
-    """SQLite would follow a link, and say of a directory only that it cannot be opened."""
+    """Find what SQLite would make nothing of: it follows a link, and waits for whoever has a file that lost its pages.
+
+    *Raises*: Damaged; OSError.
+    """
+    sizes = {}
     for end in _BESIDE:
         with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.stat(f"{path}{end}", follow_symlinks=False).st_mode):
+            status = os.stat(f"{path}{end}", follow_symlinks=False)
+            sizes[end] = status.st_size
+            if not stat.S_ISREG(status.st_mode):
                 raise Damaged(_damaged(path, f"{path.name}{end} is not a file"))
+    if sizes.get("") == 0 and "-wal" in sizes:
+        raise Damaged(_damaged(path, "it is empty, and has a log"))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -37,7 +37,7 @@ STORE: Final = "the store"
 _FILES: Final = ("FORMAT", "quota", "scrub")
 _DIRECTORIES: Final = ("blobs", "trash", "run")
 _TEMPORARY: Final = re.compile(r"FORMAT\.[0-9a-f]{8}")
-_OTHERS: Final = re.compile(r"catalogue\.db(?:-wal|-shm|\.damaged-.*)?|lost\+found")
+_OTHERS: Final = re.compile(r"catalogue\.db(?:-journal|-wal|-shm|\.damaged-.*)?|lost\+found")
 _SHELF: Final = re.compile(r"[0-9a-f]{2}")
 _STAGED: Final = re.compile(r"(?:sha256|url)-[0-9a-f]{64}\.[0-9a-f]{8}")
 

@@ -177,8 +177,12 @@ def make_directory(name: str, dir_fd: int) -> None:
 
 
 def open_file(name: str, dir_fd: int, *, create: bool) -> int:
-    """Open a file of the store to read and write, never through a symbolic link. *Raises*: OSError."""
-    return os.open(name, _FILE | (os.O_CREAT if create else 0), 0o600, dir_fd=dir_fd)
+    """Open a file of the store to read and write, never through a symbolic link, nor a pipe. *Raises*: OSError."""
+    fd = os.open(name, _FILE | (os.O_CREAT if create else 0), 0o600, dir_fd=dir_fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, f"{name} in the store is not a file")
+    return fd
 
 
 def blob_directory(layout: Layout, blob_id: BlobId, *, create: bool) -> int:

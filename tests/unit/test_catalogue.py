@@ -254,7 +254,7 @@ def _write_until_replaced(path: Path) -> int:
 
 def test_processes_that_meet_damage_at_once(tmp_path: Path) -> None:
     assert in_processes(3, _write_until_replaced, tmp_path) == [100] * 3
-    assert len([name for name in aside(tmp_path) if name[-4:] not in ("-wal", "-shm")]) == 1
+    assert len([name for name in aside(tmp_path) if name[-4:] not in ("-wal", "-shm", "rnal")]) == 1
     with opened(tmp_path) as catalogue:
         assert catalogue.listing("http://again/99") == b"x"
 
