@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -59,6 +60,12 @@ USES_EVERY: Final = 1.0
 FILL_WORKERS: Final = 4
 """Runs fetched at a time when a whole blob is wanted."""
 
+SAMPLES: Final = 4
+"""Blocks that a mirror must have alike, where nothing else says that it has the same blob."""
+
+_LOOKED_AT: Final = 1 << 13
+"""Blocks looked for in the map between two looks at what else is to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -81,7 +88,7 @@ class Blob:
         self._file = file
         self._shared = shared
         digest = digest_of(blob_id) is not None
-        self.ways = Ways(known, shared.client, shared.counters, shared.nursery, self._sample, digest=digest)
+        self.ways = Ways(known, shared.client, shared.counters, shared.nursery, self._samples, digest=digest)
         self._fetcher = Fetcher(shared.store, file, known, self.ways, shared.memory, shared.counters)
         self._flights = self._fetcher.flights
         self._readahead = Readahead(file.geometry)
@@ -89,6 +96,7 @@ class Blob:
         self._failed: dict[int, tuple[float, LazyfsError]] = {}
         self._busy = 0  # tasks that need its files: leaders of flights, and who writes down what was read
         self._complete = file.complete()
+        self._fills = 0  # who fill it now; while there are some, it is leased
         self._used: set[int] = set()  # blocks that were read since that was last written down
         self._uses_due = trio.current_time() + USES_EVERY
 
@@ -123,8 +131,21 @@ class Blob:
         """Fetch every missing block, however long it takes while it goes on; `progress` is called as blocks come in.
 
         *Raises*: DeadlineExceeded, when nothing comes for `read_timeout`; OriginError; StoreError. *Cancellation*: at
-        any time; what has landed stays.
+        any time; what has landed stays. *Locks*: takes a lease, so that nothing of it is evicted meanwhile.
         """
+        self._shared.store.refuse_too_large(self.geometry.size, self.ways.shown)
+        if not self._fills:
+            self._file.locks.take_lease()
+        self._fills += 1
+        try:
+            while self.present_bytes() < self.geometry.size:  # less: one block was evicted just before
+                await self._fill(progress)
+        finally:
+            self._fills -= 1
+            if not self._fills:
+                self._file.locks.end_lease()
+
+    async def _fill(self, progress: Callable[[], None]) -> None:
         blocks = max(1, LONGEST_RUN // self.geometry.block_size)
         starts = iter(range(0, self.geometry.blocks, blocks))
         failure: list[LazyfsError] = []
@@ -231,13 +252,16 @@ class Blob:
         except OSError as exc:
             log.warning("blob %s: its map cannot be read: %s", self.blob_id, exc.strerror or exc)
 
-    async def _sample(self) -> tuple[Extent, bytes | bytearray] | None:
-        """Return the first block that is in the store, and where it is."""
-        for index in range(self.geometry.blocks):
-            block = await read_stored(self._file, index, self._shared.counters)
-            if block is not None:
-                return self.geometry.bytes_of(Extent(index, index + 1)), block
-        return None
+    async def _samples(self) -> list[tuple[Extent, Block]]:
+        """Return a few blocks that are in the store, any of them, and where they are."""
+        chosen: list[int] = []
+        for start in range(0, self.geometry.blocks, _LOOKED_AT):
+            run = Extent(start, min(start + _LOOKED_AT, self.geometry.blocks))
+            present = sorted(set(run.blocks()).difference(self._file.missing(run)))
+            chosen = _some([*chosen, *_some(present)])
+            await trio.lowlevel.checkpoint()
+        blocks = [(index, await read_stored(self._file, index, self._shared.counters)) for index in chosen]
+        return [(self.geometry.bytes_of(Extent(index, index + 1)), block) for index, block in blocks if block]
 
     async def _block(self, index: int, deadline: float) -> Block:
         """Return one checked block by the deadline."""
@@ -471,6 +495,10 @@ class Blobs:
             await trio.to_thread.run_sync(sync_and_mark)
         except (OSError, LazyfsError) as exc:
             log.warning("blob %s is whole but could not be marked so: %s", file.blob_id, exc)
+
+
+def _some(indexes: list[int]) -> list[int]:
+    return random.sample(indexes, min(SAMPLES, len(indexes)))
 
 
 def _release(holds: Iterable[Hold]) -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final
 
@@ -41,7 +41,7 @@ from lazyfs.origin.client import Answer
 from lazyfs.records import MISSING
 from lazyfs.store import BlobFile, Store
 from lazyfs.urgency import Urgency
-from lazyfs.verify import record_verified
+from lazyfs.verify import check_unrecorded, record_verified
 from lazyfs.versions import Known, digest_of
 from lazyfs.ways import Ways
 
@@ -382,9 +382,15 @@ class Fetcher:
         for index, block in batch:
             checksum = self._store.write(self._file, index, block)
             if checksum == MISSING:
-                self._counters.blocks_bypassed += 1
+                self._bypass(index, block)
             else:
                 self._record(index, block, checksum)
+
+    def _bypass(self, index: int, block: Block) -> None:
+        self._counters.blocks_bypassed += 1
+        if self._digest is not None:
+            with suppress(OSError):  # on a disk that fails it cannot be known
+                check_unrecorded(self._file, index, block, self._ways.shown)
 
     def _record(self, index: int, block: Block, checksum: int) -> None:
         try:

@@ -30,7 +30,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from lazyfs import control, fuse, mountinfo, process, tuning
+from lazyfs import control, control_server, fuse, mountinfo, process, tuning
 from lazyfs.errors import LazyfsError, NameMissing, UsageError, first_reason
 from lazyfs.scrubbing import scrub
 from lazyfs.session import Session, Settings, open_session
@@ -81,7 +81,7 @@ async def run(mount: Mount, caller: int | None = None) -> None:
         await _add_all(session, mount.sources)
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         tuning.tune(mount.mountpoint)
-        await nursery.start(partial(control.serve, mount.socket, _operations(session, mount)))
+        await nursery.start(partial(control_server.serve, mount.socket, _operations(session, mount)))
         await nursery.start(_obey_signals, mount.mountpoint, nursery.cancel_scope)
         nursery.start_soon(scrub, session.store, session.counters, mount.settings.scrub_rate)
         if caller is not None:

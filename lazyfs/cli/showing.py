@@ -39,7 +39,8 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
         click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))
         return
     blobs = _counted(described["blobs"], "blob")
-    click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk")
+    bound = f" of {format_size(described['max_cache'])} at the most" if described["max_cache"] else ""
+    click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk{bound}")
     if not mounts:
         click.echo("no mounts")
     for mount in mounts:
@@ -124,7 +125,8 @@ def _print_mount(mount: dict[str, Any]) -> None:
     )
     click.echo(
         f"  blocks    {counters['blocks_fetched']} fetched, {counters['blocks_awaited']} awaited from other processes,"
-        f" {counters['blocks_hit']} hit, {counters['blocks_scrubbed']} scrubbed, {counters['blocks_corrupt']} corrupt"
+        f" {counters['blocks_hit']} hit, {counters['blocks_bypassed']} not kept,"
+        f" {counters['blocks_scrubbed']} scrubbed, {counters['blocks_corrupt']} corrupt"
     )
     click.echo(f"  log       {mount['log']}")
     if mount["problems"]:

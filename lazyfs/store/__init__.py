@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import time
 from collections.abc import Iterable, Iterator
@@ -12,10 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from lazyfs import records
-from lazyfs.errors import StoreError
+from lazyfs.errors import StoreError, StoreTooSmall
 from lazyfs.extents import Block
 from lazyfs.sizes import format_size
 from lazyfs.store import layout as layouts
+from lazyfs.store import trash
 from lazyfs.store.blobfile import BlobFile, look_into, open_blob, open_known
 from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.eviction import Evictor
@@ -79,6 +79,7 @@ class Store:
 
         *Raises*: StoreError; OSError.
         """
+        trash.sweep(self.layout)
         self.evictor.recount()
         self.evictor.shrink()
 
@@ -112,22 +113,31 @@ class Store:
         if why is not None:
             self.trouble.failed(why)
         try:
-            file.discard(index)
-            self.quota.freed(file.geometry.length(index))
+            with self.quota.freeing(file.geometry.length(index)):
+                file.discard(index)
         except (OSError, StoreError) as exc:
             self.trouble.failed(exc)  # it stays counted, until the next recount
+
+    def refuse_too_large(self, size: int, shown: str) -> None:
+        """Refuse to keep a whole blob that is larger than the bound. *Raises*: StoreTooSmall. *Units*: bytes."""
+        bound = self.quota.look().max_cache
+        if 0 < bound < size:
+            most = f"a store of {format_size(bound)} at the most (--max-cache)"
+            raise StoreTooSmall(f"{shown}: {format_size(size)} cannot be kept in {most}")
 
     def why_full(self) -> str:
         """Say why the store does not take what was fetched."""
         if self.trouble.reason:
-            return f"the store does not take what was fetched: {self.trouble.reason}"
-        bound = format_size(self.quota.look().max_cache)
-        return f"the store does not take what was fetched: it is full, and nothing in it may go ({bound} at the most)"
+            reason = self.trouble.reason
+        elif bound := self.quota.look().max_cache:
+            reason = f"it is full ({format_size(bound)} at the most), and nothing in it may go"
+        else:
+            reason = "what is written to it cannot be read back"
+        return f"the store does not take what was fetched: {reason}"
 
     def note_uses(self, file: BlobFile, blocks: Iterable[int]) -> None:
         """Note that blocks of a blob were read: hints, which may be lost. Blocks on the disk."""
-        with contextlib.suppress(OSError):
-            file.note_uses(blocks, self.quota.clock, self.quota.room)
+        file.note_uses(blocks, self.quota.clock, self.quota.room)
 
     def present_bytes(self, blob_id: BlobId, size: int) -> int:
         """Return how many bytes of a blob the store has; blocks on the disk. *Raises*: OSError."""
@@ -139,14 +149,7 @@ class Store:
 
     def bytes_on_disk(self) -> int:
         """Return the bytes of blob data that the store keeps on disk; blocks on the disk."""
-        total = 0
-        for shelf in os.scandir(self.layout.path / "blobs"):
-            for blob in os.scandir(shelf):
-                try:
-                    total += os.stat(os.path.join(blob.path, "data"), follow_symlinks=False).st_blocks * 512
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-        return total
+        return sum(layouts.disk_bytes(self.layout, blob_id) for blob_id in layouts.blob_ids(self.layout))
 
 
 def _blobs_on_disk(layout: Layout) -> Iterator[BlobRow]:

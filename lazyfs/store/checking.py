@@ -9,7 +9,7 @@ look ── matches ── sound
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 
 from lazyfs.extents import Extent
@@ -26,7 +26,9 @@ class Verdict(Enum):
     DAMAGED = auto()
 
 
-def check_block(blob: BlobFile, index: int, *, drop: bool) -> tuple[Verdict, bytearray | None]:
+def check_block(
+    blob: BlobFile, index: int, drop: Callable[[BlobFile, int], None] | None
+) -> tuple[Verdict, bytearray | None]:
     """Look at a block, and again before it is called damaged; then `drop` it. Returns the bytes of a sound one.
 
     Blocks on the disk. *Raises*: OSError, when the map cannot be written. *Locks*: tries the block's, and releases it.
@@ -37,9 +39,15 @@ def check_block(blob: BlobFile, index: int, *, drop: bool) -> tuple[Verdict, byt
             if not ours:
                 return Verdict.HELD, None
             verdict, block = _look(blob, index)
-            if verdict is Verdict.DAMAGED and drop:
-                blob.evict(index)
+            if verdict is Verdict.DAMAGED and drop is not None:
+                drop(blob, index)
     return verdict, block
+
+
+def drop_block(blob: BlobFile, index: int) -> None:
+    """Make a damaged block missing, and give its disk space back. *Locks*: the block's, held. *Raises*: OSError."""
+    blob.forget(index)
+    blob.discard(index)
 
 
 @contextlib.contextmanager

@@ -23,12 +23,12 @@ from lazyfs.errors import StoreError
 from lazyfs.extents import Extent, Geometry
 from lazyfs.store import layout as layouts
 from lazyfs.store.blobfile import BlobFile, look_into, open_blob
-from lazyfs.store.checking import Verdict, check_block, try_block
+from lazyfs.store.checking import Verdict, check_block, drop_block, try_block
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import BlobLocks
 from lazyfs.versions import BlobId, digest_of
 
-FILES: Final = frozenset({"data", "map", "lock", "uses", "pin"})
+FILES: Final = frozenset({"data", "map", "lock", "uses", "sums", "pin"})
 
 SHOWN: Final = 8
 """Blocks that a finding names."""
@@ -94,7 +94,7 @@ def inspect(layout: Layout, seen: Inspection, *, repair: bool) -> Iterator[Findi
         seen.geometry = blob.geometry
         yield from _sizes(layout, blob, repair=repair)
         yield from _blocks(blob, seen, repair=repair)
-        yield from _unvouched(blob, repair=repair)
+        yield from _unvouched(layout, blob, repair=repair)
         yield from _digest(layout, blob, seen, repair=repair)
 
 
@@ -225,7 +225,7 @@ def _blocks(blob: BlobFile, seen: Inspection, *, repair: bool) -> Iterator[Findi
     wanted = digest_of(blob.blob_id)
     hashed, following = hashlib.sha256(), 0
     for index, _ in blob.present():
-        verdict, block = check_block(blob, index, drop=repair)
+        verdict, block = check_block(blob, index, drop_block if repair else None)
         if block is not None:
             seen.present += len(block)
             if wanted is not None and following == index:
@@ -243,9 +243,9 @@ def _blocks(blob: BlobFile, seen: Inspection, *, repair: bool) -> Iterator[Findi
         yield Finding(blob.blob_id, f"{len(wrong)} {what} not match: {shown}", mended=repair)
 
 
-def _unvouched(blob: BlobFile, *, repair: bool) -> Iterator[Finding]:
+def _unvouched(layout: Layout, blob: BlobFile, *, repair: bool) -> Iterator[Finding]:
     """Find the disk space of blocks that are missing: who was killed before the map's entry leaves that."""
-    if blob.disk_bytes() <= blob.present_bytes():
+    if layouts.disk_bytes(layout, blob.blob_id) <= blob.present_bytes():
         return
     found = 0
     for index in blob.unvouched():

@@ -8,11 +8,12 @@ The quota is a file (records.py) with the sum of what is on the disk and what is
 and not written yet stands in its slot. The invariants:
 
  Q1  `used` is never less than the bytes on the disk plus the slots: it grows before bytes are written (`_grant`) and
-     shrinks after they are gone (`freed`). So the disk never holds more than the bound.
+     shrinks after they are gone (`freeing`). So the disk never holds more than the bound.
  Q2  A slot is never less than what its process has yet to write.
 
 A killed process leaves `used` too large, by what stands in its slot. `recount` mends that: it measures the disk and
-takes the sum for `used` if it is less.
+takes the sum for `used` if it is less. Bytes that go while it measures, it may have seen or not. So recounts are
+numbered, and what went while there was one stays counted (Q1), until the next.
 
 It is not in the catalogue: a grant takes 15 microseconds here and never waits for another's transaction, and the bounds
 outlive a catalogue that has to be made anew. Its locks are in locks.py.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import threading
@@ -32,6 +34,7 @@ from typing import Final
 from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.records import Quota
+from lazyfs.store import holes
 from lazyfs.store import layout as layouts
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import QuotaLocks
@@ -95,19 +98,38 @@ class QuotaKeeper:
         """The bytes among which blocks compete: the bound, or without one what there is."""
         return self._seen.max_cache or self._seen.used
 
+    @property
+    def most(self) -> int:
+        """The bytes that there is ever room for."""
+        return self._seen.max_cache or UNKNOWN
+
     def look(self) -> Quota:
         """Return the quota as it is now."""
         self._seen = self._read()
         return self._seen
 
     def set_bounds(self, max_cache: int | None, min_free: int | None) -> None:
-        """Set the store's bounds, for all its processes from their next grant on. *Units*: bytes; None: as it is."""
+        """Set the store's bounds, for all its processes from their next grant on. *Units*: bytes; None: as it is.
+
+        *Raises*: StoreError, also when the file system cannot give the room of an evicted block back.
+        """
         now = self.look()
         bounds = {"max_cache": max_cache, "min_free": min_free}
         changes = {name: value for name, value in bounds.items() if value is not None and getattr(now, name) != value}
         if changes:
+            if any(changes.values()):
+                self._refuse_without_holes()
             with self._mutex, self._changing() as quota:
                 self._write(dataclasses.replace(quota, **changes))
+
+    def _refuse_without_holes(self) -> None:
+        try:
+            holes.punch(self._fd, 1 << 30, 1 << 16)  # where nothing is
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP:
+                raise
+            remedy = "put the store on ext4, xfs, btrfs or tmpfs, or go without --max-cache and --min-free"
+            raise StoreError(f"the store's file system cannot free parts of a file: {remedy}") from exc
 
     def take(self, length: int) -> int:
         """Reserve bytes for one block; return 0, or how many must be freed before it is worth trying again.
@@ -132,10 +154,14 @@ class QuotaKeeper:
             self._taken -= length
             self._pool += length
 
-    def freed(self, length: int) -> None:
-        """Say that bytes are not on the disk any more. *Locks*: takes update, for microseconds."""
+    @contextlib.contextmanager
+    def freeing(self, length: int) -> Iterator[None]:
+        """Take bytes off the disk inside, and count them no more. *Locks*: takes update, at the end."""
+        recounts = self.look().recounts
+        yield
         with self._mutex, self._changing() as quota:
-            self._write(dataclasses.replace(quota, used=max(0, quota.used - length)))
+            if quota.recounts == recounts:
+                self._write(dataclasses.replace(quota, used=max(0, quota.used - length)))
 
     def excess(self) -> int:
         """Return how many bytes must be freed until the store is within its bounds."""
@@ -153,13 +179,12 @@ class QuotaKeeper:
         with self._mutex, self._changing() as quota:
             most = found + reserved + quota.clock - before.clock
             if most < quota.used or quota.used < found:
-                self._write(dataclasses.replace(quota, used=most))
+                self._write(dataclasses.replace(quota, used=most, recounts=quota.recounts + 1))
 
     def _grant(self, length: int) -> int:
         """Move a batch from the quota to the pool; return what is lacking for `length` bytes."""
         with self._changing() as quota:
-            bound = quota.max_cache or UNKNOWN
-            batch = max(length, min(LARGEST_BATCH, bound // BATCHES))
+            batch = max(length, min(LARGEST_BATCH, self.most // BATCHES))
             if self._lacking(quota, batch):
                 batch = length
             if lacking := self._lacking(quota, batch):
@@ -198,8 +223,8 @@ class QuotaKeeper:
             raise StoreError(
                 f"the store {self._path}: {exc}; upgrade lazyfs or name another store with --store"
             ) from exc
-        except records.BadRecord:
-            return dataclasses.replace(self._seen, used=UNKNOWN)  # new, or damaged
+        except (records.BadRecord, OSError):
+            return dataclasses.replace(self._seen, used=UNKNOWN)  # new, damaged, or on a disk that fails
 
     def _write(self, quota: Quota) -> None:
         os.pwrite(self._fd, records.pack_quota(quota), 0)

@@ -20,7 +20,7 @@ from lazyfs import records
 from lazyfs.records import BadRecord, ScrubPosition
 from lazyfs.store import layout as layouts
 from lazyfs.store.blobfile import BlobFile, look_into
-from lazyfs.store.checking import Verdict, check_block
+from lazyfs.store.checking import Verdict, check_block, drop_block
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import StoreLocks
 from lazyfs.store.quota import QuotaKeeper
@@ -115,13 +115,16 @@ class Scrub:
 
     def _look(self, blob: BlobFile, index: int) -> Looked:
         blob.leave_page_cache(index)
-        verdict, _ = check_block(blob, index, drop=True)
+        verdict, _ = check_block(blob, index, self._drop)
         blob.leave_page_cache(index)
         length = blob.geometry.length(index)
         if verdict is Verdict.DAMAGED:
-            self._quota.freed(length)
             self._on_dropped([blob.blob_id])
         return Looked(length, verdict is Verdict.DAMAGED)
+
+    def _drop(self, blob: BlobFile, index: int) -> None:
+        with self._quota.freeing(blob.geometry.length(index)):
+            drop_block(blob, index)
 
     def _open(self, blob_id: BlobId) -> BlobFile:
         return look_into(self._layout, blob_id)

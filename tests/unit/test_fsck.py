@@ -238,7 +238,7 @@ def test_a_block_that_is_fetched_or_evicted_meanwhile_is_no_damage(
                 if looks == [0]:
                     other.record(0, other.write(0, WHOLE[:BLOCK]))
                 elif looks == [0, 0, 1]:
-                    other.evict(1)
+                    other.evict(1, 1)
             return looked
 
         flip(directory(store.layout) / "data", 0)

@@ -88,14 +88,14 @@ def test_any_bytes_are_a_format_number_or_refused(data: bytes) -> None:
 
 
 QUOTA = bytes.fromhex(
-    "6c617a7966737174 01000000 000000000000000000000000"
+    "6c617a7966737174 01000000 41424344 0000000000000000"
     "0102030405060708 1112131415161718 2122232425262728 3132333435363738"
-    "1f8cade8dea7ea45"
+    "a0b32ff032af07c9"
 )
 
 
 def test_the_quota() -> None:
-    quota = records.Quota(0x0807060504030201, 0x1817161514131211, 0x2827262524232221, 0x3837363534333231)
+    quota = records.Quota(0x0807060504030201, 0x1817161514131211, 0x2827262524232221, 0x3837363534333231, 0x44434241)
     assert records.pack_quota(quota) == QUOTA
     assert records.unpack_quota(QUOTA + b"slots") == quota
     for bit in range(len(QUOTA) * 8):
@@ -120,6 +120,15 @@ def test_the_uses() -> None:
     assert records.pack_entry(replacement.on_use(0x0204, 0x0304, 1)) == bytes.fromhex("0906000000000000")
     assert records.unpack_entries(bytes.fromhex("0906000000000000 04"), 2) == (0x0609, replacement.NEVER)
     assert records.USE_SIZE == records.SLOT_SIZE == 8
+
+
+def test_the_sums() -> None:
+    sum_ = records.pack_sum(bytes(range(32)))
+    assert sum_ == bytes(range(24)) + bytes.fromhex("7a39b5a32a3b17eb")
+    assert len(sum_) == records.SUM_SIZE
+    assert records.sum_matches(sum_, bytes(range(32))) is True
+    assert records.sum_matches(sum_, bytes(32)) is False
+    assert records.sum_matches(sum_[:-1] + b"x", bytes(range(32))) is None
 
 
 def test_where_the_scrub_goes_on() -> None:
