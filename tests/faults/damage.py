@@ -89,6 +89,7 @@ def _mounted(ground: Ground, case: Case, directory: Path, seed: int) -> Outcome:
     shutil.copytree(ground.store, place / "store", symlinks=True, copy_function=damaging.copy_file)
     mounts, spoil, dice = Mounts(place), damaging.spoil_of(ground, case), random.Random(f"{seed} {case}")
     options = ("--block-size", "64K", "--read-timeout", "5", *(["--offline"] if case.offline else []))
+    options += ("--max-cache", "320K") if case.bounded else ()
     try:
         if not case.in_use:
             spoil(place / "store" / case.target, dice)

@@ -79,8 +79,7 @@ def make_ground(directory: Path, url: str) -> Ground:
             shutil.copytree(directory / "first", store, symlinks=True)
 
     trio.run(use)
-    for blob in (store / "blobs").glob("*/*"):
-        (blob / "pin").touch(mode=0o600)
+    (next((store / "blobs").glob("*/sha256-*")) / "pin").touch(mode=0o600)
     (store / "scrub").write_bytes(b"1700000000 url- 0\n")
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as dead:
         dead.bind(str(store / "run" / "0123456789abcdef.sock"))
@@ -194,10 +193,12 @@ class Case(NamedTuple):
     damage: str
     in_use: bool
     offline: bool
+    bounded: bool = False  # to less than there is
 
     def __str__(self) -> str:
         when = "in use" if self.in_use else "at rest"
-        return f"{self.damage} {self.target or 'the store'} {when}{', offline' if self.offline else ''}"
+        more = (", offline" if self.offline else "") + (", bounded" if self.bounded else "")
+        return f"{self.damage} {self.target or 'the store'} {when}{more}"
 
 
 def cases(store: Path) -> list[Case]:
@@ -212,7 +213,8 @@ def cases(store: Path) -> list[Case]:
                     continue
                 if in_use and target.endswith("-shm") and damage in ("empty", "truncate"):
                     continue
-                found += [Case(target, damage, in_use, offline) for offline in (False, True)]
+                ways = ((False, False), (True, False), (False, True))
+                found += [Case(target, damage, in_use, offline, bounded) for offline, bounded in ways]
     return found
 
 
@@ -248,7 +250,7 @@ def run_case(ground: Ground, case: Case, directory: Path, seed: int) -> Outcome:
             _mend(store, outcome)
         if not outcome.refused:
             after = Outcome()
-            _run(after, _use, store, ground, after, case._replace(in_use=False, offline=False), damage)
+            _run(after, _use, store, ground, after, Case("", "", False, False), damage)
             outcome.wrong += after.wrong + [
                 f"after the repair: {text}" for text in [*after.errors, after.refused] if text
             ]
@@ -300,12 +302,15 @@ def _run(outcome: Outcome, function: Callable[..., Awaitable[None]], *args: obje
 
 
 @contextlib.asynccontextmanager
-async def _session(store: Path, sources: tuple[str, ...], *, offline: bool = False) -> AsyncIterator[Session]:
+async def _session(
+    store: Path, sources: tuple[str, ...], *, offline: bool = False, bounded: bool = False
+) -> AsyncIterator[Session]:
     settings = Settings(
         store,
         ClientOptions(offline=offline),
         Limits(read_timeout=READ_TIMEOUT, memory=0),
         block_size=BLOCK,
+        max_cache=5 * BLOCK if bounded else None,
     )
     async with open_session(settings) as session:
         for source in sources:
@@ -316,7 +321,7 @@ async def _session(store: Path, sources: tuple[str, ...], *, offline: bool = Fal
 
 async def _use(store: Path, ground: Ground, outcome: Outcome, case: Case, damage: Callable[[], None]) -> None:
     """Read everything; with `in_use`, half of it before the damage is done, and then all of it in another session."""
-    async with _session(store, ground.sources, offline=case.offline) as session:
+    async with _session(store, ground.sources, offline=case.offline, bounded=case.bounded) as session:
         if not case.in_use:
             for name in NAMES:
                 await _compare(session, ground, name, 0, outcome)
@@ -327,7 +332,7 @@ async def _use(store: Path, ground: Ground, outcome: Outcome, case: Case, damage
         for name in NAMES:
             await _compare(session, ground, name, 0, outcome)
         try:
-            async with _session(store, ground.sources, offline=case.offline) as another:
+            async with _session(store, ground.sources, offline=case.offline, bounded=case.bounded) as another:
                 for name in NAMES:
                     await _compare(another, ground, name, 0, outcome)
         except BaseException as exc:

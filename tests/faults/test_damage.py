@@ -12,10 +12,10 @@ from tests.mounts import run
 @pytest.mark.parametrize(
     "words",
     [
-        ["--only", "catalogue.db", "--cases", "30"],
-        ["--only", "quota", "--cases", "10"],
-        ["--cases", "40"],
-        ["--cases", "0", "--mounts", "4", "--only", " in use"],
+        ["--only", "catalogue.db", "--cases", "20"],
+        ["--only", "quota", "--cases", "6"],
+        ["--cases", "30"],
+        ["--cases", "0", "--mounts", "3", "--only", " in use"],
     ],
     ids=["catalogue", "quota", "anything", "mounts"],
 )
