@@ -127,10 +127,10 @@ def _longer(path: Path, dice: random.Random) -> None:
 
 
 def _delete(path: Path, _: random.Random) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    if not path.is_dir() or path.is_symlink():
         path.unlink()
+    while path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)  # a session may put something into it meanwhile
 
 
 def _directory(path: Path, dice: random.Random) -> None:
