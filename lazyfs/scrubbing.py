@@ -29,11 +29,14 @@ async def scrub(store: Store, counters: Counters, rate: int = RATE) -> None:
     if rate == 0:
         return
     await trio.sleep(FIRST)
+    said = ""
     while True:
         try:
             await _scrub(store, counters, rate)
         except (OSError, StoreError) as exc:
-            log.warning("the store could not be scrubbed: %s", exc)
+            if str(exc) != said:
+                said = str(exc)
+                log.warning("the store could not be scrubbed: %s", exc)
             await trio.sleep(AGAIN)
 
 

@@ -199,7 +199,8 @@ class Database:
         with _locked(self._path), self._reported(), contextlib.ExitStack() as undo:
             _refuse_strange(self._path)
             writes, reads = (undo.enter_context(contextlib.closing(_connect(self._path))) for _ in range(2))
-            self._path.chmod(0o600)  # those beside it are made with the same mode
+            if stat.S_IMODE(self._path.stat().st_mode) != 0o600:
+                self._path.chmod(0o600)  # those beside it are made with the same mode
             _retried(lambda: _bring_up(self._path, writes, self._fill))
             _probe(reads)
             opened = _Open(writes, reads, os.stat(self._path, follow_symlinks=False))
@@ -218,12 +219,8 @@ class Database:
             except Damaged as exc:
                 aside = f"{self._path}{ASIDE}{time.strftime('%Y%m%dT%H%M%S')}"
                 log.error("%s; it is kept as %s, and made anew from the blobs", exc, aside)  # noqa: TRY400
-                for old in set_aside(self._path):
-                    _remove(old)
-                # The database first: SQLite throws away a log or journal that lies beside an empty one.
-                for end in _BESIDE:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.rename(f"{self._path}{end}", f"{aside}{end}")
+                with reported(self._path):
+                    _rename(self._path, aside)
 
     def _close(self, connections: _Open) -> None:
         try:
@@ -282,19 +279,14 @@ def _locked(path: Path, *, alone: bool = False) -> Iterator[None]:
         os.close(fd)
 
 
-def set_aside(path: Path) -> list[Path]:
-    """Return the databases that were set aside, without what is beside them."""
-    return sorted(path.parent.glob(f"{path.name}{ASIDE}*"))
-
-
 @contextlib.contextmanager
 def reported(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into one line. *Raises*: Damaged; StoreError."""
     try:
         yield
     except sqlite3.Error as exc:
-        code = getattr(exc, "sqlite_errorcode", None)  # Python's own have none: a text that is no UTF-8
-        if code is not None and code & 0xFF in _PASSING:
+        code = getattr(exc, "sqlite_errorcode", None)  # Python's own have none: it is closed
+        if code is None or code & 0xFF in _PASSING:
             raise StoreError(f"the catalogue {path} cannot be used now: {exc}") from exc
         raise Damaged(_damaged(path, exc)) from exc
     except OSError as exc:
@@ -393,11 +385,14 @@ def _probe(connection: sqlite3.Connection) -> None:
         connection.execute(statement).fetchall()
 
 
-def _remove(path: Path) -> None:
-    """Remove what was set aside, whatever it is, and what is beside it."""
-    for end in _BESIDE:
-        name = Path(f"{path}{end}")
-        if name.is_dir() and not name.is_symlink():
-            shutil.rmtree(name)
+def _rename(path: Path, aside: str) -> None:
+    """Rename a database and what is beside it, in the place of the last one. *Locks*: catalogue, held exclusively."""
+    for old in path.parent.glob(f"{path.name}{ASIDE}*"):
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
         else:
-            name.unlink(missing_ok=True)
+            old.unlink()
+    # The database first: SQLite throws away a log or journal that lies beside an empty one.
+    for end in _BESIDE:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{path}{end}", f"{aside}{end}")

@@ -206,6 +206,7 @@ class QuotaKeeper:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Quota]:
         """Hold the update lock around a change of the quota. *Raises*: StoreError, when another holds it for 2 s."""
+        self._follow()
         deadline = time.monotonic() + _PATIENCE
         while not self._locks.try_update():
             if time.monotonic() > deadline:
@@ -215,6 +216,21 @@ class QuotaKeeper:
             yield self.look()
         finally:
             self._locks.end_update()
+
+    def _follow(self) -> None:
+        """Go over to the file that has the name now, if ours was deleted: those who come later have that one.
+
+        It gets our bounds, if it is new, and is measured before anything is reserved. What we had in the pool is lost.
+        """
+        if os.fstat(self._fd).st_nlink:
+            return
+        try:
+            fd = layouts.open_file("quota", self._root, create=True)
+        except OSError:
+            return  # what has its name is no file: ours does as well
+        os.close(self._fd)
+        self._fd, self._locks = fd, QuotaLocks(fd)
+        self._pool, self._slot = 0, -1
 
     def _read(self) -> Quota:
         try:
