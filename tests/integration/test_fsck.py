@@ -11,13 +11,13 @@ from tests.mounts import Mounts, lazyfs, on_mount, start
 from tests.servers import Nginx
 
 BLOCK = 64 * 1024
-OPTIONS = ("--block-size", "64K")
+OPTIONS = ("--block-size", "64K", "--scrub", "0")  # which would find the damage first, in 5 s
 
 
 def test_what_goes_on_in_live_mounts_is_no_damage(mounts: Mounts, nginx: Nginx, docroot: Path) -> None:
     """Two mounts with a bound of an eighth of the blob, so that blocks come and go all the time."""
     (docroot / "blob").write_bytes(random.Random(1).randbytes(128 * BLOCK))
-    made = [mounts(f"{nginx.url}/blob", options=(*OPTIONS, "--max-cache", "1M")) for _ in range(2)]
+    made = [mounts(f"{nginx.url}/blob", options=("--block-size", "64K", "--max-cache", "1M")) for _ in range(2)]
     reading = [
         start(under.differing_reads, mount.path("blob"), str(docroot / "blob"), 2, 200, seed)
         for seed, mount in enumerate(made)
@@ -57,7 +57,6 @@ def test_damage_is_named_and_mended_under_a_mount(mounts: Mounts, nginx: Nginx, 
     another = mounts(f"{nginx.url}/blob", options=OPTIONS)
     assert on_mount(under.read, another.path("blob")) == right
     assert another.counters()["blocks_fetched"] == 1
-    assert another.counters()["blocks_scrubbed"] == 0, "nobody scrubs what is in use"
 
 
 def test_a_killed_mount_leaves_a_sound_store(mounts: Mounts, nginx: Nginx, docroot: Path) -> None:
