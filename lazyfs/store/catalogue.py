@@ -49,14 +49,14 @@ class BlobRow:
 class Catalogue:
     """An open catalogue; its methods may be called from any thread. *Raises*: StoreError, all but `known`, `listing`.
 
-    `blobs` gives those that a new catalogue begins with.
+    `blobs` gives those that a new catalogue begins with; one that is `suspected` of damage is looked through first.
     """
 
-    def __init__(self, path: Path, blobs: Callable[[], Iterable[BlobRow]] = tuple) -> None:
+    def __init__(self, path: Path, blobs: Callable[[], Iterable[BlobRow]] = tuple, *, suspected: bool = False) -> None:
         def fill() -> tuple[str, Iterator[Row]]:
             return "INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?)", map(_as_row, blobs())
 
-        self._database = Database(path, fill)
+        self._database = Database(path, fill, suspected=suspected)
         self._trouble = ""  # why nothing could be looked up the last time
 
     def close(self) -> None:

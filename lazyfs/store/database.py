@@ -88,17 +88,20 @@ class _Open:
 class Database:
     """An open database; its methods may be called from any thread. *Raises*: StoreError, all of them.
 
-    `fill` gives the statement and the rows that a new one begins with, when its tables are there.
+    `fill` gives the statement and the rows that a new one begins with, when its tables are there. One that is
+    `suspected` of damage is read whole before it is opened.
     """
 
-    def __init__(self, path: Path, fill: Callable[[], tuple[str, Iterable[Row]]]) -> None:
+    def __init__(self, path: Path, fill: Callable[[], tuple[str, Iterable[Row]]], *, suspected: bool = False) -> None:
         self._path = path
         self._fill = fill
         self._reading, self._writing = threading.Lock(), threading.Lock()
-        self._suspected = False  # a statement has met damage
         self._renewer: threading.Thread | None = None
         self._renew_after = 0.0
+        if suspected:
+            self._set_aside()
         self._at = self._open_or_replace()
+        self._suspected = False  # since it was opened, a statement has met damage
 
     def close(self) -> None:
         """Close it."""

@@ -174,19 +174,20 @@ class Fsck:
     # What is said of the blobs.
 
     def _catalogue(self, layout: Layout, stack: contextlib.ExitStack) -> Iterator[Finding]:
-        path = layout.catalogue
+        path, suspected = layout.catalogue, False
         if not path.exists() and self._seen:
             yield Finding(STORE, "there is no catalogue", mended=self._repair)
         else:
             try:
                 database.examine(path)
             except database.Damaged as exc:
+                suspected = True
                 yield Finding(STORE, str(exc), mended=self._repair)
                 if not self._repair:
                     return
         if not (self._repair or path.exists()):
             return
-        catalogue = Catalogue(path, lambda: filter(None, map(_row, self._seen.values())))
+        catalogue = Catalogue(path, lambda: filter(None, map(_row, self._seen.values())), suspected=suspected)
         stack.callback(catalogue.close)
         if count := catalogue.damaged_rows():
             if self._repair:

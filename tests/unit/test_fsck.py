@@ -125,6 +125,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a row": (_wrong_row, BLOB, f"the catalogue says {SIZE + 1} bytes in blocks of 65536, its map {SIZE}"),
     "rows": (_senseless_row, STORE, "2 of the catalogue's rows say what was not written"),
     "the catalogue": (lambda path: (path / "catalogue.db").write_bytes(b"x" * 9000), STORE, "is damaged"),
+    "a page of the catalogue's": (lambda path: flip(path / "catalogue.db", 55), STORE, "disagrees with header"),
     "no catalogue": (lambda path: (path / "catalogue.db").unlink(), STORE, "there is no catalogue"),
     "the quota": (lambda path: flip(path / "quota", 30), STORE, "its bounds are lost"),
     "a quota that counts too little": (_too_little, STORE, f"the quota counts {SIZE} bytes"),
