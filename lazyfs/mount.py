@@ -33,6 +33,7 @@ import trio
 from lazyfs import control, control_server, fuse, mountinfo, process, tuning
 from lazyfs.errors import LazyfsError, NameMissing, UsageError, first_reason
 from lazyfs.given import GivenBlob
+from lazyfs.scrubbing import scrub
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import Form, Source, parse_source
 
@@ -83,6 +84,7 @@ async def run(mount: Mount, caller: int | None = None) -> None:
         tuning.tune(mount.mountpoint)
         await nursery.start(partial(control_server.serve, mount.socket, _operations(session, mount)))
         await nursery.start(_obey_signals, mount.mountpoint, nursery.cancel_scope)
+        nursery.start_soon(scrub, session.store, session.counters, mount.settings.scrub_rate)
         if caller is not None:
             trio.lowlevel.notify_closing(caller)
             _report(caller, READY)

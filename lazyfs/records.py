@@ -44,6 +44,13 @@ quota, one for the store; its locks are quota.py's:
     check    := u64                                  XXH3-64 of the 56 bytes before it
     slot     := u64                                  bytes that one process has reserved and may not have written
 
+scrub, one for the store, a text file, a hint: where the scrub goes on (store/scrub.py):
+
+    scrub    := began " " blob_id " " block "\\n"     began: when this round began, seconds since the epoch, decimal
+
+A later version of a map or a quota keeps magic, version and check where they are, so that it can be told from a damaged
+one: what is damaged may be dropped, what is newer is refused.
+
 The checksum of a block is its XXH3-64 with seed 0, except that 0 is written as 1, because 0 says "missing". It is
 there to find rot, torn writes and holes, not attackers. An entry is 8 bytes at a multiple of 8, so it lies in one
 sector and one page: a write of it is seen whole or not at all. A short map, or one that ends in mid-entry, has missing
@@ -52,6 +59,7 @@ blocks at its end.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -84,6 +92,10 @@ class BadRecord(ValueError):
     """Bytes of the store that are not what the format says."""
 
 
+class NewerRecord(BadRecord):
+    """Bytes of the store that a newer lazyfs wrote."""
+
+
 @dataclass(frozen=True, slots=True)
 class MapHeader:
     """What a map says of its blob. *Units*: bytes."""
@@ -101,6 +113,15 @@ class Quota:
     max_cache: int = 0
     min_free: int = 0
     recounts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubPosition:
+    """The first block that the scrub has not looked at in this round. *Units*: `began` seconds since the epoch."""
+
+    began: int = 0
+    blob_id: str = ""
+    block: int = 0
 
 
 def checksum(block: bytes | bytearray | memoryview) -> int:
@@ -127,6 +148,8 @@ def unpack_map_header(data: bytes) -> MapHeader:
     magic, version, block_size, size = _HEADER.unpack(body)
     if _CHECK.unpack_from(data, _HEADER.size)[0] != xxhash.xxh3_64_intdigest(body):
         raise BadRecord("the map's header does not match its checksum")
+    if magic == _MAGIC and version > FORMAT:
+        raise NewerRecord(_newer("the map", version))
     if magic != _MAGIC or version != FORMAT or not valid_block_size(block_size):
         raise BadRecord("the map's header is of another format")
     return MapHeader(block_size, size)
@@ -170,9 +193,22 @@ def unpack_quota(data: bytes) -> Quota:
     magic, version, recounts, clock, used, max_cache, min_free = _QUOTA.unpack(body)
     if _CHECK.unpack_from(data, _QUOTA.size)[0] != xxhash.xxh3_64_intdigest(body):
         raise BadRecord("the quota does not match its checksum")
+    if magic == _QUOTA_MAGIC and version > FORMAT:
+        raise NewerRecord(_newer("the quota", version))
     if magic != _QUOTA_MAGIC or version != FORMAT:
         raise BadRecord("the quota is of another format")
     return Quota(clock, used, max_cache, min_free, recounts)
+
+
+def pack_scrub(position: ScrubPosition) -> bytes:
+    """Encode where the scrub goes on."""
+    return f"{position.began} {position.blob_id} {position.block}\n".encode("ascii")
+
+
+def unpack_scrub(data: bytes) -> ScrubPosition:
+    """Decode where the scrub goes on; what makes no sense is the beginning."""
+    match = re.fullmatch(rb"([0-9]{1,15}) ([0-9a-z-]{0,80}) ([0-9]{1,15})\n", data)
+    return ScrubPosition(int(match[1]), match[2].decode("ascii"), int(match[3])) if match else ScrubPosition()
 
 
 def pack_format() -> bytes:
@@ -187,3 +223,7 @@ def unpack_format(data: bytes) -> int:
     if not text.startswith(_FORMAT_PREFIX) or not number.isdecimal():
         raise BadRecord("FORMAT does not hold a format number")
     return int(number)
+
+
+def _newer(what: str, version: int) -> str:
+    return f"{what} was written by a newer lazyfs (format {version}, this one knows {FORMAT})"

@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from lazyfs import records, urls
+from lazyfs import records, scrubbing, urls
 from lazyfs.blob import Blobs, Limits
 from lazyfs.counters import Counters
 from lazyfs.entries import Entry, Kind, Refusal
@@ -41,7 +41,7 @@ class Settings:
 
     `mirrors` are (FROM, TO): what starts with FROM may be had at the same path under TO. *Units*: `block_size` bytes;
     `fresh_for` the seconds for which what is known of a URL is not asked again; `max_cache` and `min_free` bytes, 0 for
-    no bound, None for the one that the store has.
+    no bound, None for the one that the store has; `scrub_rate` bytes a second, of mounts.
     """
 
     store: Path
@@ -52,6 +52,7 @@ class Settings:
     fresh_for: float = FRESH_FOR
     max_cache: int | None = None
     min_free: int | None = None
+    scrub_rate: int = scrubbing.RATE
 
 
 class Session:

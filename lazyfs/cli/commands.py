@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,8 @@ def commands() -> None:
 @_fetching_options
 @click.option("--foreground", "-f", is_flag=True, help="Stay, and log to stderr.")
 @click.option("--allow-other", is_flag=True, help="Let other users read the mount.")
+@click.option("--scrub", "scrub_rate", type=Size(), default="4M", metavar="SIZE",
+              help="Bytes a second at which blobs that nobody has open are checked (0: not at all).")  # fmt: skip
 @click.option("-o", "mount_options", multiple=True, metavar="OPTS", help="Options for FUSE, with commas between them.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("mountpoint", type=click.Path(path_type=Path))
@@ -149,6 +152,7 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     if options["allow_other"]:
         fuse_options.add("allow_other")
     settings = settings_of(_store_path(options["store"]), sources, options)
+    settings = replace(settings, scrub_rate=options["scrub_rate"])
     mounting.mount(sources, mountpoint, settings, frozenset(fuse_options), foreground=options["foreground"])
 
 
@@ -283,6 +287,22 @@ def unpin(store: Path | None, blobs: tuple[str, ...]) -> None:
     from lazyfs.cli import keeping
 
     keeping.unpin(blobs, _store_path(store))
+
+
+@commands.command()
+@_store_option
+@click.option("--repair", is_flag=True, help="Drop what is damaged: it is fetched again when it is read.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def fsck(store: Path | None, repair: bool, as_json: bool) -> int:
+    """Check the store, and every block in it.
+
+    Mounts may go on meanwhile. Each line says what is not as it should be: damaged, mended, or left over by a process
+    that was killed, which hurts nobody. Ends with 1 when there is damage, and with 0 when the store is sound, with
+    --repair when it is sound afterwards.
+    """
+    from lazyfs.cli import checking
+
+    return checking.fsck(_store_path(store), repair=repair, as_json=as_json)
 
 
 @commands.command()

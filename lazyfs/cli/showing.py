@@ -129,7 +129,8 @@ def _print_mount(mount: dict[str, Any]) -> None:
     )
     click.echo(
         f"  blocks    {counters['blocks_fetched']} fetched, {counters['blocks_awaited']} awaited from other processes,"
-        f" {counters['blocks_hit']} hit, {counters['blocks_bypassed']} not kept, {counters['blocks_corrupt']} corrupt"
+        f" {counters['blocks_hit']} hit, {counters['blocks_bypassed']} not kept,"
+        f" {counters['blocks_scrubbed']} scrubbed, {counters['blocks_corrupt']} corrupt"
     )
     click.echo(f"  log       {mount['log']}")
     if mount["problems"]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import shlex
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from lazyfs import records
@@ -38,12 +41,20 @@ class Store:
     @classmethod
     def open(cls, path: Path, block_size: int = records.DEFAULT_BLOCK_SIZE) -> Store:
         """Open the store at `path`, making it if need be. *Raises*: StoreError with one line."""
+        try:
+            return cls._open(path, block_size)
+        except OSError as exc:
+            remedy = f"mend it with: lazyfs fsck --repair --store {shlex.quote(str(path))}"
+            raise StoreError(f"the store {path} cannot be used: {exc.strerror or exc}; {remedy}") from exc
+
+    @classmethod
+    def _open(cls, path: Path, block_size: int) -> Store:
         with contextlib.ExitStack() as undo:
             layout = open_layout(path.absolute())
             undo.callback(layout.close)
-            catalogue = Catalogue(layout.catalogue)
-            undo.callback(catalogue.close)
-            quota = QuotaKeeper(layout)
+            quota = QuotaKeeper(layout)  # first: it changes nothing of a store that it refuses
+            undo.callback(quota.close)
+            catalogue = Catalogue(layout.catalogue, partial(_blobs_on_disk, layout))
             undo.pop_all()
         return cls(layout, catalogue, quota, Evictor(layout, quota, catalogue.mark_incomplete), block_size)
 
@@ -161,3 +172,12 @@ class Store:
     def bytes_on_disk(self) -> int:
         """Return the bytes of blob data that the store keeps on disk; blocks on the disk."""
         return sum(layouts.disk_bytes(self.layout, blob_id) for blob_id in layouts.blob_ids(self.layout))
+
+
+def _blobs_on_disk(layout: Layout) -> Iterator[BlobRow]:
+    """Yield what the blobs say of themselves, for a catalogue that has to be made anew."""
+    for blob_id in layouts.blob_ids(layout):
+        with contextlib.suppress(OSError, records.BadRecord), contextlib.closing(look_into(layout, blob_id)) as blob:
+            if whole := blob.complete():
+                blob.sync()
+            yield BlobRow(blob_id, "", blob.geometry.size, blob.geometry.block_size, whole, time.time())

@@ -188,6 +188,42 @@ class BlobFile:
             return None
         return records.sum_matches(os.pread(self._files.sums, records.SUM_SIZE, place * records.SUM_SIZE), sha256)
 
+    def leave_page_cache(self, index: int) -> None:
+        """Have the kernel forget a block that it has read, so that the next read is the disk's."""
+        geometry = self.geometry
+        os.posix_fadvise(self._data, index * geometry.block_size, geometry.block_size, os.POSIX_FADV_DONTNEED)
+
+    def unvouched(self) -> Iterator[int]:
+        """Yield the missing blocks that have data on the disk, ascending. *Raises*: OSError.
+
+        File systems may merge or split holes: it says what could be given back, never what is present.
+        """
+        offset = 0
+        while offset < self.geometry.size:
+            try:
+                start = os.lseek(self._data, offset, os.SEEK_DATA)
+                stop = os.lseek(self._data, start, os.SEEK_HOLE)
+            except OSError as exc:
+                if exc.errno == errno.ENXIO:  # there is only a hole up to the end
+                    return
+                raise
+            on_disk = self.geometry.covering(start, stop - start)
+            if not on_disk:
+                return
+            for position in range(on_disk.start, on_disk.stop, _MAP_PIECE):
+                yield from self.missing(Extent(position, min(position + _MAP_PIECE, on_disk.stop)))
+            offset = on_disk.stop * self.geometry.block_size
+
+    def too_long(self) -> list[str]:
+        """Name the files that are longer than they can be."""
+        longest = {"data": (self._data, self.geometry.size), "map": (self._map, _entry_offset(self.geometry.blocks))}
+        return [name for name, (fd, length) in longest.items() if os.fstat(fd).st_size > length]
+
+    @property
+    def removed(self) -> bool:
+        """Whether its files have been deleted."""
+        return os.fstat(self._files.lock).st_nlink == 0
+
     def uses(self, run: Extent) -> tuple[int, ...]:
         """Return when the blocks of a run were last used, present or not (replacement.py), as far as that is known."""
         try:
@@ -322,6 +358,8 @@ def open_blob(layout: Layout, blob_id: BlobId, size: int, block_size: int) -> Bl
             opened = _open_in(layout, blob_id, directory, size, block_size)
             if opened is not None:
                 return opened
+        if os.fstat(layout.blobs).st_nlink == 0:
+            raise StoreError(f"the store {layout.path} was removed while it was in use; mount again")
         if time.monotonic() > deadline:
             raise StoreError(f"blob {blob_id} is being removed or made by another process for too long; try again")
         time.sleep(0.001)
@@ -375,6 +413,8 @@ def _set_up(map_fd: int, data: int, size: int, block_size: int) -> Geometry:
     """Give map and data their header and size where they lack them (I4). *Locks*: set-up, held."""
     try:
         header = records.unpack_map_header(os.pread(map_fd, records.MAP_HEADER_SIZE, 0))
+    except records.NewerRecord as exc:
+        raise StoreError(f"{exc}; upgrade lazyfs or name another store with --store") from exc
     except records.BadRecord:
         # New, or damaged: with an empty map every block is missing, whatever lies in the data.
         header = records.MapHeader(block_size, size)

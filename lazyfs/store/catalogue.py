@@ -4,61 +4,34 @@ It is a database so that readers never wait: in WAL mode a look-up sees the last
 derived knowledge: a blob's presence is its map, never a row here, so rows may be written late and in batches, and a
 lost one costs a request. Nothing secret is in it: URLs are stored redacted, their rows found by a hash.
 
-Two connections, each with a lock of its own, so that a writer that waits for another process's transaction does not
-hold up a look-up in this one. Writers belong in a worker thread; look-ups take some 20 microseconds.
+How it is opened, brought to this version and replaced when it is damaged is in database.py; its tables are in
+schema.py. Writers belong in a worker thread; look-ups take some 20 microseconds.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lazyfs import urls
 from lazyfs.errors import StoreError
-from lazyfs.versions import BlobId, Known, Version, same_blob
+from lazyfs.store.database import Database, Row
+from lazyfs.store.schema import Value, row_check
+from lazyfs.versions import BlobId, Known, Version, is_blob_id, same_blob
 
-_BUSY_SECONDS = 10.0
+log = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS names (
-    url_key       TEXT PRIMARY KEY,
-    url           TEXT NOT NULL,     -- redacted
-    size          INTEGER NOT NULL,
-    etag          TEXT,
-    last_modified TEXT,
-    ranged        INTEGER NOT NULL,  -- 1: it honours Range
-    head          BLOB NOT NULL,     -- the bytes from 0 that came with the metadata
-    checked_at    REAL NOT NULL      -- seconds since the epoch
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS listings (
-    url_key   TEXT PRIMARY KEY,
-    url       TEXT NOT NULL,         -- redacted
-    body      BLOB NOT NULL,
-    listed_at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS blobs (
-    blob_id    TEXT PRIMARY KEY,
-    url        TEXT NOT NULL,        -- redacted; where it was first seen; empty while that is not known
-    size       INTEGER NOT NULL,
-    block_size INTEGER NOT NULL,
-    complete   INTEGER NOT NULL DEFAULT 0,
-    last_used  REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS versions (
-    blob_id       TEXT PRIMARY KEY,
-    url_key       TEXT NOT NULL,     -- of what URL it is a version: where it was first seen
-    etag          TEXT,
-    last_modified TEXT
-) WITHOUT ROWID;
-"""
-
+_BLOB = "blob_id, url, size, block_size, complete, last_used"
+_TABLES = (
+    ("names", "url_key", 'url_key, size, etag, last_modified, ranged, head, checked_at, "check"'),
+    ("listings", "url_key", 'url_key, body, "check"'),
+    ("blobs", "blob_id", _BLOB),
+)
+"""Each table, its key, and what a look for damage reads."""
 _OUTDATED = """
 SELECT blob_id, blobs.size, versions.etag, versions.last_modified, names.size, names.etag, names.last_modified
 FROM blobs JOIN versions USING (blob_id) JOIN names USING (url_key) WHERE blob_id LIKE 'url-%'
@@ -89,51 +62,27 @@ class BlobRow:
     last_used: float
 
 
-_BLOB = "blob_id, url, size, block_size, complete, last_used"
-
-
-def _blob_row(row: tuple[Any, ...]) -> BlobRow:
-    return BlobRow(BlobId(row[0]), row[1], row[2], row[3], bool(row[4]), row[5])
-
-
 class Catalogue:
-    """An open catalogue; its methods may be called from any thread. *Raises*: StoreError, all of them."""
+    """An open catalogue; its methods may be called from any thread. *Raises*: StoreError, all but `known`, `listing`.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._reading, self._writing = threading.Lock(), threading.Lock()
-        with self._reported(), ExitStack() as undo:
-            self._writes = self._connect()
-            undo.callback(self._writes.close)
-            self._make()
-            self._reads = self._connect()
-            undo.pop_all()
+    `blobs` gives those that a new catalogue begins with; one that is `suspected` of damage is looked through first.
+    """
 
-    def _make(self) -> None:
-        """Make what is not there yet.
+    def __init__(self, path: Path, blobs: Callable[[], Iterable[BlobRow]] = tuple, *, suspected: bool = False) -> None:
+        def fill() -> tuple[str, Iterator[Row]]:
+            return "INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?)", map(_as_row, blobs())
 
-        Several processes may do it at once, and SQLite does not wait where one of them changes the journal's mode: it
-        says at once that the database is locked, whatever time-out it was given (sqlite.org/rescode.html#busy).
-        """
-        deadline = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                self._writes.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
-                return
-            except sqlite3.OperationalError as exc:
-                if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
+        self._database = Database(path, fill, suspected=suspected)
+        self._trouble = ""  # why nothing could be looked up the last time
 
     def close(self) -> None:
-        """Close both connections."""
-        self._reads.close()
-        self._writes.close()
+        """Close it."""
+        self._database.close()
 
     def known(self, url: str) -> Known | None:
         """Return what `url` named when it was last asked, or None."""
-        columns = "size, etag, last_modified, ranged, head, checked_at"
-        row = self._one(f"SELECT {columns} FROM names WHERE url_key = ?", urls.key(url))  # noqa: S608
+        columns = 'size, etag, last_modified, ranged, head, checked_at, "check"'
+        row = self._look_up(f"SELECT {columns} FROM names WHERE url_key = ?", url)  # noqa: S608
         if row is None:
             return None
         size, etag, last_modified, ranged, head, checked_at = row
@@ -141,32 +90,18 @@ class Catalogue:
 
     def remember(self, found: Iterable[Known]) -> None:
         """Record what URLs name now, in one transaction."""
-        self._write(
-            "INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (
-                    urls.key(known.url),
-                    urls.redact(known.url),
-                    known.version.size,
-                    known.version.etag,
-                    known.version.last_modified,
-                    known.ranged,
-                    known.head,
-                    known.checked_at,
-                )
-                for known in found
-            ),
-        )
+        self._write("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_name_row, found))
 
     def listing(self, url: str) -> bytes | None:
         """Return what `remember_listing` was last given for a directory's URL, or None."""
-        row = self._one("SELECT body FROM listings WHERE url_key = ?", urls.key(url))
+        row = self._look_up('SELECT body, "check" FROM listings WHERE url_key = ?', url)
         return None if row is None else bytes(row[0])
 
     def remember_listing(self, url: str, body: bytes) -> None:
         """Record a directory's listing."""
-        row = (urls.key(url), urls.redact(url), body, time.time())
-        self._write("INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?)", [row])
+        key = urls.key(url)
+        row = (key, urls.redact(url), body, time.time(), row_check(key, body))
+        self._write("INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?, ?)", [row])
 
     def add_blob(self, blob_id: BlobId, url: str, size: int, block_size: int, version: Version | None = None) -> None:
         """Record that the store has (some of) a blob, and that it is used now; `version` is what it is one of `url`."""
@@ -196,6 +131,28 @@ class Catalogue:
         if whole:
             self._write("UPDATE blobs SET complete = 0 WHERE blob_id = ?", whole, sync=True)
 
+    def correct(self, blob: BlobRow) -> None:
+        """Record a blob as it proved to be."""
+        self._write("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?, ?)", [_as_row(blob)])
+
+    def damaged_rows(self) -> int:
+        """Return how many rows do not match their check, or make no sense."""
+        return sum(len(keys) for keys in self._damaged().values())
+
+    def drop_damaged_rows(self) -> None:
+        """Forget what those say."""
+        for deletion, keys in self._damaged().items():
+            self._write(deletion, keys)
+
+    def _damaged(self) -> dict[str, list[Row]]:
+        """Return the statements that drop damaged rows, each with their keys, as bytes: they may be no text."""
+        found = {}
+        for table, key, columns in _TABLES:
+            rows = self._database.all(f"SELECT CAST({key} AS BLOB), {columns} FROM {table}")  # noqa: S608
+            wrong = [row[:1] for row in rows if not _is_right(table, row[1:])]
+            found[f"DELETE FROM {table} WHERE CAST({key} AS BLOB) = ?"] = wrong  # noqa: S608
+        return found
+
     def drop_blob(self, blob_id: BlobId, last_used: float = math.inf) -> None:
         """Forget a blob that was removed, unless it has come into the store again after `last_used`."""
         self._write_together(
@@ -217,18 +174,17 @@ class Catalogue:
 
     def outdated(self) -> list[BlobId]:
         """Return the blobs whose URL names another blob now. One that is known by its digest is never among them."""
-        with self._reported(), self._reading:
-            rows = self._reads.execute(_OUTDATED).fetchall()
+        rows = self._database.all(_OUTDATED)
         return [BlobId(row[0]) for row in rows if not same_blob(Version(*row[1:4]), Version(*row[4:]))]
 
     def blobs_at(self, url: str) -> list[BlobId]:
         """Return the blobs that are versions of a URL, and those that are listed under it."""
-        with self._reported(), self._reading:
-            rows = self._reads.execute(
-                "SELECT blob_id FROM blobs WHERE url = ?"
-                " UNION SELECT blob_id FROM blobs JOIN versions USING (blob_id) WHERE url_key = ?",
-                (url, urls.key(url)),
-            ).fetchall()
+        rows = self._database.all(
+            "SELECT blob_id FROM blobs WHERE url = ?"
+            " UNION SELECT blob_id FROM blobs JOIN versions USING (blob_id) WHERE url_key = ?",
+            url,
+            urls.key(url),
+        )
         return [BlobId(row[0]) for row in rows]
 
     def blob(self, blob_id: BlobId) -> BlobRow | None:
@@ -238,42 +194,51 @@ class Catalogue:
 
     def blobs(self) -> list[BlobRow]:
         """Return all blobs, the last used first."""
-        with self._reported(), self._reading:
-            rows = self._reads.execute(f"SELECT {_BLOB} FROM blobs ORDER BY last_used DESC").fetchall()  # noqa: S608
-        return [_blob_row(row) for row in rows]
+        rows = self._database.all(f"SELECT {_BLOB} FROM blobs ORDER BY last_used DESC")  # noqa: S608
+        return [blob for row in rows if (blob := _blob_row(row)) is not None]
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-
-    def _one(self, statement: str, *values: object) -> tuple[Any, ...] | None:
-        with self._reported(), self._reading:
-            row: tuple[Any, ...] | None = self._reads.execute(statement, values).fetchone()
-            return row
-
-    def _write(self, statement: str, rows: Iterable[tuple[object, ...]], *, sync: bool = False) -> None:
-        self._write_together((statement, rows), sync=sync)
-
-    def _write_together(self, *steps: tuple[str, Iterable[tuple[object, ...]]], sync: bool = False) -> int:
-        """Do all of it in one transaction, synced if need be, and return how many rows that changed."""
-        with self._reported(), self._writing:
-            before = self._writes.total_changes
-            self._writes.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
-            self._writes.execute("BEGIN IMMEDIATE")
-            try:
-                for statement, rows in steps:
-                    self._writes.executemany(statement, rows)
-                self._writes.execute("COMMIT")
-            except BaseException:
-                self._writes.execute("ROLLBACK")
-                raise
-            return self._writes.total_changes - before
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Turn SQLite's errors into one line that says what to do."""
+    def _look_up(self, statement: str, url: str) -> Row | None:
+        """Return the row of a URL without its check; None when it does not match that, or cannot be had."""
+        key = urls.key(url)
         try:
-            yield
-        except sqlite3.OperationalError as exc:
-            raise StoreError(f"the catalogue {self._path} cannot be used now: {exc}") from exc
-        except sqlite3.DatabaseError as exc:
-            raise StoreError(f"the catalogue {self._path} is damaged ({exc}): move it away; the blobs stay") from exc
+            row = self._one(statement, key)
+        except StoreError as exc:
+            if str(exc) != self._trouble:
+                self._trouble = str(exc)
+                log.warning("%s; what it knows is asked of the origins", exc)
+            return None
+        return None if row is None or row_check(key, *row[:-1]) != row[-1] else row[:-1]
+
+    def _one(self, statement: str, *values: Value) -> Row | None:
+        return self._database.one(statement, *values)
+
+    def _write(self, statement: str, rows: Iterable[Row], *, sync: bool = False) -> None:
+        self._database.write((statement, rows), sync=sync)
+
+    def _write_together(self, *steps: tuple[str, Iterable[Row]]) -> int:
+        return self._database.write(*steps)
+
+
+def _name_row(known: Known) -> Row:
+    key, version = urls.key(known.url), known.version
+    values = (version.size, version.etag, version.last_modified, int(known.ranged), known.head, float(known.checked_at))
+    return (key, urls.redact(known.url), *values, row_check(key, *values))
+
+
+def _as_row(blob: BlobRow) -> Row:
+    return (blob.blob_id, blob.url, blob.size, blob.block_size, blob.complete, blob.last_used)
+
+
+def _is_right(table: str, row: Row) -> bool:
+    return _blob_row(row) is not None if table == "blobs" else row_check(*row[:-1]) == row[-1]
+
+
+def _blob_row(row: Row) -> BlobRow | None:
+    """Read a row of `blobs`, which has no check: it is only shown. None when it makes no sense."""
+    blob_id, url, size, block_size, complete, last_used = row
+    kinds = (str, str, int, int, int, float)
+    if not all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True)):
+        return None
+    if not is_blob_id(blob_id) or min(size, block_size) < 0:
+        return None
+    return BlobRow(BlobId(blob_id), url, size, block_size, bool(complete), last_used)

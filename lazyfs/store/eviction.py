@@ -209,7 +209,8 @@ class Evictor:
         total = 0
         for blob_id in layouts.blob_ids(self._layout):
             present = 0
-            with suppress(FileNotFoundError, BadRecord), closing(look_into(self._layout, blob_id)) as blob:
+            # One that cannot be opened, for what lies there is no file, has nothing to evict.
+            with suppress(OSError, BadRecord), closing(look_into(self._layout, blob_id)) as blob:
                 present = self._add_blocks(blob)
             total += max(present, layouts.disk_bytes(self._layout, blob_id))
         self._cold.order()
@@ -261,7 +262,7 @@ class _Blobs:
         """Return a blob that is there, and let nobody remove it."""
         if blob_id not in self._open:
             self._open[blob_id] = None
-            with suppress(FileNotFoundError, BadRecord):
+            with suppress(OSError, BadRecord):
                 blob = look_into(self._layout, blob_id)
                 if blob.claim():
                     self._open[blob_id] = blob

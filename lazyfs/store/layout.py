@@ -2,10 +2,11 @@
 
     STORE/            0700 and ours, or it is refused
       FORMAT          "lazyfs store 1"
-      catalogue.db    the catalogue (catalogue.py)
+      catalogue.db    the catalogue (catalogue.py), and the last one that was damaged (database.py)
       quota           the bounds and what is used of them (quota.py)
       blobs/ab/ID/    data, map, lock, uses (blobfile.py), perhaps pin; `ab` are the first hex digits of the id
       trash/          staged deletions (trash.py)
+      scrub           where the scrub goes on (scrub.py)
       run/            a control socket and a log for each mount
 
 FORMAT, blobs and trash are opened relative to a descriptor of STORE, with O_NOFOLLOW, under names of ours only; the
@@ -125,14 +126,14 @@ def _check_file_system(path: Path) -> None:
 def _check_format(path: Path, root: int) -> None:
     """Read FORMAT, or write it into a directory that is empty or has only what a racing process makes."""
     try:
-        number = _read_format(root)
+        number = read_format(root)
         if number is None:
             strange = [name for name in os.listdir(root) if not name.startswith(("FORMAT", "blobs", "trash", "run"))]
-            number = _read_format(root)  # a racing process may have made it meanwhile, and more
+            number = read_format(root)  # a racing process may have made it meanwhile, and more
             if strange and number is None:
                 raise StoreError(f"{path} is not empty and not a store; name another with --store")
         if number is None:
-            _write_format(root)
+            write_format(root)
         elif number > records.FORMAT:
             raise StoreError(
                 f"the store {path} was written by a newer lazyfs (format {number}, this one knows {records.FORMAT}); "
@@ -142,7 +143,7 @@ def _check_format(path: Path, root: int) -> None:
         raise StoreError(f"{path} is not a store: {exc}; name another with --store") from exc
 
 
-def _read_format(root: int) -> int | None:
+def read_format(root: int) -> int | None:
     """Return the number in FORMAT; None when there is none. *Raises*: BadRecord, OSError."""
     try:
         with os.fdopen(open_file("FORMAT", root, create=False), "rb") as file:
@@ -151,7 +152,7 @@ def _read_format(root: int) -> int | None:
         return None
 
 
-def _write_format(root: int) -> None:
+def write_format(root: int) -> None:
     """Write FORMAT whole or not at all: a racing process must never read half of it."""
     name = f"FORMAT.{secrets.token_hex(4)}"  # not the pid: two containers that share a store may have the same
     with os.fdopen(open_file(name, root, create=True), "wb") as file:
@@ -196,8 +197,12 @@ def make_directory(name: str, dir_fd: int) -> None:
 
 
 def open_file(name: str, dir_fd: int, *, create: bool) -> int:
-    """Open a file of the store to read and write, never through a symbolic link. *Raises*: OSError."""
-    return os.open(name, _FILE | (os.O_CREAT if create else 0), 0o600, dir_fd=dir_fd)
+    """Open a file of the store to read and write, never through a symbolic link, nor a pipe. *Raises*: OSError."""
+    fd = os.open(name, _FILE | (os.O_CREAT if create else 0), 0o600, dir_fd=dir_fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, f"{name} in the store is not a file")
+    return fd
 
 
 def blob_directory(layout: Layout, blob_id: BlobId, *, create: bool) -> int:

@@ -6,24 +6,26 @@ blob's are on its `lock` file, which is never unlinked while the blob is in `blo
 
 | lock | where | protects | taken how | held while waiting for |
 |---|---|---|---|---|
-| turn | trio, by blob id (blob.py) | that a process opens a blob once | waited for | set-up, gate, catalogue |
+| turn | trio, by blob id (blob.py) | that a process opens a blob once | waited for | set-up, gate, writes |
 | in use | 2^62 of `lock` | the blob's directory | shared: open, or evicted from; alone: tried, to remove | all below |
 | set-up | 2^62 + 1 | the making of map and data | alone, tried again for 5 s | nothing |
 | lease | 2^62 + 4 | the blob against eviction | shared: while it is filled; looked at, to evict | all below |
 | pass | 2^62 + 3 | the one pass over an origin that ignores ranges | alone: tried, then polled | blocks and below |
 | block i | i | its fetch, its eviction | alone: tried; to fetch, then polled | all below, no block |
-| evictor | thread (eviction.py) | a process's candidates | waited for, also a whole look long | catalogue and below |
+| evictor | thread (eviction.py) | a process's candidates | waited for, also a whole look long | writes and below |
 | gate | thread, then 2^62 + 2 | which block is the last one missing (verify.py) | alone, tried again | nothing |
-| catalogue | thread, then SQLite's | a transaction that writes; readers do not wait | waited for, 10 s | nothing |
+| writes | thread, then SQLite's | a transaction that writes; readers do not wait | waited for, 10 s | catalogue |
+| catalogue | 2^62 + 1 of `quota` | which file is catalogue.db | shared: to open it; alone: to rename it | SQLite's |
+| scrub | 2^62 + 2 of `quota` | the scrub: one process's (scrub.py) | alone, tried, until the process ends | - |
 | quota | thread (quota.py) | a process's pool | waited for | update |
 | update | 2^62 of `quota` | every change of the quota (quota.py) | alone, tried again for 2 s | nothing |
 | slot i | i of `quota` | what a process has reserved | alone, tried, until the process ends | - |
 
 The order is the table's: no task waits for a lock while it holds one from below it, except those that nobody waits for
-(in use, lease, slots); so no two can wait for each other. Nor does one wait for a block while it holds another: a
-flight takes the first run that is free, and waits only when none is; who makes room for a block only tries those that
-are to go. An entry of the trash is locked by the in-use lock of the blob that it was (trash.py). Locks that are held
-for a moment, in memory, are not listed.
+(in use, lease, scrub, slots); so no two can wait for each other. Nor does one wait for a block while it holds
+another: a flight takes the first run that is free, and waits only when none is; who makes room for a block only tries
+those that are to go. An entry of the trash is locked by the in-use lock of the blob that it was (trash.py). Locks that
+are held for a moment, in memory, are not listed.
 
 What this comes to in every order of two or three processes' system calls, tests/model/protocol.py says and
 `tools/interleavings` checks.
@@ -52,6 +54,8 @@ _GATE: Final = _IN_USE + 2
 _PASS: Final = _IN_USE + 3
 _LEASE: Final = _IN_USE + 4
 _UPDATE: Final = _FAR
+_CATALOGUE: Final = _UPDATE + 1
+_SCRUB: Final = _UPDATE + 2
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, len, pid
 
 
@@ -103,6 +107,18 @@ class QuotaLocks(_Locks):
         return self._in_the_way(slot, 1) is not None
 
 
+class StoreLocks(_Locks):
+    """The locks of the store that have nothing to do with its quota, on a descriptor of the quota's file."""
+
+    def try_catalogue(self, *, alone: bool) -> bool:
+        """Take the catalogue lock, shared or exclusively; False while others are in the way. *Raises*: OSError."""
+        return self._try(fcntl.F_WRLCK if alone else fcntl.F_RDLCK, _CATALOGUE, 1)
+
+    def try_scrub(self) -> bool:
+        """Take the scrub lock; False while another process has it. *Raises*: OSError."""
+        return self._try(fcntl.F_WRLCK, _SCRUB, 1)
+
+
 class BlobLocks(_Locks):
     """The locks of one blob, on a descriptor of its lock file."""
 
@@ -113,6 +129,10 @@ class BlobLocks(_Locks):
     def try_own(self) -> bool:
         """Take the in-use lock exclusively; False while anybody has the blob open. *Raises*: OSError."""
         return self._try(fcntl.F_WRLCK, _IN_USE, 1)
+
+    def is_in_use(self) -> bool:
+        """Say whether anybody has the blob open, on another descriptor. *Raises*: OSError."""
+        return self._in_the_way(_IN_USE, 1) is not None
 
     def try_set_up(self) -> bool:
         """Take the set-up lock; False while another process has it. *Raises*: OSError."""

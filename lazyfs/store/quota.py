@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import logging
 import os
 import threading
 import time
@@ -37,6 +38,8 @@ from lazyfs.store import holes
 from lazyfs.store import layout as layouts
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import QuotaLocks
+
+log = logging.getLogger(__name__)
 
 LARGEST_BATCH: Final = 16 * 1024 * 1024
 """Bytes reserved in one go at the most; what a killed process may leave reserved until the next recount."""
@@ -58,6 +61,7 @@ class QuotaKeeper:
     """
 
     def __init__(self, layout: Layout) -> None:
+        self._path = layout.path
         self._root = layout.root
         self._fd = layouts.open_file("quota", layout.root, create=True)
         self._locks = QuotaLocks(self._fd)
@@ -66,7 +70,14 @@ class QuotaKeeper:
         self._taken = 0  # reserved, and being written
         self._slot = -1
         self._seen = Quota()
-        self.look()
+        try:
+            self.look()
+        except (StoreError, OSError):
+            os.close(self._fd)
+            raise
+        self.damaged = self._seen.used == UNKNOWN and os.fstat(self._fd).st_size > 0  # when it was opened
+        if self.damaged:
+            log.warning("the store's quota is damaged: set its bounds again with --max-cache and --min-free")
 
     def close(self) -> None:
         """Give back what is reserved, and the slot."""
@@ -197,6 +208,7 @@ class QuotaKeeper:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Quota]:
         """Hold the update lock around a change of the quota. *Raises*: StoreError, when another holds it for 2 s."""
+        self._follow()
         deadline = time.monotonic() + _PATIENCE
         while not self._locks.try_update():
             if time.monotonic() > deadline:
@@ -207,9 +219,28 @@ class QuotaKeeper:
         finally:
             self._locks.end_update()
 
+    def _follow(self) -> None:
+        """Go over to the file that has the name now, if ours was deleted: those who come later have that one.
+
+        It gets our bounds, if it is new, and is measured before anything is reserved. What we had in the pool is lost.
+        """
+        if os.fstat(self._fd).st_nlink:
+            return
+        try:
+            fd = layouts.open_file("quota", self._root, create=True)
+        except OSError:
+            return  # what has its name is no file: ours does as well
+        os.close(self._fd)
+        self._fd, self._locks = fd, QuotaLocks(fd)
+        self._pool, self._slot = 0, -1
+
     def _read(self) -> Quota:
         try:
             return records.unpack_quota(os.pread(self._fd, records.QUOTA_SIZE, 0))
+        except records.NewerRecord as exc:
+            raise StoreError(
+                f"the store {self._path}: {exc}; upgrade lazyfs or name another store with --store"
+            ) from exc
         except (records.BadRecord, OSError):
             return dataclasses.replace(self._seen, used=UNKNOWN)  # new, damaged, or on a disk that fails
 

@@ -18,7 +18,7 @@ def _nothing(*_args: object) -> None:
 
 def _mark_first(store: Store, file: BlobFile) -> None:
     store.catalogue.mark_complete(file.blob_id)
-    store.catalogue._writes.execute("PRAGMA wal_checkpoint(FULL)")
+    store.catalogue._database._at.writes.execute("PRAGMA wal_checkpoint(FULL)")
     file.sync()
 
 
@@ -46,7 +46,7 @@ IN_READER: Final[Mapping[str, Fault]] = {
 """Planted in what looks at the store afterwards."""
 
 SEEN_AS: Final = {
-    "names are not synced": "the bound is forgotten",
+    "names are not synced": "it is marked complete, and is not there",
     "nothing of a blob is synced": "it is marked complete, and",
     "complete is marked before the blob is synced": "it is marked complete, and",
     "that a blob loses blocks is not synced": "it is marked complete, and",

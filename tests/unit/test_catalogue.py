@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazyfs.errors import StoreError
-from lazyfs.store.catalogue import Catalogue
+from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 from tests.unit.stores import in_processes
 
@@ -127,25 +129,158 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         catalogue.remember([KNOWN])
 
 
-def read_all(path: Path) -> None:
+BLOBS = [BlobRow(blob_id_for(f"http://h/{number}", Version(5), None), "", 5, 65536, True, 1.0) for number in range(3)]
+
+
+def fill(path: Path) -> None:
     with opened(path) as catalogue:
         for number in range(500):
-            catalogue.listing(f"http://h/{number}")
-
-
-@pytest.mark.parametrize("start", [0, 100, 4096])
-def test_a_damaged_file_is_one_line(tmp_path: Path, start: int) -> None:
-    with opened(tmp_path) as catalogue:
-        for number in range(500):
             catalogue.remember_listing(f"http://h/{number}", bytes(200))
-    with (tmp_path / "catalogue.db").open("r+b") as file:
+
+
+def spoil(path: Path, start: int) -> None:
+    with (path / "catalogue.db").open("r+b") as file:
         file.seek(start)
         file.write(b"\x55" * 40_000)
-    with pytest.raises(StoreError) as caught:
-        read_all(tmp_path)
-    assert "move it away" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert str(tmp_path / "catalogue.db") in str(caught.value)
+
+
+def aside(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir() if "damaged" in file.name)
+
+
+def _link(file: Path) -> None:
+    file.rename(file.with_name("elsewhere"))
+    file.symlink_to("elsewhere")
+
+
+def _directory(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    (file / "x").mkdir(parents=True)
+
+
+def _other(file: Path) -> None:
+    file.unlink()
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE names (x)")
+
+
+def _version_1_again(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("PRAGMA user_version = 1")
+
+
+SPOILS: dict[str, Callable[[Path], None]] = {
+    "head": lambda file: spoil(file.parent, 0),
+    "version of SQLite": lambda file: spoil(file.parent, 18),
+    "root page": lambda file: spoil(file.parent, 100),
+    "pages": lambda file: spoil(file.parent, 4096),
+    "link": _link,
+    "directory": _directory,
+    "the log a directory": lambda file: _directory(file.with_name("catalogue.db-wal")),
+    "another database": _other,
+    "a version that it has not": _version_1_again,
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS.keys())
+def test_a_damaged_one_is_set_aside_and_made_anew(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    for _ in range(2):  # the second one takes the place of the first
+        fill(tmp_path)
+        spoil(tmp_path / "catalogue.db")
+        with contextlib.closing(Catalogue(tmp_path / "catalogue.db", lambda: BLOBS)) as catalogue:
+            assert sorted(row.blob_id for row in catalogue.blobs()) == sorted(row.blob_id for row in BLOBS)
+            catalogue.remember_listing(URL, b"one")
+        with opened(tmp_path) as catalogue:
+            assert catalogue.listing(URL) == b"one"
+            assert catalogue.listing("http://h/1") is None
+        assert len({name.partition("T")[2][:6] for name in aside(tmp_path)}) == 1, aside(tmp_path)
+
+
+def test_the_next_open_fills_in_where_a_blob_is_from(tmp_path: Path) -> None:
+    with contextlib.closing(Catalogue(tmp_path / "catalogue.db", lambda: BLOBS)) as catalogue:
+        catalogue.add_blob(BLOBS[0].blob_id, URL, 5, 65536)
+        catalogue.add_blob(BLOBS[0].blob_id, "http://other/", 5, 65536)
+        first = catalogue.blobs()[0]
+        assert (first.url, first.complete) == ("https://h/a", True)
+
+
+def test_damage_that_a_write_meets(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with opened(tmp_path) as catalogue, opened(tmp_path) as other:
+        spoil(tmp_path, 0)
+        catalogue.remember(iter([KNOWN, replace(KNOWN, url="http://h/x")]))
+        assert catalogue.known(URL) == KNOWN
+        assert catalogue.known("http://h/x") is not None
+        other.remember_listing(URL, b"one")  # it has the old one open, and writes into the new one
+        assert catalogue.listing(URL) == b"one"
+        assert other.known(URL) == KNOWN
+    with opened(tmp_path) as catalogue:
+        assert catalogue.known(URL) == KNOWN, "the old one, closed last, took nothing of the new one along"
+
+
+def test_damage_that_a_look_up_meets(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with opened(tmp_path) as catalogue, opened(tmp_path) as other:
+        spoil(tmp_path, 0)
+        spoil(tmp_path, 4096)
+        assert catalogue.listing("http://h/1") is None
+        wait_until_renewed(catalogue)
+        catalogue.remember([KNOWN])
+        other.known(URL)
+        wait_until_renewed(other)
+        assert other.known(URL) == KNOWN
+    assert len(aside(tmp_path)) <= 3
+
+
+def wait_until_renewed(catalogue: Catalogue) -> None:
+    renewer = catalogue._database._renewer
+    assert renewer is not None
+    renewer.join()
+
+
+def _write_until_replaced(path: Path) -> int:
+    """Write until somebody has replaced the catalogue, and then some more."""
+    number = 0
+    with opened(path) as catalogue:
+        while not aside(path):
+            catalogue.remember_listing(f"http://h/{number}", bytes(200))
+            number += 1
+            if number % 50 == 0:  # what is in SQLite's log mends some of it
+                spoil(path, 0)
+        for again in range(100):
+            catalogue.remember_listing(f"http://again/{again}", b"x")
+        return sum(catalogue.listing(f"http://again/{again}") == b"x" for again in range(100))
+
+
+def test_processes_that_meet_damage_at_once(tmp_path: Path) -> None:
+    assert in_processes(3, _write_until_replaced, tmp_path) == [100] * 3
+    assert len([name for name in aside(tmp_path) if name[-4:] not in ("-wal", "-shm", "rnal")]) == 1
+    with opened(tmp_path) as catalogue:
+        assert catalogue.listing("http://again/99") == b"x"
+
+
+@pytest.mark.parametrize("change", ["size = 6", "head = x'00'", "etag = NULL", "checked_at = 1", "url_key = 'x'"])
+def test_a_row_that_was_changed_is_as_good_as_lost(tmp_path: Path, change: str) -> None:
+    with opened(tmp_path) as catalogue:
+        catalogue.remember([KNOWN])
+        catalogue.remember_listing(URL, b"one")
+        with contextlib.closing(sqlite3.connect(tmp_path / "catalogue.db")) as other:
+            other.execute(f"UPDATE names SET {change}")
+            other.execute("UPDATE listings SET body = x'01'")
+            other.commit()
+        assert catalogue.known(URL) is None
+        assert catalogue.listing(URL) is None
+
+
+def test_rows_that_make_no_sense_are_not_shown(tmp_path: Path) -> None:
+    with opened(tmp_path) as catalogue:
+        for number in range(4):
+            catalogue.add_blob(BlobId(f"url-{number}" + "0" * 63), URL, 5, 65536)
+        with contextlib.closing(sqlite3.connect(tmp_path / "catalogue.db")) as other:
+            for number, change in enumerate(("size = x'01'", "blob_id = 'x'", "size = -1")):
+                other.execute(f"UPDATE blobs SET {change} WHERE blob_id LIKE 'url-{number}%'")
+            other.commit()
+        assert [row.blob_id[4] for row in catalogue.blobs()] == ["3"]
 
 
 def test_where_it_cannot_be(tmp_path: Path) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from lazyfs import mountinfo
 from lazyfs.errors import StoreError
+from lazyfs.extents import Extent
 from lazyfs.store import Store, default_path
 from lazyfs.store import layout as layouts
 from lazyfs.store.layout import open_layout
+from lazyfs.versions import Known, Version
+from tests.unit import golden
 from tests.unit.stores import BLOB, in_processes
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
@@ -128,8 +134,63 @@ def test_not_on_a_file_system_of_other_hosts(path: Path, fstype: str, monkeypatc
 
 
 def test_a_damaged_catalogue(path: Path) -> None:
+    Store.open(path).close()
     (path / "catalogue.db").write_bytes(b"\x55" * 4096)
-    assert "move it away; the blobs stay" in refusal(path)
+    Store.open(path).close()
+    assert [name for name in os.listdir(path) if "damaged" in name]
+
+
+def test_a_store_of_format_1(path: Path) -> None:
+    path = path.with_name("golden")
+    golden.format_1(path)
+    with contextlib.closing(Store.open(path)) as store:
+        quota = store.quota.look()
+        assert (quota.clock, quota.used, quota.max_cache, quota.min_free) == (8 << 20, 0x10064, 1 << 30, 1 << 20)
+        (row,) = store.catalogue.blobs()
+        url = "https://user:secret@h/a?sig=secret"
+        assert (row.blob_id, row.url, row.size, row.block_size) == (BLOB, "https://h/a", 131_172, 65_536)
+        assert store.catalogue.listing(url) == b"a listing"
+        version = Version(131_172, '"a"', "Sun, 06 Nov 1994 08:49:37 GMT")
+        assert store.catalogue.known(url) == Known(url, version, True, b"\0x", 12.5)
+        with contextlib.closing(store.open_blob(BLOB, url, 131_172)) as blob:
+            right = bytes(range(251)) * 600
+            assert bytes(blob.read(0, wait=True) or b"") == right[:65_536]
+            assert blob.read(1, wait=True) is None
+            assert bytes(blob.read(2, wait=True) or b"") == right[131_072:131_172]
+            assert blob.uses(Extent(0, 3)) == (1 << 24, 0, 1 << 24)
+    assert (path / "catalogue.db").stat().st_mode & 0o777 == 0o600
+
+
+def _newer(data: bytes) -> bytes:
+    """Make a record one of format 2."""
+    body = data[:8] + b"\x02" + data[9:56]
+    return body + xxhash.xxh3_64_digest(body)[::-1] + data[64:]
+
+
+@pytest.mark.parametrize("what", ["FORMAT", "quota", "catalogue.db", "map"])
+def test_what_a_newer_lazyfs_wrote_is_refused(path: Path, what: str) -> None:
+    path = path.with_name("golden")
+    golden.format_1(path)
+    if what == "catalogue.db":
+        with contextlib.closing(sqlite3.connect(path / what)) as catalogue:
+            catalogue.execute("PRAGMA user_version = 99")
+    elif what == "FORMAT":
+        (path / what).write_text("lazyfs store 2\n")
+    else:
+        file = path / what if what == "quota" else path / "blobs" / "ab" / BLOB / what
+        file.write_bytes(_newer(file.read_bytes()))
+    before = tree(path)
+    if what == "map":
+        with contextlib.closing(Store.open(path)) as store, pytest.raises(StoreError, match="newer lazyfs") as caught:
+            store.open_blob(BLOB, "http://h/", 131_172)
+        assert "\n" not in str(caught.value)
+        return
+    assert "newer lazyfs" in refusal(path)
+    assert {name: content for name, content in tree(path).items() if "catalogue.db-" not in name} == before
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 def test_where_it_cannot_be_made() -> None:

@@ -282,3 +282,17 @@ def test_used_is_never_less_than_what_is_there(layout: Layout, steps: list[tuple
                     ours.recount(partial(int, disk))
             reserved = sum(map(sum, taken))
             assert disk + reserved <= one.look().used <= 4 * MIB
+
+
+def test_who_has_a_deleted_file_goes_over_to_the_new_one_and_takes_the_bounds_along(layout: Layout) -> None:
+    with keeper(layout) as ours, keeper(layout) as theirs:
+        write(ours, MIB)
+        (layout.path / "quota").unlink()
+        for each in (ours, theirs):
+            assert each.take(MIB) > BOUND, "it has to be measured first"
+        ours.recount(lambda: 3 * MIB)
+        write(ours, MIB)
+        write(theirs, MIB)
+        for each in (ours, theirs):
+            assert each.look().max_cache == BOUND
+            assert 5 * MIB <= each.look().used <= 5 * MIB + 2 * BATCH

@@ -9,8 +9,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs import records
-from lazyfs.records import BadRecord, MapHeader
+from lazyfs import records, replacement
+from lazyfs.records import BadRecord, MapHeader, NewerRecord, ScrubPosition
 
 headers = st.builds(MapHeader, st.sampled_from([1 << n for n in range(16, 24)]), st.integers(0, 2**64 - 1))
 
@@ -52,7 +52,7 @@ def test_any_bytes_are_a_header_or_refused(data: bytes) -> None:
     "body",
     [
         EXAMPLE.replace(b"lazyfsmp", b"lazyfsmq"),
-        EXAMPLE.replace(b"\x01\0\0\0", b"\x02\0\0\0", 1),
+        EXAMPLE.replace(b"\x01\0\0\0", b"\0\0\0\0", 1),
         EXAMPLE.replace(b"\0\0\x04\0", b"\0\0\x05\0", 1),
         EXAMPLE.replace(b"\0\0\x04\0", b"\0\x80\0\0", 1),
     ],
@@ -85,6 +85,62 @@ def test_any_bytes_are_a_format_number_or_refused(data: bytes) -> None:
     for candidate in (data, b"lazyfs store " + data):
         with contextlib.suppress(BadRecord):
             assert records.unpack_format(candidate) >= 0
+
+
+QUOTA = bytes.fromhex(
+    "6c617a7966737174 01000000 41424344 0000000000000000"
+    "0102030405060708 1112131415161718 2122232425262728 3132333435363738"
+    "a0b32ff032af07c9"
+)
+
+
+def test_the_quota() -> None:
+    quota = records.Quota(0x0807060504030201, 0x1817161514131211, 0x2827262524232221, 0x3837363534333231, 0x44434241)
+    assert records.pack_quota(quota) == QUOTA
+    assert records.unpack_quota(QUOTA + b"slots") == quota
+    for bit in range(len(QUOTA) * 8):
+        flipped = bytearray(QUOTA)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BadRecord):
+            records.unpack_quota(bytes(flipped))
+
+
+def test_a_newer_record_is_told_from_a_damaged_one() -> None:
+    for record, unpack in ((EXAMPLE, records.unpack_map_header), (QUOTA[:-8], records.unpack_quota)):
+        newer = record.replace(b"\x01\0\0\0", b"\x02\0\0\0", 1)
+        with pytest.raises(NewerRecord, match=r"newer lazyfs \(format 2, this one knows 1\)"):
+            unpack(newer + xxhash.xxh3_64_digest(newer)[::-1])
+        with pytest.raises(BadRecord) as caught:
+            unpack(newer + bytes(8))
+        assert not isinstance(caught.value, NewerRecord)
+
+
+def test_the_uses() -> None:
+    assert replacement.on_arrival(replacement.NEVER, 0x0102, 1) == 0x0204
+    assert records.pack_entry(replacement.on_use(0x0204, 0x0304, 1)) == bytes.fromhex("0906000000000000")
+    assert records.unpack_entries(bytes.fromhex("0906000000000000 04"), 2) == (0x0609, replacement.NEVER)
+    assert records.USE_SIZE == records.SLOT_SIZE == 8
+
+
+def test_the_sums() -> None:
+    sum_ = records.pack_sum(bytes(range(32)))
+    assert sum_ == bytes(range(24)) + bytes.fromhex("7a39b5a32a3b17eb")
+    assert len(sum_) == records.SUM_SIZE
+    assert records.sum_matches(sum_, bytes(range(32))) is True
+    assert records.sum_matches(sum_, bytes(32)) is False
+    assert records.sum_matches(sum_[:-1] + b"x", bytes(range(32))) is None
+
+
+def test_where_the_scrub_goes_on() -> None:
+    position = ScrubPosition(1_700_000_000, "url-" + "ab" * 32, 7)
+    assert records.pack_scrub(position) == b"1700000000 url-" + b"ab" * 32 + b" 7\n"
+    assert records.unpack_scrub(records.pack_scrub(position)) == position
+    assert records.unpack_scrub(b"1700000000  0\n") == ScrubPosition(1_700_000_000)
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_a_place_for_the_scrub_to_go_on(data: bytes) -> None:
+    assert records.unpack_scrub(b"1 url-" + data + b" 7\n").block in (0, 7)
 
 
 def test_block_sizes() -> None:
