@@ -418,7 +418,9 @@ class Blobs:
             self._refuse_wrong(blob_id, (known.url, *mirrors))
             if blob is None:
                 try:
-                    file = await trio.to_thread.run_sync(self.store.open_blob, blob_id, known.url, known.version.size)
+                    file = await trio.to_thread.run_sync(
+                        self.store.open_blob, blob_id, known.url, known.version.size, known.version
+                    )
                 except OSError as exc:
                     raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
                 blob = self._open[blob_id] = Blob(blob_id, file, known, self)
@@ -474,25 +476,20 @@ class Blobs:
             log.warning("blob %s could not be thrown away: %s", blob.blob_id, exc.strerror or exc)
         self.on_mismatch(blob.blob_id, mismatch)
 
-    async def present_bytes(self, blob_id: BlobId, size: int) -> int:
+    async def present_bytes(self, blob_id: BlobId) -> int:
         """Return how many bytes of a blob are in the store, open or not. *Raises*: StoreError."""
         blob = self._open.get(blob_id)
         if blob is not None:
             return blob.present_bytes()
         try:
-            return await trio.to_thread.run_sync(self.store.present_bytes, blob_id, size)
+            return await trio.to_thread.run_sync(self.store.present_bytes, blob_id)
         except OSError as exc:
             raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
 
     async def mark_complete(self, file: BlobFile) -> None:
-        """Record that all of a blob is in the store: its bytes are synced first."""
-
-        def sync_and_mark() -> None:
-            file.sync()
-            self.store.catalogue.mark_complete(file.blob_id)
-
+        """Record that all of a blob is in the store."""
         try:
-            await trio.to_thread.run_sync(sync_and_mark)
+            await trio.to_thread.run_sync(self.store.mark_complete, file)
         except (OSError, LazyfsError) as exc:
             log.warning("blob %s is whole but could not be marked so: %s", file.blob_id, exc)
 

@@ -103,6 +103,15 @@ class Connection:
         self._socket.close()
 
 
+def is_dead(path: Path) -> bool:
+    """Say whether nobody listens at a socket, nor will: it is gone, or its daemon is."""
+    try:
+        Connection(path).close()
+    except Unreachable as exc:
+        return isinstance(exc.__cause__, ConnectionRefusedError | FileNotFoundError)
+    return False
+
+
 def call(path: Path, op: str, **arguments: Any) -> Any:
     """Send a request and return its result. *Raises*: ControlError."""
     with contextlib.closing(Connection(path)) as connection:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from lazyfs.versions import BlobId
+
 NAME_MAX = 255
 """Bytes in one name: the kernel answers EIO for a whole directory that holds a longer one (fs/fuse/readdir.c)."""
 
@@ -28,6 +30,7 @@ class Kind(enum.Enum):
 class Entry:
     """One name, as its source announces it; what is None is learnt from the origin when needed.
 
+    With `blob_id` the name was given to that blob, and stays with it whatever its URL names later.
     *Units*: `size` bytes, `mtime_ns` nanoseconds since the epoch, `mode` permission bits, `digest` `sha256:HEX`.
     """
 
@@ -40,6 +43,7 @@ class Entry:
     mtime_ns: int | None = None
     mode: int | None = None
     symlink: str | None = None
+    blob_id: BlobId | None = None
 
 
 @dataclass(frozen=True, slots=True)

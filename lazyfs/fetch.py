@@ -124,14 +124,14 @@ class Fetcher:
     async def _fetch(self, flight: Flight) -> None:
         backoff = Backoff()
         while flight.blocks:
-            pending = len(flight.blocks)
+            pending = set(flight.blocks)  # not how many: others may be handed over meanwhile
             try:
                 await self._fetch_some(flight)
             except OriginError as exc:
                 if not exc.retryable or (self._pass_failed is not None and exc is self._pass_failed[1]):
                     raise
                 self._counters.retries += 1
-                if len(flight.blocks) < pending:
+                if not pending <= flight.blocks:
                     backoff.after_progress()
                     self._passes_begun = 0
                 wait = backoff.after_failure(exc.retry_after)
@@ -275,11 +275,12 @@ class Fetcher:
                 # It gives so much at a time (a cache of slices, tools/shared-tier): more is to be had side by side.
                 self.longest_run = min(self.longest_run, max(1, len(body) // geometry.block_size))
             self._passes_begun += self._pass is flight
-            pending = len(flight.blocks)
+            pending = set(flight.blocks)
             await self._receive(flight, answer, Assembler(geometry, body.start - len(head), head))
-            if len(flight.blocks) == pending and self.mismatch is None:
+            if pending <= flight.blocks and self.mismatch is None:
                 # It may be right, but asking on like that would never end.
                 raise OriginBadAnswer(self._ways.shown, "an answer without a single whole block")
+            self._passes_begun = 0
 
     def _begin_pass(self, flight: Flight) -> bool:
         """Make a flight the pass and widen it to all that is missing; False when another is, here or elsewhere.

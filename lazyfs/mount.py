@@ -32,9 +32,10 @@ import trio
 
 from lazyfs import control, control_server, fuse, mountinfo, process, tuning
 from lazyfs.errors import LazyfsError, NameMissing, UsageError, first_reason
+from lazyfs.given import GivenBlob
 from lazyfs.scrubbing import scrub
 from lazyfs.session import Session, Settings, open_session
-from lazyfs.sources.spec import Source, parse_source
+from lazyfs.sources.spec import Form, Source, parse_source
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,15 @@ def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
         paths: list[str] = []
         for text in request["sources"]:
             paths += await session.add(parse_source(text))
+        for blob in request.get("blobs", ()):
+            paths += await session.add(Source(Form.BLOB, "", blob["name"], GivenBlob.of(blob)))
         return paths
+
+    async def describe(request: Mapping[str, Any], _report: control.Report) -> Any:
+        return (await session.vfs.describe(request["path"])).as_dict()
+
+    async def led_to(request: Mapping[str, Any], _report: control.Report) -> Any:
+        return await session.vfs.led_to(set(request["blobs"]))
 
     async def remove(request: Mapping[str, Any], _report: control.Report) -> Any:
         for path in request["paths"]:
@@ -182,7 +191,8 @@ def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
                 await report([present, size])
         return True
 
-    return {"status": status, "add": add, "remove": remove, "fetch": fetch}
+    operations = (status, add, describe, led_to, remove, fetch)
+    return {operation.__name__: operation for operation in operations}
 
 
 # The process.

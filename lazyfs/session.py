@@ -19,7 +19,7 @@ from lazyfs import records, scrubbing, urls
 from lazyfs.blob import Blobs, Limits
 from lazyfs.counters import Counters
 from lazyfs.entries import Entry, Kind, Refusal
-from lazyfs.errors import LazyfsError, SourceError, StoreError
+from lazyfs.errors import LazyfsError, SourceError, StoreError, UsageError
 from lazyfs.origin.client import Client, ClientOptions
 from lazyfs.resolve import FRESH_FOR, Resolver
 from lazyfs.sources.feed import Pieces, list_index, local_pieces, read_manifest
@@ -81,6 +81,8 @@ class Session:
                 return [await self._add_file(source)]
             case Form.INDEX:
                 return [await self._add_index(source)]
+            case Form.BLOB:
+                return [self._add_blob(source)]
             case Form.MANIFEST:
                 paths: list[str] = await self._nursery.start(self._read_manifest, source)
                 return paths
@@ -95,6 +97,14 @@ class Session:
         except BaseException:
             self.vfs.take_away(node)
             raise
+        return source.name
+
+    def _add_blob(self, source: Source) -> str:
+        if source.given is None:
+            raise UsageError(f"{source.place} is not known as a blob of this store")
+        node = self.vfs.give_name(source.name, source.given)
+        if isinstance(node, Refusal):
+            raise SourceError(f"{source.name}: {node.reason}")
         return source.name
 
     async def _add_index(self, source: Source) -> str:

@@ -107,6 +107,8 @@ class File(Node):
     @property
     def blob_id(self) -> BlobId | None:
         """The blob that it stands for; None until its origin was asked."""
+        if self.entry.blob_id is not None:
+            return self.entry.blob_id
         return blob_id_for(self.known.url, self.known.version, self.entry.digest) if self.known else None
 
     @property
@@ -144,6 +146,10 @@ class Tree:
     def node(self, inode: int) -> Node | None:
         """Return the node of an inode number."""
         return self._inodes.get(inode)
+
+    def nodes(self) -> list[Node]:
+        """Return all nodes that have an inode, as they are now."""
+        return list(self._inodes.values())
 
     def find(self, path: str) -> Node | None:
         """Return the node at a path; the root for an empty one."""

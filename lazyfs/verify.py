@@ -49,6 +49,7 @@ def record_verified(file: BlobFile, index: int, block: Block, checksum: int, dig
             return
         found = _digest_with(file, index, block)
         if found == digest:
+            file.sync()  # else a power loss could bring back, beside this entry, what another block was before
             file.note_whole(digest)
             file.record(index, checksum)
             return

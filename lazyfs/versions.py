@@ -18,6 +18,7 @@ from typing import NewType
 BlobId = NewType("BlobId", str)
 
 _BLOB_ID = re.compile(r"(?:sha256|url)-[0-9a-f]{64}")
+_START = re.compile(r"(?:sha256|url)-[0-9a-f]{4,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +89,20 @@ def blob_id_for(url: str, version: Version, digest: str | None) -> BlobId:
     return BlobId("url-" + hashlib.sha256(text.encode("ascii")).hexdigest())
 
 
+def same_blob(one: Version, other: Version) -> bool:
+    """Say whether two versions of what one URL names are one blob."""
+    return blob_id_for("", one, None) == blob_id_for("", other, None)
+
+
 def digest_of(blob_id: BlobId) -> str | None:
     """Return the SHA-256, in hexadecimal, that a blob's bytes must have; None for a blob known by its URL."""
     kind, _, digest = blob_id.partition("-")
     return digest if kind == "sha256" else None
+
+
+def starts_blob_id(text: str) -> bool:
+    """Say whether `text` is a blob id or the start of one, with so much of it that it means nothing else."""
+    return _START.fullmatch(text) is not None
 
 
 def is_blob_id(text: str) -> bool:

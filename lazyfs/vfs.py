@@ -18,7 +18,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -37,6 +37,7 @@ from lazyfs.errors import (
     OriginError,
     OriginRefused,
 )
+from lazyfs.given import GivenBlob
 from lazyfs.listings import Lister, Listings
 from lazyfs.problems import Problems
 from lazyfs.resolve import Resolver
@@ -47,6 +48,9 @@ log = logging.getLogger(__name__)
 
 RESOLVING: Final = 32
 """Names resolved at a time in the background; what is looked up comes on top."""
+
+LOOKED_AT_ONCE: Final = 500
+"""Names that are looked at without a pause: some 3 ms."""
 
 RESOLVE_WITHIN: Final = 10.0
 """Seconds for one of these, so that names whose origin is silent do not keep the others waiting."""
@@ -115,6 +119,48 @@ class Vfs:
         node.parent.removed.add(node.name)
         self.take_away(node)
 
+    def give_name(self, name: str, given: GivenBlob) -> File | Refusal:
+        """Name a blob. Asks nobody."""
+        fixed = None if given.digest else given.blob_id
+        node = self.tree.add(Entry(name, url=given.url, mirrors=given.mirrors, digest=given.digest, blob_id=fixed))
+        if isinstance(node, File):
+            self._bind(node, given.known)
+        assert isinstance(node, File | Refusal)
+        return node
+
+    async def describe(self, path: str) -> GivenBlob:
+        """Return the blob to which a name leads; asks its origin only when nothing else says which that is.
+
+        *Raises*: NameMissing, OriginError, SourceError, StoreError.
+        """
+        node = self.tree.find(path)
+        if node is None:
+            node = self.tree.root
+            for part in filter(None, path.split("/")):
+                node = await self.lookup(node.inode, part)
+        if not isinstance(node, File):
+            raise NameMissing(f"{path}: not a file")
+        if node.known is None and node.entry.digest is not None and node.size is not None:
+            known = Known(node.entry.url or "", Version(node.size))
+        else:
+            if node.known is None:
+                await self.resolve(node)
+            assert node.known is not None
+            known = node.known
+        blob_id = node.blob_id or blob_id_for(known.url, known.version, node.entry.digest)
+        return GivenBlob(blob_id, known.url, known.version, known.ranged, node.entry.mirrors, known.checked_at)
+
+    async def led_to(self, blob_ids: Collection[BlobId]) -> list[BlobId]:
+        """Return those of some blobs to which names lead, or open files."""
+        found = set[BlobId]()
+        for number, node in enumerate(self.tree.nodes()):
+            blob_id = node.blob_id if isinstance(node, File) else None
+            if blob_id is not None and blob_id in blob_ids:
+                found.add(blob_id)
+            if number % LOOKED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        return sorted(found)
+
     async def resolve(self, file: File, *, patient: bool = True) -> None:
         """Learn what a file is from its origin. *Raises*: OriginError, StoreError."""
         entry = file.entry
@@ -147,7 +193,8 @@ class Vfs:
         if not file.visible and known.version.mtime_ns is not None and self._listed_by_index(file):
             file.mtime_ns = None  # the origin's own date counts: an index has it rounded, and in a zone of its server's
         self.tree.know(file, known)
-        self._bound.setdefault(known.url, set()).add(file)
+        if file.entry.blob_id is None:
+            self._bound.setdefault(known.url, set()).add(file)
         self.problems.solved(file.path)
 
     def _listed_by_index(self, file: File) -> bool:
@@ -295,12 +342,8 @@ class Vfs:
         if file.known is None:
             await self.resolve(file)
         assert file.known is not None
-        # The kernel may come by a name that it has not been told to forget yet: a reader who opens again after ESTALE.
-        doubtful = not file.attached or self._resolver.doubts(file.known.url)
-        if doubtful or (self._resolver.fresh_for == 0 and file.known.checked_at < began):
-            await self._check(file, file.known)
-        else:
-            self._resolver.revalidate(file.known)
+        if file.entry.blob_id is None:  # else it was given to one blob, whatever its URL names now
+            await self._keep_up(file, file.known, began)
         assert file.blob_id is not None
         blob = await self._blobs.open(file.blob_id, file.known, self._ways(file.entry))
         if inode in self._open:  # once for all who have the inode open
@@ -308,6 +351,15 @@ class Vfs:
         there, opens = self._open.get(inode, (blob, 0))
         self._open[inode] = (there, opens + 1)
         return inode
+
+    async def _keep_up(self, file: File, known: Known, began: float) -> None:
+        """See to it that what a file was when it was opened is known, at once or behind. *Raises*: as `_check`."""
+        # The kernel may come by a name that it has not been told to forget yet: a reader who opens again after ESTALE.
+        doubtful = not file.attached or self._resolver.doubts(known.url)
+        if doubtful or (self._resolver.fresh_for == 0 and known.checked_at < began):
+            await self._check(file, known)
+        else:
+            self._resolver.revalidate(known)
 
     async def _check(self, file: File, known: Known) -> None:
         """See that a file is what its origin has now. *Raises*: BlobChanged, when it is not."""
@@ -393,7 +445,7 @@ class Vfs:
         if file.known is not None and file.blob_id is not None:
             values["etag"] = file.known.version.etag
             values["blob"] = file.blob_id
-            values["cached"] = str(await self._blobs.present_bytes(file.blob_id, file.known.version.size))
+            values["cached"] = str(await self._blobs.present_bytes(file.blob_id))
         return {f"user.lazyfs.{name}": value for name, value in values.items() if value}
 
 

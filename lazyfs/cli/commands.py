@@ -253,6 +253,59 @@ def fsck(store: Path | None, repair: bool, as_json: bool) -> int:
 
 
 @commands.command()
+@_store_option
+@click.option("--max-cache", type=Size(), metavar="SIZE", help="Come within this bound, for once (0: keep nothing).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def gc(store: Path | None, max_cache: int | None, as_json: bool) -> None:
+    """Remove what is of no use, then evict down to the store's bound.
+
+    Of no use are old versions of a URL that no mount shows any longer, blobs that the catalogue has lost, what killed
+    processes left, and what is known of names that nobody asked for in 90 days. Blobs that are pinned stay whole. Those
+    in use are not removed, but blocks of them may be evicted. Exit status 1: the bound is out of reach.
+    """
+    from lazyfs.cli import collecting
+
+    collecting.collect(_store_path(store), max_cache, as_json=as_json)
+
+
+@commands.command()
+@_store_option
+@click.argument("blobs", nargs=-1, required=True, metavar="BLOB|URL...")
+def rm(store: Path | None, blobs: tuple[str, ...]) -> None:
+    """Remove blobs from the store.
+
+    BLOB is an id, or as much of it as ls shows; a URL means all its versions. What is in use or pinned is refused.
+    """
+    from lazyfs.cli import keeping
+
+    keeping.remove_blobs(blobs, _store_path(store))
+
+
+@commands.command()
+@_store_option
+@click.argument("blobs", nargs=-1, required=True, metavar="PATH|BLOB|URL...")
+def pin(store: Path | None, blobs: tuple[str, ...]) -> None:
+    """Keep blobs from eviction and removal.
+
+    What of them is in the store stays, and so does what comes in later; nothing is fetched now. PATH is a file under a
+    mount, BLOB as for rm.
+    """
+    from lazyfs.cli import keeping
+
+    keeping.pin(blobs, _store_path(store))
+
+
+@commands.command()
+@_store_option
+@click.argument("blobs", nargs=-1, required=True, metavar="PATH|BLOB|URL...")
+def unpin(store: Path | None, blobs: tuple[str, ...]) -> None:
+    """Let blobs be evicted and removed again."""
+    from lazyfs.cli import keeping
+
+    keeping.unpin(blobs, _store_path(store))
+
+
+@commands.command()
 def demo() -> None:
     """Show the main job, with an origin of its own.
 

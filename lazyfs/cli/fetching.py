@@ -14,11 +14,11 @@ from typing import BinaryIO, Final
 
 import trio
 
-from lazyfs import mountinfo, sizes
-from lazyfs.cli.mounting import absolute, connect
+from lazyfs import sizes
+from lazyfs.cli.mounting import absolute, connect, is_path, mount_of, read_source
 from lazyfs.errors import LazyfsError, StoreTooSmall, UsageError, first_reason
 from lazyfs.session import Session, Settings, open_session
-from lazyfs.sources.spec import parse_source
+from lazyfs.sources.spec import Source
 from lazyfs.tree import Directory, File, Node
 
 PIECE: Final = 1 << 20
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 def fetch(sources: tuple[str, ...], settings: Settings, output: Path | None, digest: str | None) -> None:
     """Fetch everything the sources name. *Raises*: LazyfsError; the first failure, after the rest was done."""
-    paths = [source for source in sources if _is_path(source)]
+    paths = [source for source in sources if is_path(source)]
     if output is not None:
         _check_writable(output)
     if paths and (output or digest):
@@ -40,11 +40,10 @@ def fetch(sources: tuple[str, ...], settings: Settings, output: Path | None, dig
     for path in paths:
         _fetch_path(Path(path))
     rest = [source for source in sources if source not in paths]
-    for text in rest:
-        _check_source(text)
-    if rest:
+    parsed = [_read_source(text, settings.store) for text in rest]
+    if parsed:
         try:
-            trio.run(_fetch_sources, rest, settings, output, digest)
+            trio.run(_fetch_sources, parsed, settings, output, digest)
         except BaseException as exc:
             reason = first_reason(exc)
             if reason is None:
@@ -52,15 +51,10 @@ def fetch(sources: tuple[str, ...], settings: Settings, output: Path | None, dig
             raise reason from exc
 
 
-def _is_path(text: str) -> bool:
-    """Say whether an argument is a path under a mount, not a source."""
-    return "://" not in text and not text.endswith((".toml", ".jsonl")) and _mount_of(Path(text)) is not None
-
-
-def _check_source(text: str) -> None:
-    """Refuse what is neither a source nor a path under a mount. *Raises*: UsageError."""
+def _read_source(text: str, store: Path) -> Source:
+    """Read a source, which may be a blob of the store. *Raises*: LazyfsError."""
     try:
-        parse_source(text)
+        return read_source(text, store)
     except UsageError as exc:
         if "://" in text:
             raise
@@ -76,13 +70,8 @@ def _check_writable(output: Path) -> None:
         raise UsageError(f"{output} cannot be written: {directory} is no directory that you can write to")
 
 
-def _mount_of(path: Path) -> mountinfo.Mounted | None:
-    mounted = mountinfo.mount_over(absolute(path))
-    return mounted if mounted is not None and mounted.fstype == mountinfo.FSTYPE else None
-
-
 def _fetch_path(path: Path) -> None:
-    mounted = _mount_of(path)
+    mounted = mount_of(path)
     assert mounted is not None
     below = os.path.relpath(absolute(path), mounted.mountpoint)
     with closing(connect(mounted, timeout=None)) as connection, _bar(below) as show:
@@ -91,10 +80,10 @@ def _fetch_path(path: Path) -> None:
                 show(*answer)
 
 
-async def _fetch_sources(sources: list[str], settings: Settings, output: Path | None, digest: str | None) -> None:
+async def _fetch_sources(sources: list[Source], settings: Settings, output: Path | None, digest: str | None) -> None:
     async with open_session(settings) as session:
-        for text in sources:
-            await session.add(parse_source(text))
+        for source in sources:
+            await session.add(source)
         paths = await _files_of(session, session.vfs.tree.root)
         if (output or digest) and len(paths) != 1:
             raise UsageError(f"--output and --digest go with one file; the sources name {len(paths)}")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lazyfs import control, mountinfo
 from lazyfs.errors import LazyfsError, UsageError
-from lazyfs.sources.spec import Source, parse_source
+from lazyfs.sources.spec import Form, Source, parse_source
+from lazyfs.versions import starts_blob_id
 
 if TYPE_CHECKING:
     from lazyfs.session import Settings
@@ -32,7 +33,7 @@ def mount(
     """Mount, and return when the mount answers. *Raises*: LazyfsError; then nothing is left mounted."""
     from lazyfs.mount import Mount, run_in_background, run_in_foreground  # 0.15 s, which the other commands do without
 
-    parsed = tuple(_located(parse_source(text)) for text in sources)
+    parsed = tuple(_located(read_source(text, settings.store)) for text in sources)
     where = absolute(mountpoint)
     _clean_up_dead(where)
     if not os.path.lexists(where):
@@ -62,8 +63,16 @@ def unmount(mountpoint: Path, *, lazy: bool) -> None:
 
 def add(mountpoint: Path, sources: tuple[str, ...]) -> None:
     """Add sources to a running mount. *Raises*: LazyfsError."""
-    places = [text if (source := _located(parse_source(text))).remote else source.place for text in sources]
-    ask(mounted_at(absolute(mountpoint)), "add", sources=places)
+    mounted = mounted_at(absolute(mountpoint))
+    places: list[str] = []
+    blobs: list[dict[str, Any]] = []
+    for text in sources:
+        source = _located(read_source(text, store_of(mounted)))
+        if source.given is not None:
+            blobs.append({"name": source.name, **source.given.as_dict()})
+        else:
+            places.append(text if source.remote else source.place)
+    ask(mounted, "add", sources=places, blobs=blobs)
 
 
 def remove(mountpoint: Path, paths: tuple[str, ...]) -> None:
@@ -85,10 +94,36 @@ def mounted_at(where: str) -> mountinfo.Mounted:
     return mounted
 
 
+def mount_of(path: Path) -> mountinfo.Mounted | None:
+    """Return our mount that a path is under, without a look at it; None when there is none."""
+    mounted = mountinfo.mount_over(absolute(path))
+    return mounted if mounted is not None and mounted.fstype == mountinfo.FSTYPE else None
+
+
+def store_of(mounted: mountinfo.Mounted) -> Path:
+    """Return a mount's store, which its source names."""
+    return Path(mounted.source.partition("#")[2])
+
+
 def socket_of(mounted: mountinfo.Mounted) -> Path:
-    """Return where a mount's daemon listens: the mount's source names the store."""
-    store = mounted.source.partition("#")[2]
-    return Path(store) / "run" / control.socket_name(mounted.mountpoint)
+    """Return where a mount's daemon listens."""
+    return store_of(mounted) / "run" / control.socket_name(mounted.mountpoint)
+
+
+def read_source(text: str, store: Path) -> Source:
+    """Read a source; for a blob, find out which it is. *Raises*: LazyfsError."""
+    bare = starts_blob_id(text) or is_path(text)
+    source = Source(Form.BLOB, text) if bare else parse_source(text)
+    if source.form is not Form.BLOB:
+        return source
+    from lazyfs.cli import naming  # the store, which other sources need not be looked up in
+
+    return naming.found(source, store)
+
+
+def is_path(text: str) -> bool:
+    """Say whether an argument is a path under a mount, not another source."""
+    return "://" not in text and not text.endswith((".toml", ".jsonl")) and mount_of(Path(text)) is not None
 
 
 def ask(mounted: mountinfo.Mounted, op: str, **arguments: Any) -> Any:
@@ -141,7 +176,7 @@ def _refuse_overlap(where: str, store: Path) -> None:
 
 def _located(source: Source) -> Source:
     """Make a local manifest's path absolute: the daemon works elsewhere. *Raises*: UsageError, when it is not there."""
-    if source.remote:
+    if source.remote or source.form is Form.BLOB:
         return source
     path = Path(source.place).resolve()
     if not path.is_file():

@@ -16,6 +16,8 @@ from lazyfs.cli.mounting import absolute, ask, mounted_at, socket_of
 from lazyfs.errors import StoreError
 from lazyfs.sizes import format_size
 from lazyfs.store import Store
+from lazyfs.store import layout as layouts
+from lazyfs.versions import BlobId
 
 
 def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
@@ -26,7 +28,7 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
         mounts = [ask(mounted, "status")]
     else:
         mounts = _mounts(store_path)
-    with contextlib.closing(_open(store_path)) as store:
+    with contextlib.closing(open_store(store_path)) as store:
         described: dict[str, Any] = {
             "path": str(store_path),
             "format": records.FORMAT,
@@ -38,7 +40,7 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))
         return
-    blobs = _counted(described["blobs"], "blob")
+    blobs = counted(described["blobs"], "blob")
     bound = f" of {format_size(described['max_cache'])} at the most" if described["max_cache"] else ""
     click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk{bound}")
     if not mounts:
@@ -49,14 +51,15 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
 
 def list_blobs(store_path: Path, *, as_json: bool) -> None:
     """Print the blobs of the store, the last used first. *Raises*: LazyfsError."""
-    with contextlib.closing(_open(store_path)) as store:
+    with contextlib.closing(open_store(store_path)) as store:
         rows: list[dict[str, Any]] = [
             {
                 "blob": blob.blob_id,
                 "url": blob.url,
                 "size": blob.size,
-                "cached": _present(store, blob.blob_id, blob.size),
-                "complete": blob.complete,
+                "cached": (cached := _present(store, blob.blob_id)),
+                "complete": cached == blob.size,
+                "pinned": layouts.is_pinned(store.layout, blob.blob_id),
                 "last_used": blob.last_used,
             }
             for blob in store.catalogue.blobs()
@@ -68,7 +71,7 @@ def list_blobs(store_path: Path, *, as_json: bool) -> None:
         [
             str(row["blob"])[:20],
             format_size(row["size"]),
-            f"{row['cached'] * 100 // max(row['size'], 1)} %" if row["size"] else "100 %",
+            (f"{row['cached'] * 100 // row['size']} %" if row["size"] else "100 %") + ", pinned" * row["pinned"],
             time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last_used"])),
             row["url"],
         ]
@@ -77,14 +80,15 @@ def list_blobs(store_path: Path, *, as_json: bool) -> None:
     _print_table(["BLOB", "SIZE", "CACHED", "LAST USED", "URL"], table)
 
 
-def _present(store: Store, blob_id: Any, size: int) -> int:
+def _present(store: Store, blob_id: BlobId) -> int:
     try:
-        return store.present_bytes(blob_id, size)
+        return store.present_bytes(blob_id)
     except OSError as exc:
         raise StoreError(f"blob {blob_id}: {exc.strerror or exc}") from exc
 
 
-def _open(store_path: Path) -> Store:
+def open_store(store_path: Path) -> Store:
+    """Open a store that is there. *Raises*: StoreError, when there is none."""
     if not store_path.exists():
         raise StoreError(f"there is no store at {store_path}; name one with --store")
     return Store.open(store_path)
@@ -114,13 +118,13 @@ def _mounted_with(socket: Path) -> mountinfo.Mounted | None:
 
 def _print_mount(mount: dict[str, Any]) -> None:
     counters = mount["counters"]
-    click.echo(f"\n{mount['mountpoint']}: {_counted(mount['files'], 'file')}, daemon {mount['pid']}")
+    click.echo(f"\n{mount['mountpoint']}: {counted(mount['files'], 'file')}, daemon {mount['pid']}")
     click.echo(
-        f"  read      {format_size(counters['read_bytes'])} in {_counted(counters['reads'], 'read')},"
-        f" {_counted(counters['errors'], 'error')}"
+        f"  read      {format_size(counters['read_bytes'])} in {counted(counters['reads'], 'read')},"
+        f" {counted(counters['errors'], 'error')}"
     )
     click.echo(
-        f"  origin    {format_size(counters['origin_bytes'])} in {_counted(counters['origin_requests'], 'request')},"
+        f"  origin    {format_size(counters['origin_bytes'])} in {counted(counters['origin_requests'], 'request')},"
         f" {counters['retries']} {'retry' if counters['retries'] == 1 else 'retries'}"
     )
     click.echo(
@@ -130,12 +134,13 @@ def _print_mount(mount: dict[str, Any]) -> None:
     )
     click.echo(f"  log       {mount['log']}")
     if mount["problems"]:
-        click.echo(f"  not shown {_counted(mount['problems'], 'name')}:")
+        click.echo(f"  not shown {counted(mount['problems'], 'name')}:")
         for name, reason in list(mount["reasons"].items())[:20]:
             click.echo(f"    {name}: {reason}")
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """Return a number of things, in the plural where it is one."""
     return f"{number} {what}{'s' * (number != 1)}"
 
 

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from lazyfs import entries, urls
 from lazyfs.errors import UsageError
+from lazyfs.given import GivenBlob
+from lazyfs.versions import starts_blob_id
 
 
 class Form(enum.Enum):
@@ -16,15 +18,20 @@ class Form(enum.Enum):
     FILE = "file"
     INDEX = "index"
     MANIFEST = "manifest"
+    BLOB = "blob"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One source; `place` is a URL or, for a manifest, perhaps a local path; `name` is where it appears, if it says."""
+    """One source; `place` is a URL or, for a manifest, perhaps a local path; `name` is where it appears, if it says.
+
+    For a blob, `place` is its id, the start of it, or a path under a mount, until `given` says which blob it is.
+    """
 
     form: Form
     place: str
     name: str = ""
+    given: GivenBlob | None = None
 
     @property
     def remote(self) -> bool:
@@ -43,7 +50,7 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """Read `URL`, `NAME=URL`, `URL/`, `FILE.toml`, `FILE.jsonl` or a URL of such a file.
+    """Read `URL`, `NAME=URL`, `URL/`, `FILE.toml`, `FILE.jsonl` or a URL of such a file, `NAME=BLOB` or `NAME=PATH`.
 
     *Raises*: UsageError with one line.
     """
@@ -56,9 +63,13 @@ def parse_source(text: str) -> Source:
         if reason := entries.unsafe(name):
             raise UsageError(f"{name!r} cannot be the name of a file: {reason}")
         return _url_source(url, name)
+    if equals and (starts_blob_id(url) or url.startswith(("/", "./", "../"))):
+        if reason := entries.unsafe(name):
+            raise UsageError(f"{name!r} cannot be the name of a file: {reason}")
+        return Source(Form.BLOB, url, name)
     if text.endswith((".toml", ".jsonl")):
         return Source(Form.MANIFEST, text)
-    raise UsageError(f"{text!r} is no source: name an http(s) URL, NAME=URL, FILE.toml or FILE.jsonl")
+    raise UsageError(f"{text!r} is no source: name an http(s) URL, NAME=URL, FILE.toml, FILE.jsonl or NAME=BLOB")
 
 
 def _url_source(url: str, name: str) -> Source:

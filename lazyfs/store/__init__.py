@@ -16,13 +16,13 @@ from lazyfs.extents import Block
 from lazyfs.sizes import format_size
 from lazyfs.store import layout as layouts
 from lazyfs.store import trash
-from lazyfs.store.blobfile import BlobFile, look_into, open_blob, open_known
+from lazyfs.store.blobfile import BlobFile, look_into, open_blob
 from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.eviction import Evictor
 from lazyfs.store.layout import Layout, default_path, open_layout
 from lazyfs.store.quota import QuotaKeeper
 from lazyfs.store.trouble import Trouble
-from lazyfs.versions import BlobId
+from lazyfs.versions import BlobId, Version
 
 __all__ = ["BlobFile", "BlobRow", "Store", "default_path"]
 
@@ -64,11 +64,11 @@ class Store:
         self.catalogue.close()
         self.layout.close()
 
-    def open_blob(self, blob_id: BlobId, url: str, size: int) -> BlobFile:
+    def open_blob(self, blob_id: BlobId, url: str, size: int, version: Version | None = None) -> BlobFile:
         """Open a blob, making it when it is new; blocks on the disk. *Raises*: StoreError, OSError."""
         blob = open_blob(self.layout, blob_id, size, self.block_size)
         try:
-            self.catalogue.add_blob(blob_id, url, size, blob.geometry.block_size)
+            self.catalogue.add_blob(blob_id, url, size, blob.geometry.block_size, version)
         except StoreError:
             blob.close()
             raise
@@ -108,6 +108,19 @@ class Store:
         self.trouble.succeeded()
         return checksum
 
+    def mark_complete(self, file: BlobFile) -> None:
+        """Record that all of a blob is in the store, if it is: it is synced first. Blocks on the disk.
+
+        *Raises*: OSError; StoreError.
+        """
+        file.sync()
+        layouts.sync_names(self.layout, file.blob_id)
+        if not file.complete_now():  # evicted from meanwhile, by another process
+            return
+        self.catalogue.mark_complete(file.blob_id)
+        if not file.complete_now():  # since
+            self.catalogue.mark_incomplete([file.blob_id])
+
     def take_back(self, file: BlobFile, index: int, why: OSError | None = None) -> None:
         """Give back the room of a block that was written and will not be recorded. *Locks*: the block's, held."""
         if why is not None:
@@ -139,13 +152,22 @@ class Store:
         """Note that blocks of a blob were read: hints, which may be lost. Blocks on the disk."""
         file.note_uses(blocks, self.quota.clock, self.quota.room)
 
-    def present_bytes(self, blob_id: BlobId, size: int) -> int:
+    def present_bytes(self, blob_id: BlobId) -> int:
         """Return how many bytes of a blob the store has; blocks on the disk. *Raises*: OSError."""
         try:
-            with contextlib.closing(open_known(self.layout, blob_id, size)) as blob:
+            with contextlib.closing(look_into(self.layout, blob_id)) as blob:
                 return blob.present_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, records.BadRecord):
             return 0
+
+    def pin(self, blob_id: BlobId, url: str, size: int, version: Version | None = None) -> None:
+        """Keep a blob from eviction and removal, whatever of it is there now. *Raises*: StoreError, OSError."""
+        with contextlib.closing(self.open_blob(blob_id, url, size, version)):
+            layouts.set_pin(self.layout, blob_id)
+
+    def unpin(self, blob_id: BlobId) -> None:
+        """Let a blob be evicted and removed again. *Raises*: OSError."""
+        layouts.drop_pin(self.layout, blob_id)
 
     def bytes_on_disk(self) -> int:
         """Return the bytes of blob data that the store keeps on disk; blocks on the disk."""

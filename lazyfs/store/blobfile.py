@@ -10,7 +10,8 @@ The invariants, each kept by the function in brackets:
 
 From I1, I2 and I5: a torn write, a lost write, a flipped bit, a file cut short, or a block that another process evicts
 in mid-read can only look like a missing block. Nothing is synced on the way; `sync` is for whoever marks the blob
-complete. Nor are the uses (records.py), which only say what to evict first.
+complete, or records the last block of one that has a digest. The uses (records.py) never are: they only say what to
+evict first.
 """
 
 from __future__ import annotations
@@ -264,6 +265,11 @@ class BlobFile:
         self._all_before = self.geometry.blocks if first is None else first
         return first is None
 
+    def complete_now(self) -> bool:
+        """The same, and looks at all: another process may have evicted what was present."""
+        self._all_before = 0
+        return self.complete()
+
     def only_missing(self, index: int) -> bool:
         """Say whether no block but this one is missing; looks only at what was not present the last time."""
         if self.complete():
@@ -357,12 +363,6 @@ def open_blob(layout: Layout, blob_id: BlobId, size: int, block_size: int) -> Bl
         if time.monotonic() > deadline:
             raise StoreError(f"blob {blob_id} is being removed or made by another process for too long; try again")
         time.sleep(0.001)
-
-
-def open_known(layout: Layout, blob_id: BlobId, size: int) -> BlobFile:
-    """Open a blob that the store has. *Raises*: FileNotFoundError when it has not; as `open_blob`."""
-    os.close(layouts.blob_directory(layout, blob_id, create=False))
-    return open_blob(layout, blob_id, size, records.DEFAULT_BLOCK_SIZE)
 
 
 def look_into(layout: Layout, blob_id: BlobId) -> BlobFile:

@@ -11,6 +11,7 @@ schema.py. Writers belong in a worker thread; look-ups take some 20 microseconds
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,9 +21,24 @@ from lazyfs import urls
 from lazyfs.errors import StoreError
 from lazyfs.store.database import Database, Row
 from lazyfs.store.schema import Value, row_check
-from lazyfs.versions import BlobId, Known, Version, is_blob_id
+from lazyfs.versions import BlobId, Known, Version, is_blob_id, same_blob
 
 log = logging.getLogger(__name__)
+
+_OUTDATED = """
+SELECT blob_id, blobs.size, versions.etag, versions.last_modified, names.size, names.etag, names.last_modified
+FROM blobs JOIN versions USING (blob_id) JOIN names USING (url_key) WHERE blob_id LIKE 'url-%'
+"""
+
+_NAMES_GONE = """
+DELETE FROM names WHERE checked_at < ? AND url NOT IN (SELECT url FROM blobs)
+AND url_key NOT IN (SELECT url_key FROM versions JOIN blobs USING (blob_id))
+"""
+
+_LISTINGS_GONE = """
+DELETE FROM listings WHERE listed_at < ?
+AND NOT EXISTS (SELECT 1 FROM blobs WHERE substr(blobs.url, 1, length(listings.url)) = listings.url)
+"""
 
 _BLOB = "blob_id, url, size, block_size, complete, last_used"
 _TABLES = (
@@ -87,24 +103,33 @@ class Catalogue:
         row = (key, urls.redact(url), body, time.time(), row_check(key, body))
         self._write("INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?, ?)", [row])
 
-    def add_blob(self, blob_id: BlobId, url: str, size: int, block_size: int) -> None:
-        """Record that the store has (some of) a blob, and that it is used now."""
-        self._write(
+    def add_blob(self, blob_id: BlobId, url: str, size: int, block_size: int, version: Version | None = None) -> None:
+        """Record that the store has (some of) a blob, and that it is used now; `version` is what it is one of `url`."""
+        blob = (
             "INSERT INTO blobs VALUES (?, ?, ?, ?, 0, ?) ON CONFLICT (blob_id) DO UPDATE"
             " SET last_used = excluded.last_used, block_size = excluded.block_size,"
-            " url = CASE url WHEN '' THEN excluded.url ELSE url END",
-            [(blob_id, urls.redact(url), size, block_size, time.time())],
+            " url = CASE blobs.url WHEN '' THEN excluded.url ELSE blobs.url END",
+            [(blob_id, urls.redact(url) if url else "", size, block_size, time.time())],
         )
+        if version is None:
+            self._write(*blob)
+            return
+        row = (blob_id, urls.key(url), version.etag, version.last_modified)
+        self._write_together(blob, ("INSERT OR IGNORE INTO versions VALUES (?, ?, ?, ?)", [row]))
 
     def mark_complete(self, blob_id: BlobId) -> None:
         """Record that all of a blob is on the disk, synced."""
         self._write("UPDATE blobs SET complete = 1 WHERE blob_id = ?", [(blob_id,)])
 
     def mark_incomplete(self, blob_ids: Iterable[BlobId]) -> None:
-        """Record that blobs have lost blocks; does not write where that is known."""
+        """Record, and sync, that blobs lose blocks; does not write where that is known.
+
+        It is synced because what follows may reach the disk first, and a power loss would leave a complete blob with
+        holes.
+        """
         whole = [(blob_id,) for blob_id in blob_ids if self._one(_IS_COMPLETE, blob_id) == (1,)]
         if whole:
-            self._write("UPDATE blobs SET complete = 0 WHERE blob_id = ?", whole)
+            self._write("UPDATE blobs SET complete = 0 WHERE blob_id = ?", whole, sync=True)
 
     def correct(self, blob: BlobRow) -> None:
         """Record a blob as it proved to be."""
@@ -128,9 +153,44 @@ class Catalogue:
             found[f"DELETE FROM {table} WHERE CAST({key} AS BLOB) = ?"] = wrong  # noqa: S608
         return found
 
-    def drop_blob(self, blob_id: BlobId) -> None:
-        """Forget a blob that was removed."""
-        self._write("DELETE FROM blobs WHERE blob_id = ?", [(blob_id,)])
+    def drop_blob(self, blob_id: BlobId, last_used: float = math.inf) -> None:
+        """Forget a blob that was removed, unless it has come into the store again after `last_used`."""
+        self._write_together(
+            ("DELETE FROM blobs WHERE blob_id = ? AND last_used <= ?", [(blob_id, last_used)]),
+            ("DELETE FROM versions WHERE blob_id = ? AND blob_id NOT IN (SELECT blob_id FROM blobs)", [(blob_id,)]),
+        )
+
+    def forget_unused(self, before: float) -> int:
+        """Forget names and listings that nobody asked for since, and of which no blob is there; return how many."""
+        gone = [(before,)]
+        return self._write_together((_NAMES_GONE, gone), (_LISTINGS_GONE, gone))
+
+    def version_of(self, blob_id: BlobId) -> tuple[str, Version] | None:
+        """Return the key of the URL (urls.py) of which a blob is a version, and which; None when it is not known."""
+        columns = "url_key, size, etag, last_modified"
+        query = f"SELECT {columns} FROM versions JOIN blobs USING (blob_id) WHERE blob_id = ?"  # noqa: S608
+        row = self._one(query, blob_id)
+        return None if row is None else (row[0], Version(*row[1:]))
+
+    def outdated(self) -> list[BlobId]:
+        """Return the blobs whose URL names another blob now. One that is known by its digest is never among them."""
+        rows = self._database.all(_OUTDATED)
+        return [BlobId(row[0]) for row in rows if not same_blob(Version(*row[1:4]), Version(*row[4:]))]
+
+    def blobs_at(self, url: str) -> list[BlobId]:
+        """Return the blobs that are versions of a URL, and those that are listed under it."""
+        rows = self._database.all(
+            "SELECT blob_id FROM blobs WHERE url = ?"
+            " UNION SELECT blob_id FROM blobs JOIN versions USING (blob_id) WHERE url_key = ?",
+            url,
+            urls.key(url),
+        )
+        return [BlobId(row[0]) for row in rows]
+
+    def blob(self, blob_id: BlobId) -> BlobRow | None:
+        """Return a blob, or None."""
+        row = self._one(f"SELECT {_BLOB} FROM blobs WHERE blob_id = ?", blob_id)  # noqa: S608
+        return None if row is None else _blob_row(row)
 
     def blobs(self) -> list[BlobRow]:
         """Return all blobs, the last used first."""
@@ -152,8 +212,12 @@ class Catalogue:
     def _one(self, statement: str, *values: Value) -> Row | None:
         return self._database.one(statement, *values)
 
-    def _write(self, statement: str, rows: Iterable[Row]) -> None:
-        self._database.write(statement, rows)
+    def _write(self, statement: str, rows: Iterable[Row], *, sync: bool = False) -> None:
+        self._write_together((statement, rows), sync=sync)
+
+    def _write_together(self, *steps: tuple[str, Iterable[Row]], sync: bool = False) -> int:
+        """Do all of it in one transaction, synced if need be, and return how many rows that changed."""
+        return self._database.write(*steps, sync=sync)
 
 
 def _name_row(known: Known) -> Row:

@@ -121,40 +121,43 @@ class Database:
             self._renew_behind()
             raise
 
-    def all(self, statement: str) -> list[Row]:
+    def all(self, statement: str, *values: Value) -> list[Row]:
         """Return the rows of an answer; blocks on the disk where it is damaged."""
         if self._suspected or self._has_moved():
             self._renew()
         try:
-            return self._all(statement)
+            return self._all(statement, values)
         except Damaged:
             self._renew()
-            return self._all(statement)
+            return self._all(statement, values)
 
-    def write(self, statement: str, rows: Iterable[Row]) -> None:
-        """Execute a statement for each row, in one transaction; blocks on the disk and on other writers."""
-        given, taken = iter(rows), list[Row]()
+    def write(self, *steps: tuple[str, Iterable[Row]], sync: bool = False) -> int:
+        """Execute each statement for each of its rows, all in one transaction; return how many rows that changed.
 
-        def keeping() -> Iterator[Row]:
-            for row in given:
-                taken.append(row)
-                yield row
-
+        Blocks on the disk, where it is synced if need be, and on other writers.
+        """
+        kept = [(statement, iter(rows), list[Row]()) for statement, rows in steps]
         if self._suspected or self._has_moved():
             self._renew()
         try:
-            self._write(statement, keeping())
+            return self._write([(statement, _keeping(given, taken)) for statement, given, taken in kept], sync=sync)
         except Damaged:
             self._renew()
-            self._write(statement, itertools.chain(taken, given))
+            return self._write([(statement, [*taken, *given]) for statement, given, taken in kept], sync=sync)
 
-    def _all(self, statement: str) -> list[Row]:
+    def _all(self, statement: str, values: tuple[Value, ...]) -> list[Row]:
         with self._reported(), self._reading:
-            return self._at.reads.execute(statement).fetchall()
+            return self._at.reads.execute(statement, values).fetchall()
 
-    def _write(self, statement: str, rows: Iterable[Row]) -> None:
-        with self._reported(), self._writing, _transaction(self._at.writes):
-            self._at.writes.executemany(statement, rows)
+    def _write(self, steps: list[tuple[str, Iterable[Row]]], *, sync: bool) -> int:
+        with self._reported(), self._writing:
+            writes = self._at.writes
+            before = writes.total_changes
+            writes.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
+            with _transaction(writes):
+                for statement, rows in steps:
+                    writes.executemany(statement, rows)
+            return writes.total_changes - before
 
     # Damage, and the way from one file to the next.
 
@@ -321,6 +324,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.text_factory = _text
     connection.create_function("row_check", -1, row_check, deterministic=True)
     return connection
+
+
+def _keeping(given: Iterator[Row], taken: list[Row]) -> Iterator[Row]:
+    """Yield rows, and keep them for another try."""
+    for row in given:
+        taken.append(row)
+        yield row
 
 
 def _text(data: bytes) -> str:

@@ -24,6 +24,7 @@ from contextlib import closing, suppress
 from typing import Final, NamedTuple
 
 from lazyfs import replacement
+from lazyfs.errors import StoreError
 from lazyfs.extents import Extent
 from lazyfs.records import MISSING, BadRecord
 from lazyfs.store import layout as layouts
@@ -41,6 +42,9 @@ MORE: Final = 64
 
 MOST_AT_ONCE: Final = 64 * 1024 * 1024
 """Bytes beyond which nobody is kept waiting for more room: 256 blocks take some 10 ms."""
+
+GIVES_WAY_AFTER: Final = 8 * 1024 * 1024
+"""Bytes that `shrink` frees between two pauses, each as long as that took: nobody waits for it."""
 
 AGAIN: Final = 1.0
 """Seconds until another look for room that was not to be had."""
@@ -84,13 +88,13 @@ class _Queue:
 class Evictor:
     """Frees room in the store for this process; its methods block on the disk and may be called from any thread.
 
-    `on_evicted` hears which blobs have lost blocks.
+    `on_loss` hears which blobs lose blocks, before they do, and once more when they have.
     """
 
-    def __init__(self, layout: Layout, quota: QuotaKeeper, on_evicted: Callable[[set[BlobId]], None]) -> None:
+    def __init__(self, layout: Layout, quota: QuotaKeeper, on_loss: Callable[[set[BlobId]], None]) -> None:
         self._layout = layout
         self._quota = quota
-        self._on_evicted = on_evicted
+        self._on_loss = on_loss
         self._mutex = threading.Lock()
         self._cold, self._hot = _Queue(), _Queue()
         self._looked_at = 0  # the clock when they were found
@@ -114,23 +118,27 @@ class Evictor:
                 if time.monotonic() < self._nothing_until or length > self._quota.most:
                     return False
                 if not self._free(lacking + self._quota.room // MORE):
+                    if not self._quota.take(length):
+                        return True  # the look has counted what is there, and that was less
                     self._nothing_until = time.monotonic() + AGAIN
                     return False
                 if lacking > MOST_AT_ONCE:
                     return False
         return True
 
-    def shrink(self) -> int:
+    def shrink(self, excess: Callable[[], int] | None = None) -> int:
         """Evict until the store is within its bounds, however long it takes, or nothing more can go.
 
-        Returns how many bytes that freed. *Raises*, *Locks*: as `take`.
+        `excess` says instead how many bytes are too many. Returns how many that freed. *Raises*, *Locks*: as `take`.
         """
         freed = 0
-        while not self._stopped and (lacking := self._quota.excess()):
+        while not self._stopped and (lacking := (excess or self._quota.excess)()):
+            began = time.monotonic()
             with self._mutex:
-                if not (now := self._free(lacking)):
+                if not (now := self._free(min(lacking, GIVES_WAY_AFTER))):
                     break
             freed += now
+            time.sleep(time.monotonic() - began)
         return freed
 
     def recount(self) -> None:
@@ -152,7 +160,7 @@ class Evictor:
                     self._look_through()
                     fresh = True
             if freed:
-                self._on_evicted(blobs.ids)
+                self._on_loss(blobs.ids)  # once more: it may have been marked complete meanwhile
         return freed
 
     def _next(self, *, fresh: bool) -> Candidate | None:
@@ -166,11 +174,13 @@ class Evictor:
         """Evict a block unless it is being fetched or has been used; return how many bytes that frees."""
         blob = blobs.get(candidate.blob_id)
         run = Extent(candidate.block, candidate.block + 1)
-        if blob is None or not blob.locks.try_blocks(run):
+        if blob is None or not _is_as_it_was(blob, candidate):
+            return 0
+        self._before_eviction(candidate.blob_id)
+        if not blob.locks.try_blocks(run):
             return 0
         try:
-            as_it_was = blob.entries(run)[0] != MISSING and blob.uses(run)[0] == candidate.use
-            if not as_it_was or _is_kept(self._layout, blob):
+            if not _is_as_it_was(blob, candidate) or _is_kept(self._layout, blob):
                 return 0
             length = blob.geometry.length(candidate.block)
             with self._quota.freeing(length):
@@ -179,6 +189,11 @@ class Evictor:
             blob.locks.release_blocks(run)
         self._queue_of(candidate).bytes -= length
         return length
+
+    def _before_eviction(self, blob_id: BlobId) -> None:
+        """See to it that no blob is marked complete that is not, also after a crash. *Locks*: not that of what goes."""
+        with suppress(StoreError):  # room is needed more: on a full disk the catalogue cannot be written either
+            self._on_loss({blob_id})
 
     def _look_through(self) -> None:
         """Find new candidates, and count what is there on the way."""
@@ -216,6 +231,11 @@ class Evictor:
 
     def _queue_of(self, candidate: Candidate) -> _Queue:
         return self._hot if replacement.is_hot(candidate.use) else self._cold
+
+
+def _is_as_it_was(blob: BlobFile, candidate: Candidate) -> bool:
+    run = Extent(candidate.block, candidate.block + 1)
+    return blob.entries(run)[0] != MISSING and blob.uses(run)[0] == candidate.use
 
 
 class _Blobs:

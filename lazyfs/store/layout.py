@@ -160,6 +160,26 @@ def write_format(root: int) -> None:
         file.flush()
         os.fdatasync(file.fileno())
     os.rename(name, "FORMAT", src_dir_fd=root, dst_dir_fd=root)
+    sync(root)  # without it the rest would be a directory of somebody else's
+
+
+def sync(directory: int) -> None:
+    """Make the names in an open directory survive a power loss. *Raises*: OSError. *Source*: fsync(2)."""
+    os.fsync(directory)
+
+
+def sync_names(layout: Layout, blob_id: BlobId) -> None:
+    """Make the way to a blob's files survive a power loss. *Raises*: FileNotFoundError, when it is removed; OSError."""
+    directory = blob_directory(layout, blob_id, create=False)
+    try:
+        shelf = open_directory(shelf_of(blob_id), layout.blobs)
+        try:
+            for fd in (directory, shelf, layout.blobs, layout.root):
+                sync(fd)
+        finally:
+            os.close(shelf)
+    finally:
+        os.close(directory)
 
 
 def open_directory(path: str | Path, dir_fd: int | None = None) -> int:
@@ -213,6 +233,15 @@ def blob_ids(layout: Layout) -> Iterator[BlobId]:
                     yield BlobId(name)
 
 
+def is_there(layout: Layout, blob_id: BlobId) -> bool:
+    """Say whether a blob has a directory."""
+    try:
+        os.close(blob_directory(layout, blob_id, create=False))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def disk_bytes(layout: Layout, blob_id: BlobId) -> int:
     """Return how many bytes of the disk a blob's data takes; 0 when it has none. *Raises*: OSError."""
     try:
@@ -229,6 +258,21 @@ def is_pinned(layout: Layout, blob_id: BlobId) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def set_pin(layout: Layout, blob_id: BlobId) -> None:
+    """Pin a blob. *Locks*: in-use, held, so that nobody removes it together with the pin. *Raises*: OSError."""
+    directory = blob_directory(layout, blob_id, create=False)
+    try:
+        os.close(open_file("pin", directory, create=True))
+    finally:
+        os.close(directory)
+
+
+def drop_pin(layout: Layout, blob_id: BlobId) -> None:
+    """Let a blob be evicted and removed again. *Raises*: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{shelf_of(blob_id)}/{blob_id}/pin", dir_fd=layout.blobs)
 
 
 def leads_to(layout: Layout, blob_id: BlobId, directory: int) -> bool:

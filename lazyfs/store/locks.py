@@ -1,25 +1,34 @@
 """The store's locks: what each protects, their one order, and who may wait for what.
 
-All are open-file-description locks (fcntl(2), F_OFD_SETLK): the kernel drops them when the last descriptor of the open
-file goes, so a killed process holds nothing, and closing some other descriptor of the file drops nothing. A blob's are
-on its `lock` file, which is never unlinked while the blob is in `blobs/`; the store's own are on `quota`.
+Those on a file are open-file-description locks (fcntl(2), F_OFD_SETLK): the kernel drops them when the last descriptor
+of the open file goes, so a killed process holds nothing, and closing some other descriptor of the file drops nothing. A
+blob's are on its `lock` file, which is never unlinked while the blob is in `blobs/`; the store's own are on `quota`.
 
-| lock | byte | protects | taken how | held while waiting for |
+| lock | where | protects | taken how | held while waiting for |
 |---|---|---|---|---|
-| in use | 2^62 of `lock` | the blob's directory | shared: while open; exclusive: tried, to remove | all below |
-| set-up | 2^62 + 1 | the making of map and data | exclusive, tried again for 5 s | nothing |
+| turn | trio, by blob id (blob.py) | that a process opens a blob once | waited for | set-up, gate, catalogue |
+| in use | 2^62 of `lock` | the blob's directory | shared: open, or evicted from; alone: tried, to remove | all below |
+| set-up | 2^62 + 1 | the making of map and data | alone, tried again for 5 s | nothing |
 | lease | 2^62 + 4 | the blob against eviction | shared: while it is filled; looked at, to evict | all below |
-| pass | 2^62 + 3 | the one pass over an origin that ignores ranges | exclusive, tried; then polled | blocks and below |
-| block i | i | its fetch, its eviction | exclusive: tried, and to fetch then polled | a higher block and below |
-| gate | 2^62 + 2 | the question which block is the last one missing (verify.py) | exclusive, tried again | nothing |
-| update | 2^62 of `quota` | every change of the quota (quota.py) | exclusive, tried again for 2 s | nothing |
-| catalogue | 2^62 + 1 | which file is catalogue.db | shared: to open, close it; exclusive: to rename it | SQLite's |
-| scrub | 2^62 + 2 | the scrub: one process of a store (scrub.py) | exclusive, tried, until the process ends | - |
-| slot i | i of `quota` | what a process has reserved | exclusive, tried, until the process ends | - |
+| pass | 2^62 + 3 | the one pass over an origin that ignores ranges | alone: tried, then polled | blocks and below |
+| block i | i | its fetch, its eviction | alone: tried; to fetch, then polled | all below, no block |
+| evictor | thread (eviction.py) | a process's candidates | waited for, also a whole look long | catalogue and below |
+| gate | thread, then 2^62 + 2 | which block is the last one missing (verify.py) | alone, tried again | nothing |
+| catalogue | thread, then SQLite's | a transaction that writes; readers do not wait | waited for, 10 s | its file |
+| its file | 2^62 + 1, `quota` | which one is catalogue.db | shared: to open, close it; alone: to rename it | SQLite's |
+| quota | thread (quota.py) | a process's pool | waited for | update |
+| update | 2^62 of `quota` | every change of the quota (quota.py) | alone, tried again for 2 s | nothing |
+| scrub | 2^62 + 2 of `quota` | the scrub: one process of a store | alone, tried, until the process ends | - |
+| slot i | i of `quota` | what a process has reserved | alone, tried, until the process ends | - |
 
-The order is the table's, blocks ascending. Nobody waits for a lower block while it holds a higher one, so two processes
-cannot wait for each other; who evicts a block, perhaps to make room for one that it holds, only tries its lock. A lock
-of the trash is the removed blob's own in-use lock (trash.py).
+The order is the table's: no task waits for a lock while it holds one from below it, except those that nobody waits for
+(in use, lease, slots); so no two can wait for each other. Nor does one wait for a block while it holds another: a
+flight takes the first run that is free, and waits only when none is; who makes room for a block only tries those that
+are to go. An entry of the trash is locked by the in-use lock of the blob that it was (trash.py). Locks that are held
+for a moment, in memory, are not listed.
+
+What this comes to in every order of two or three processes' system calls, tests/model/protocol.py says and
+`tools/interleavings` checks.
 
 Within one process all flights of a blob share one open file description, for which these locks never conflict: there
 the flight table (flight.py) keeps two flights off the same block. Eviction has a description of its own.

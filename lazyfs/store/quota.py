@@ -121,6 +121,8 @@ class QuotaKeeper:
                 self._refuse_without_holes()
             with self._mutex, self._changing() as quota:
                 self._write(dataclasses.replace(quota, **changes))
+            os.fdatasync(self._fd)  # a bound outlives a power loss
+            layouts.sync(self._root)
 
     def _refuse_without_holes(self) -> None:
         try:

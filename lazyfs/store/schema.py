@@ -55,12 +55,23 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         'ALTER TABLE listings ADD COLUMN "check" BLOB',
         'UPDATE listings SET "check" = row_check(url_key, body)',
     ),
+    (  # 3
+        """
+        CREATE TABLE IF NOT EXISTS versions (
+            blob_id       TEXT PRIMARY KEY,
+            url_key       TEXT NOT NULL,     -- of what URL it is a version: where it was first seen
+            etag          TEXT,
+            last_modified TEXT
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 
 PROBES: Final = (
     'SELECT url_key, url, size, etag, last_modified, ranged, head, checked_at, "check" FROM names LIMIT 0',
     'SELECT url_key, url, body, listed_at, "check" FROM listings LIMIT 0',
     "SELECT blob_id, url, size, block_size, complete, last_used FROM blobs LIMIT 0",
+    "SELECT blob_id, url_key, etag, last_modified FROM versions LIMIT 0",
 )
 """Each fails when its table is not as it should be."""
 

@@ -86,6 +86,7 @@ FAILURES = {
     "store is mountpoint": ("mount --store $AT $URL/disk.img $AT", 1, ["under the mountpoint $AT"]),
     "mountpoint in store": ("mount --store $BASE $URL/disk.img $AT", 1, ["$AT is inside the store $BASE"]),
     "status without store": ("status --store $BASE/none", 1, ["no store at $BASE/none", "--store"]),
+    "gc without store": ("gc --store $BASE/none", 1, ["no store at $BASE/none", "--store"]),
     "ls without store": ("ls --store $BASE/none", 1, ["no store at $BASE/none", "--store"]),
     # The mountpoint.
     "mountpoint missing": (f"{MOUNT} $URL/disk.img $BASE/none", 1, ["$BASE/none", "mkdir -p"]),
@@ -289,7 +290,9 @@ def _demo(directory: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-@pytest.mark.parametrize("command", [[], ["mount"], ["umount"], ["fetch"], ["status"], ["ls"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [[], ["mount"], ["umount"], ["fetch"], ["status"], ["ls"], ["gc"], ["rm"], ["demo"]]
+)
 def test_help_is_quick(command: list[str]) -> None:
     words = [sys.executable, "-X", "importtime", "-m", "lazyfs", *command, "--help"]
     done = subprocess.run(

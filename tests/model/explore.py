@@ -19,7 +19,8 @@ def main() -> None:
     options = _parser().parse_args()
     memory = "/dev/shm"
     failed = 0
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+    where = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="lazyfs-interleavings-", dir=where) as name:
         for scenario in SCENARIOS:
             if options.scenario in (None, scenario.name):
                 failed += not _explore(scenario, Path(name) / "store", options)

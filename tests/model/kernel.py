@@ -17,6 +17,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
@@ -47,7 +48,9 @@ class Kernel:
         self._tokens = 0
 
     def begin(self) -> None:
-        """Forget the last play; the next has things of its own that are called the same."""
+        """Close and forget what is left of the last play; the next has things of its own that are called the same."""
+        for fd in self._names:
+            os.close(fd)
         self._locks, self._names, self._things, self._tokens = {}, {}, {}, 0
         self._owned.clear()
 
@@ -112,6 +115,12 @@ class Kernel:
     def has_locks(self, fd: int) -> bool:
         """Say whether there are locks on a descriptor."""
         return bool(self._locks.get(fd))
+
+    def enter(self, directory: Path) -> int:
+        """Open a directory for all processes of the play."""
+        fd = os.open(directory, os.O_RDONLY)
+        self.name_of(fd)
+        return fd
 
     def opened(self, fd: int) -> None:
         """Take note of a descriptor."""
@@ -389,6 +398,7 @@ def installed(kernel: Kernel) -> Iterator[None]:
         for name, (stand_in, modules) in stands.items():
             for module in modules:
                 stack.enter_context(mock.patch.object(module, name, stand_in))
+        stack.callback(kernel.begin)
         yield
 
 

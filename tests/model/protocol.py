@@ -7,7 +7,7 @@ In every state:
 - a blob's files are made only by who holds the set-up lock, and deleted by who has it in use, alone;
 - the disk holds no more than the bound, `used` is no less than what is on the disk and in the pools (Q1), and a slot no
   less than what its process has yet to write (Q2);
-- of a blob that is pinned no eviction begins;
+- of a blob that is pinned or leased no eviction begins;
 - a blob that is known by its digest is not whole unless it matches.
 
 At the end, with all processes gone or killed: no lock is left; whoever comes next empties the trash, counts as used
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import cast
 
 from lazyfs import records
-from lazyfs.extents import Extent, Geometry
+from lazyfs.extents import Extent
 from lazyfs.store import BlobFile, Store, trash
 from lazyfs.store.blobfile import open_blob
 from lazyfs.store.catalogue import Catalogue
@@ -94,18 +94,18 @@ class World:
         self.scenario = scenario
         self.path = path
         self.size = scenario.blocks * BLOCK
-        self.geometry = Geometry(self.size, BLOCK)
         self.content, self.wrong, self.blob_id = _contents(scenario.blocks, digest=scenario.digest)
         self.asked: list[Extent] = []
         self.survivors: set[int] = set()  # processes that came to their end
         self._quota = f"{path}/quota"
-        self.pinned = 0  # blocks that were present when the blob was pinned
+        self.pinned = 0  # blocks that were present when the blob was pinned, or leased
+        self.leased_by = -1
         shutil.rmtree(path, ignore_errors=True)
         for name in ("blobs", "trash"):
             (path / name).mkdir(parents=True)
-        root, blobs, trashed = (os.open(path / name, os.O_RDONLY) for name in (".", "blobs", "trash"))
-        self.layout = Layout(path, root, blobs, trashed)
         kernel.begin()
+        root, blobs, trashed = (kernel.enter(path / name) for name in (".", "blobs", "trash"))
+        self.layout = Layout(path, root, blobs, trashed)
         self.hosts: list[Host] = []
         self._prepare()
         self.bodies: Sequence[Callable[[], None]] = [
@@ -117,9 +117,8 @@ class World:
             maker = Host(self, -1)
             maker.quota.set_bounds(self.scenario.bound * BLOCK, None)
             maker.evictor.recount()
-            if self.scenario.present:
-                for index in self.scenario.present:
-                    maker.blob.record(index, maker.store.write(maker.blob, index, self.block(index)))
+            for index in self.scenario.present:
+                maker.blob.record(index, maker.store.write(maker.blob, index, self.block(index)))
             maker.quota.close()
         self.kernel.close_all(-1)
         for number in range(len(self.scenario.bodies)):
@@ -138,6 +137,8 @@ class World:
 
     def release(self, process: int) -> Accesses:
         """As `Play.release`."""
+        if process == self.leased_by:
+            self.pinned = 0
         return self.kernel.close_all(process)
 
     def ended(self, process: int) -> None:
@@ -180,8 +181,6 @@ class World:
                 assert self._can_have(index), f"block {index} is not to be had"
             self.scenario.at_end(self)
         self.kernel.close_all(-1)
-        for fd in (self.layout.root, self.layout.blobs, self.layout.trash):
-            os.close(fd)
 
     def _can_have(self, index: int) -> bool:
         """Say whether who comes next finds a block, or its lock to fetch it."""
@@ -200,7 +199,7 @@ class World:
 
     def _check_pin(self) -> None:
         """One eviction may have begun when the pin came, since each holds its block's lock alone."""
-        assert self.marked() >= self.pinned - 1, "a block is evicted although its blob is pinned"
+        assert self.marked() >= self.pinned - 1, "a block is evicted although its blob is kept"
 
     def _check_writer(self, touched: Accesses) -> None:
         process = self.kernel.process

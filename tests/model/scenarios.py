@@ -110,13 +110,27 @@ def pin(host: Host) -> None:
     """Pin the blob; no eviction that begins from then on may take any of it."""
     directory = layouts.blob_directory(host.layout, host.world.blob_id, create=False)
     layouts.open_file("pin", directory, create=True)
+    host.world.pinned = _count(host)
+
+
+def lease(host: Host) -> None:
+    """Keep the blob from eviction for a while."""
+    host.blob.locks.take_lease()
+    host.world.leased_by, host.world.pinned = host.number, _count(host)
+    _count(host)
+    host.world.pinned = 0
+    host.blob.locks.end_lease()
+
+
+def _count(host: Host) -> int:
+    """Return how many blocks are present now."""
     entries = host.blob.entries(Extent(0, host.world.scenario.blocks))
-    host.world.pinned = len(entries) - entries.count(records.MISSING)
+    return len(entries) - entries.count(records.MISSING)
 
 
 def recount(host: Host) -> None:
-    """Count what is there."""
-    host.evictor.recount()
+    """Tidy up, and count what is there."""
+    host.store.tidy()
 
 
 def leave(host: Host) -> None:
@@ -177,6 +191,7 @@ SCENARIOS = (
     Scenario("read, evict, write", [read(0), evict(), write(0)], present=[0]),
     Scenario("evict, evict", [evict(), evict()], present=[0, 1]),
     Scenario("pin, evict", [pin, evict(2)], present=[0, 1]),
+    Scenario("lease, evict", [lease, evict(2)], present=[0, 1]),
     Scenario("open, open", [write(0), write(0)], opened=False),
     Scenario("open, remove", [write(0), remove], opened=False, present=[0]),
     Scenario("remove, remove", [remove, remove], opened=False, present=[0]),

@@ -18,7 +18,7 @@ from tests.model.protocol import Scenario
 from tests.model.scenarios import SCENARIOS, explorer
 
 STEPS = ["load x", "load y", "store x", "store y"]
-MOST = 60
+MOST = 40
 """Schedules of a scenario here, with each bound."""
 
 
@@ -26,7 +26,8 @@ MOST = 60
 def place() -> Iterator[Path]:
     """Where stores are made and thrown away: in memory, where there is such a place."""
     memory = "/dev/shm"
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+    where = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="lazyfs-interleavings-", dir=where) as name:
         yield Path(name) / "store"
 
 

@@ -313,6 +313,30 @@ async def test_an_answer_without_a_whole_block_is_a_failure(here: World) -> None
 
 
 @scenario(ranged=False)
+async def test_what_is_found_damaged_while_a_pass_goes_by_is_no_lack_of_progress(here: World) -> None:
+    """The pass takes the one block that it was begun for, and is handed another that it has left behind."""
+    async with here.opened() as blob:
+        await here.check(blob, 0, SIZE)
+        await here.settle(blob)
+        here.damage(0, SIZE)
+        for index in reversed(range(BLOCKS)):
+            await here.check(blob, index * BLOCK, 10)
+        await here.settle(blob)
+    assert here.counters.retries == 0
+
+
+@scenario(ranged=False)
+async def test_passes_that_went_well_do_not_count_against_one_that_breaks(here: World) -> None:
+    async with here.opened() as blob:
+        for _ in range(PASS_TRIES):
+            await here.check(blob, 0, 10)
+            await here.settle(blob)
+            here.damage(0, BLOCK)
+        here.origin.faults.append(Fault(whole=True, reset_after=BLOCK - 1))
+        await here.check(blob, 0, 10)
+
+
+@scenario(ranged=False)
 async def test_a_pass_without_a_new_block_is_not_begun_for_ever(here: World) -> None:
     """Each costs the origin the whole blob. What brings a block, if only one, is worth another try."""
     broken = Fault(whole=True, reset_after=BLOCK - 1)

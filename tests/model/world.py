@@ -89,7 +89,9 @@ class World:
         """Let bytes of the data, or of the map, rot."""
         with (self.directory / name).open("r+b") as file:
             file.seek(offset)
-            file.write(bytes(byte ^ 1 for byte in file.read(length)))
+            rotten = bytes(byte ^ 1 for byte in file.read(length))
+            file.seek(offset)
+            file.write(rotten)
 
     @property
     def directory(self) -> Path:

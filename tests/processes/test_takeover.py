@@ -20,8 +20,8 @@ DAY = 24 * 3600.0
 
 
 def test_who_waits_goes_on_when_the_holder_is_killed(tmp_path: Path) -> None:
-    took = list(rounds(tmp_path / "store", 2, multiprocessing.get_context("spawn")))
-    assert len(took) == 2
+    (took,) = rounds(tmp_path / "store", 1, multiprocessing.get_context("spawn"))
+    assert took > 0
 
 
 def test_who_waits_for_a_lock_has_no_time_out_of_its_own(tmp_path: Path) -> None:

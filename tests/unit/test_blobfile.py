@@ -11,7 +11,7 @@ from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.extents import Extent
 from lazyfs.store import blobfile
-from lazyfs.store.blobfile import open_known
+from lazyfs.store.blobfile import look_into
 from lazyfs.store.layout import Layout, open_layout
 from tests.unit.stores import BLOB, BLOCK, SIZE, block, directory, fill, in_processes, layout, opened
 
@@ -169,7 +169,7 @@ def test_i4_set_up_is_not_done_beside_another(layout: Layout, monkeypatch: pytes
 
 def test_what_the_store_has_not(layout: Layout) -> None:
     with pytest.raises(FileNotFoundError):
-        open_known(layout, BLOB, SIZE)
+        look_into(layout, BLOB)
 
 
 def test_no_descriptor_is_left(layout: Layout) -> None:

@@ -253,3 +253,38 @@ def test_a_disk_that_fails_is_left_alone_for_a_while(store: Store, one: BlobFile
     with mock.patch.object(store.trouble, "_until", 0.0):
         assert put(store, one, 0) == [0]
     assert not store.trouble.reason
+
+
+def test_the_first_block_of_a_new_store_is_taken_though_nothing_can_go(tmp_path: Path) -> None:
+    """What is used of a new bound is not known until somebody has looked."""
+    with closing(Store.open(tmp_path / "new", BLOCK)) as store:
+        store.quota.set_bounds(BLOCKS * BLOCK, 0)
+        with closing(store.open_blob(ONE, "http://a/one", 40 * BLOCK)) as file:
+            assert put(store, file, 0) == [0]
+
+
+def test_what_loses_a_block_is_not_marked_complete_any_more_when_it_does(store: Store) -> None:
+    with closing(store.open_blob(ONE, "http://a/one", BLOCKS * BLOCK)) as file:
+        put(store, file, *range(BLOCKS))
+        store.mark_complete(file)
+        evict = BlobFile.evict
+        seen: list[bool] = []
+
+        def look_and_evict(blob: BlobFile, index: int, clock: int) -> None:
+            seen.extend(row.complete for row in store.catalogue.blobs())
+            evict(blob, index, clock)
+
+        with mock.patch.object(BlobFile, "evict", look_and_evict):
+            store.quota.set_bounds((BLOCKS - 1) * BLOCK, 0)
+            store.evictor.shrink()
+    assert seen == [False]
+
+
+def test_what_another_process_evicts_from_while_it_is_synced_is_not_marked_complete(store: Store) -> None:
+    with closing(store.open_blob(ONE, "http://a/one", 2 * BLOCK)) as file:
+        put(store, file, 0, 1)
+        assert file.complete()
+        with closing(look_into(store.layout, ONE)) as other:
+            other.evict(0, store.quota.clock)
+        store.mark_complete(file)
+    assert [row.complete for row in store.catalogue.blobs()] == [False]
