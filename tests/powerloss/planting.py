@@ -46,7 +46,7 @@ IN_READER: Final[Mapping[str, Fault]] = {
 """Planted in what looks at the store afterwards."""
 
 SEEN_AS: Final = {
-    "names are not synced": "the bound is forgotten",
+    "names are not synced": "it is marked complete, and is not there",
     "nothing of a blob is synced": "it is marked complete, and",
     "complete is marked before the blob is synced": "it is marked complete, and",
     "that a blob loses blocks is not synced": "it is marked complete, and",
