@@ -21,6 +21,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -147,6 +148,11 @@ class Blob:
         if failure:
             raise failure[0]
 
+    @property
+    def stored(self) -> bool:
+        """Whether the store could take blocks of it, or only those that it had when the blob was opened, if any."""
+        return self._file.writable
+
     def present_bytes(self) -> int:
         """Return how many bytes of the blob are in the store; reads the map."""
         return self._file.present_bytes()
@@ -199,6 +205,8 @@ class Blob:
         keeps a dying one.
         """
         missing = list(self._file.missing(run))
+        if urgency is not Urgency.PREFETCH:  # what the store did not take is read from memory, not fetched again
+            missing = [index for index in missing if (self.blob_id, index) not in self._shared.memory]
         without = [index for index in missing if self._flights.find(index) is None]
         for part in runs(without, self._fetcher.longest_run):
             self._take_off(part.blocks())
@@ -392,6 +400,8 @@ class Blobs:
                 await self._throw_away(blob, blob.mismatch)
                 blob = None
             self._refuse_wrong(blob_id, (known.url, *mirrors))
+            if blob is not None and self.worth_another_try(blob):
+                blob = None
             if blob is None:
                 try:
                     file = await trio.to_thread.run_sync(self.store.open_blob, blob_id, known.url, known.version.size)
@@ -408,6 +418,10 @@ class Blobs:
                     blob.ways.refuse(url, wrong[1])
             blob.opens += 1
             return blob
+
+    def worth_another_try(self, blob: Blob) -> bool:
+        """Say whether a blob had better be opened anew, since the store may take it by now."""
+        return not (blob.stored or self.store.trouble.at_rest)
 
     def _refuse_wrong(self, blob_id: BlobId, ways: Sequence[str]) -> None:
         """Refuse what would only be fetched to be thrown away again. *Raises*: DigestMismatch."""
@@ -463,14 +477,12 @@ class Blobs:
     async def mark_complete(self, file: BlobFile) -> None:
         """Record that all of a blob is in the store: its bytes are synced first."""
 
-        def sync_and_mark() -> None:
-            file.sync()
-            self.store.catalogue.mark_complete(file.blob_id)
-
         try:
-            await trio.to_thread.run_sync(sync_and_mark)
-        except (OSError, LazyfsError) as exc:
-            log.warning("blob %s is whole but could not be marked so: %s", file.blob_id, exc)
+            await trio.to_thread.run_sync(file.sync)
+        except OSError as exc:
+            log.warning("blob %s is whole but could not be marked so: %s", file.blob_id, exc.strerror or exc)
+        else:
+            self.store.behind.note(partial(self.store.catalogue.mark_complete, file.blob_id))
 
 
 def _release(holds: Iterable[Hold]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lazyfs import control, mountinfo
 from lazyfs.errors import LazyfsError, UsageError
 from lazyfs.sources.spec import Source, parse_source
+from lazyfs.store import running
 
 if TYPE_CHECKING:
     from lazyfs.session import Settings
@@ -86,9 +87,13 @@ def mounted_at(where: str) -> mountinfo.Mounted:
 
 
 def socket_of(mounted: mountinfo.Mounted) -> Path:
-    """Return where a mount's daemon listens: the mount's source names the store."""
-    store = mounted.source.partition("#")[2]
-    return Path(store) / "run" / control.socket_name(mounted.mountpoint)
+    """Return where a mount's daemon listens."""
+    return running.find(store_of(mounted), control.socket_name(mounted.mountpoint))
+
+
+def store_of(mounted: mountinfo.Mounted) -> Path:
+    """Return a mount's store, which the mount's source names."""
+    return Path(mounted.source.partition("#")[2])
 
 
 def ask(mounted: mountinfo.Mounted, op: str, **arguments: Any) -> Any:

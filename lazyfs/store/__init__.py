@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Final, TypeVar
 
 from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.extents import Block
 from lazyfs.sizes import format_size
-from lazyfs.store.blobfile import BlobFile, open_blob, open_known
+from lazyfs.store import layout as layouts
+from lazyfs.store.behind import Behind
+from lazyfs.store.blobfile import BlobFile, open_blob, open_known, stand_in
 from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.eviction import Evictor
 from lazyfs.store.layout import Layout, default_path, open_layout
@@ -22,15 +28,26 @@ from lazyfs.versions import BlobId
 
 __all__ = ["BlobFile", "BlobRow", "Store", "default_path"]
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An open backing store. *Units*: `block_size` bytes, for blobs that are new to it."""
+    """An open backing store. *Units*: `block_size` bytes, for blobs that are new to it.
+
+    One whose disk is full, failing or read-only opens all the same, if it is there: what it has is served, and
+    `trouble` says why it takes no more.
+    """
 
     layout: Layout
     catalogue: Catalogue
     quota: QuotaKeeper
     evictor: Evictor
+    behind: Behind
     block_size: int
     trouble: Trouble = field(default_factory=Trouble)
 
@@ -42,24 +59,54 @@ class Store:
             undo.callback(layout.close)
             catalogue = Catalogue(layout.catalogue)
             undo.callback(catalogue.close)
-            quota = QuotaKeeper(layout)
+            try:
+                quota = QuotaKeeper(layout)
+            except OSError as exc:
+                raise StoreError(f"the store {path} cannot be used: {exc.strerror or exc}") from exc
             undo.pop_all()
-        return cls(layout, catalogue, quota, Evictor(layout, quota, catalogue.mark_incomplete), block_size)
+        behind = Behind(catalogue)
+        evictor = Evictor(layout, quota, lambda ids: behind.note(partial(catalogue.mark_incomplete, ids)))
+        store = cls(layout, catalogue, quota, evictor, behind, block_size)
+        store._join_quota(for_certain=True)
+        return store
 
     def close(self) -> None:
         """Close it; blobs that are still open stay so."""
         self.quota.close()
-        self.catalogue.close()
+        if self.behind.close():
+            self.catalogue.close()
         self.layout.close()
 
-    def open_blob(self, blob_id: BlobId, url: str, size: int) -> BlobFile:
-        """Open a blob, making it when it is new; blocks on the disk. *Raises*: StoreError, OSError."""
-        blob = open_blob(self.layout, blob_id, size, self.block_size)
+    def set_bounds(self, max_cache: int | None, min_free: int | None) -> None:
+        """Set the store's bounds, as the quota does; where that cannot be written, it takes no blocks either."""
         try:
-            self.catalogue.add_blob(blob_id, url, size, blob.geometry.block_size)
-        except StoreError:
-            blob.close()
-            raise
+            self.quota.set_bounds(max_cache, min_free)
+        except (OSError, StoreError) as exc:
+            log.warning("the store's bounds stay as they are")
+            self.trouble.failed(exc)
+
+    def _join_quota(self, *, for_certain: bool = False) -> None:
+        """Have blocks counted where all processes of the store do: before that none are put into it."""
+        if not self.trouble.at_rest:
+            try:
+                self.quota.join()
+            except OSError as exc:
+                self.trouble.failed(exc, for_certain=for_certain)
+
+    def open_blob(self, blob_id: BlobId, url: str, size: int) -> BlobFile:
+        """Open a blob, making it when it is new, or a stand-in when the disk does not let us; blocks on the disk.
+
+        *Raises*: StoreError; OSError, when no file can be opened at all.
+        """
+        self._join_quota()
+        try:
+            blob = open_blob(self.layout, blob_id, size, self.block_size)
+        except OSError as exc:
+            self.trouble.failed(exc)
+            return stand_in(blob_id, size, self.block_size)
+        if not blob.writable:
+            self.trouble.failed(layouts.read_only())
+        self.behind.note(partial(self.catalogue.add_blob, blob_id, url, size, blob.geometry.block_size))
         return blob
 
     def tidy(self) -> None:
@@ -67,16 +114,17 @@ class Store:
 
         *Raises*: StoreError; OSError.
         """
-        self.evictor.recount()
-        self.evictor.shrink()
+        if self.quota.joined:
+            self.evictor.recount()
+            self.evictor.shrink()
 
     def write(self, file: BlobFile, index: int, block: Block) -> int:
-        """Put a block in place and return the checksum to record; MISSING when the store does not take it.
+        """Put a block in place and return the checksum to `record`; MISSING when the store does not take it.
 
         It does not when its bounds leave no room, or its disk fails (`trouble`). Blocks on the disk, also to evict.
         *Locks*: the block's, held; tries those of other blocks.
         """
-        if self.trouble.degraded:
+        if self.trouble.at_rest or not (file.writable and self.quota.joined):
             return records.MISSING
         try:
             if not self.evictor.take(len(block)):
@@ -85,15 +133,38 @@ class Store:
             self.trouble.failed(exc)
             return records.MISSING
         try:
-            checksum = file.write(index, block)
-            file.note_arrival(index, self.quota.clock, self.quota.room)
+            checksum = self.with_room(partial(file.write, index, block), len(block))
         except OSError as exc:
             self.take_back(file, index, exc)
             return records.MISSING
         finally:
             self.quota.written(len(block))
-        self.trouble.succeeded()
+        with contextlib.suppress(OSError):
+            file.note_arrival(index, self.quota.clock, self.quota.room)
         return checksum
+
+    def record(self, step: Callable[[], None], length: int) -> None:
+        """Have `step` record a block that `write` has put in place.
+
+        *Raises*: what `step` raises. *Locks*: as `with_room`.
+        """
+        self.with_room(step, length)
+        self.trouble.succeeded()
+
+    def with_room(self, step: Callable[[], T], length: int) -> T:
+        """Do what writes to the disk; when that is full, evict for so many bytes and do it once more.
+
+        *Raises*: what `step` raises. *Locks*: tries blocks, of any blob, and releases them.
+        """
+        try:
+            return step()
+        except OSError as exc:
+            if exc.errno not in _FULL:
+                raise
+            with contextlib.suppress(StoreError):
+                if self.evictor.make_room(length):
+                    return step()
+            raise
 
     def take_back(self, file: BlobFile, index: int, why: OSError | None = None) -> None:
         """Give back the room of a block that was written and will not be recorded. *Locks*: the block's, held."""

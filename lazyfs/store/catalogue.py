@@ -5,25 +5,49 @@ derived knowledge: a blob's presence is its map, never a row here, so rows may b
 lost one costs a request. Nothing secret is in it: URLs are stored redacted, their rows found by a hash.
 
 Two connections, each with a lock of its own, so that a writer that waits for another process's transaction does not
-hold up a look-up in this one. Writers belong in a worker thread; look-ups take some 20 microseconds.
+hold up a look-up in this one. Writers belong in a worker thread, most of them in behind.py's; look-ups take some 20
+microseconds.
+
+A catalogue that cannot be opened because of its disk has a stand-in: what can be read of it, in memory, which nobody
+shares. A look-up that the disk fails has found nothing: the origin is asked.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lazyfs import urls
 from lazyfs.errors import StoreError
 from lazyfs.versions import BlobId, Known, Version
 
+log = logging.getLogger(__name__)
+
 _BUSY_SECONDS = 10.0
+
+_LOOK_SECONDS = 0.25
+"""For a look-up, on which everything waits: one is held up only while another process mends the database."""
+
+_OF_THE_DISK = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""What SQLite says when it is not the database's fault."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS names (
@@ -72,15 +96,50 @@ class Catalogue:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._reading, self._writing = threading.Lock(), threading.Lock()
-        with self._reported(), ExitStack() as undo:
-            self._writes = self._connect()
-            undo.callback(self._writes.close)
-            self._make()
-            self._reads = self._connect()
-            undo.pop_all()
+        self._reading = self._writing = threading.Lock()
+        self._failing = ""  # why the last look-up failed
+        self.joined = False  # whether it is the store's own
+        try:
+            self.join()
+        except StoreError as exc:
+            if not _is_of_the_disk(exc):
+                raise
+            log.warning("%s; a copy in memory stands in for it", exc)
+            self._reads = self._writes = self._stand_in()
 
-    def _make(self) -> None:
+    def join(self) -> None:
+        """Work with the store's own catalogue from here on, if that is not so. What its stand-in has heard is lost."""
+        if self.joined:
+            return
+        with self._reported(), ExitStack() as undo:
+            writes = self._connect(_BUSY_SECONDS)
+            undo.callback(writes.close)
+            self._make(writes)
+            reads = self._connect(_LOOK_SECONDS)
+            undo.pop_all()
+        with self._writing:  # the stand-in's one lock
+            self._writes, self._reads, self._reading, self.joined = writes, reads, threading.Lock(), True
+
+    def _stand_in(self) -> sqlite3.Connection:
+        """Return a database in memory with what can be read of ours. *Source*: sqlite.org/wal.html#read_only_databases.
+
+        Where no index of the log can be made beside it, it is read as if nobody wrote to it, and without its log.
+        """
+        for how in ("mode=ro", "immutable=1"):
+            ours = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            with suppress(sqlite3.Error):
+                name = f"file:{quote(str(self._path))}?{how}"
+                with closing(sqlite3.connect(name, uri=True, timeout=_LOOK_SECONDS)) as theirs:
+                    theirs.backup(ours)
+                if ours.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                    ours.executescript(_SCHEMA)
+                    return ours
+            ours.close()
+        ours = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        ours.executescript(_SCHEMA)
+        return ours
+
+    def _make(self, writes: sqlite3.Connection) -> None:
         """Make what is not there yet.
 
         Several processes may do it at once, and SQLite does not wait where one of them changes the journal's mode: it
@@ -89,7 +148,7 @@ class Catalogue:
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
-                self._writes.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
+                writes.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
                 return
             except sqlite3.OperationalError as exc:
                 if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
@@ -104,7 +163,7 @@ class Catalogue:
     def known(self, url: str) -> Known | None:
         """Return what `url` named when it was last asked, or None."""
         columns = "size, etag, last_modified, ranged, head, checked_at"
-        row = self._one(f"SELECT {columns} FROM names WHERE url_key = ?", urls.key(url))  # noqa: S608
+        row = self._found(f"SELECT {columns} FROM names WHERE url_key = ?", urls.key(url))  # noqa: S608
         if row is None:
             return None
         size, etag, last_modified, ranged, head, checked_at = row
@@ -131,7 +190,7 @@ class Catalogue:
 
     def listing(self, url: str) -> bytes | None:
         """Return what `remember_listing` was last given for a directory's URL, or None."""
-        row = self._one("SELECT body FROM listings WHERE url_key = ?", urls.key(url))
+        row = self._found("SELECT body FROM listings WHERE url_key = ?", urls.key(url))
         return None if row is None else bytes(row[0])
 
     def remember_listing(self, url: str, body: bytes) -> None:
@@ -168,8 +227,21 @@ class Catalogue:
             rows = self._reads.execute(f"SELECT {columns} FROM blobs ORDER BY last_used DESC").fetchall()  # noqa: S608
         return [BlobRow(BlobId(row[0]), row[1], row[2], row[3], bool(row[4]), row[5]) for row in rows]
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    def _connect(self, patience: float) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=patience, isolation_level=None, check_same_thread=False)
+
+    def _found(self, statement: str, *values: object) -> tuple[Any, ...] | None:
+        """Look something up; what the disk does not let us read is not there. *Raises*: StoreError, when damaged."""
+        try:
+            row, failing = self._one(statement, *values), ""
+        except StoreError as exc:
+            if not _is_of_the_disk(exc):
+                raise
+            row, failing = None, str(exc)
+        if failing != self._failing:
+            log.warning("%s", failing or "the catalogue can be read again")
+        self._failing = failing
+        return row
 
     def _one(self, statement: str, *values: object) -> tuple[Any, ...] | None:
         with self._reported(), self._reading:
@@ -195,3 +267,8 @@ class Catalogue:
             raise StoreError(f"the catalogue {self._path} cannot be used now: {exc}") from exc
         except sqlite3.DatabaseError as exc:
             raise StoreError(f"the catalogue {self._path} is damaged ({exc}): move it away; the blobs stay") from exc
+
+
+def _is_of_the_disk(error: StoreError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.OperationalError) and cause.sqlite_errorcode & 0xFF in _OF_THE_DISK

@@ -6,17 +6,20 @@
       quota           the bounds and what is used of them (quota.py)
       blobs/ab/ID/    data, map, lock, uses (blobfile.py), perhaps pin; `ab` are the first hex digits of the id
       trash/          staged deletions (trash.py)
-      run/            a control socket and a log for each mount
+      run/            a control socket and a log for each mount (running.py)
 
 FORMAT, blobs and trash are opened relative to a descriptor of STORE, with O_NOFOLLOW, under names of ours only; the
 catalogue, sockets and logs by path, below a directory that only we may enter. A store on a network file system is
 refused: its locks and its mapping of unwritten bytes are those of another host.
+
+Where the file system is read-only, what is there is opened to read; whoever would write asks `writable` before.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -41,11 +44,6 @@ class Layout:
     root: int
     blobs: int
     trash: int
-
-    @property
-    def run(self) -> Path:
-        """Where control sockets and logs lie."""
-        return self.path / "run"
 
     @property
     def catalogue(self) -> Path:
@@ -176,8 +174,31 @@ def make_directory(name: str, dir_fd: int) -> None:
 
 
 def open_file(name: str, dir_fd: int, *, create: bool) -> int:
-    """Open a file of the store to read and write, never through a symbolic link. *Raises*: OSError."""
-    return os.open(name, _FILE | (os.O_CREAT if create else 0), 0o600, dir_fd=dir_fd)
+    """Open a file of the store to read and write, never through a symbolic link; on a read-only disk to read.
+
+    *Raises*: OSError.
+    """
+    try:
+        return os.open(name, _FILE | (os.O_CREAT if create else 0), 0o600, dir_fd=dir_fd)
+    except OSError as exc:
+        if exc.errno != errno.EROFS:
+            raise
+        try:
+            return os.open(name, _FILE & ~os.O_ACCMODE | os.O_RDONLY, dir_fd=dir_fd)
+        except FileNotFoundError:
+            if create:
+                raise exc from None
+            raise
+
+
+def writable(fd: int) -> bool:
+    """Say whether a file that `open_file` has opened may be written to."""
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+
+
+def read_only() -> OSError:
+    """Return the error of who would write to a file that is not `writable`."""
+    return OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 def blob_directory(layout: Layout, blob_id: BlobId, *, create: bool) -> int:

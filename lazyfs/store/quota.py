@@ -14,6 +14,9 @@ and not written yet stands in its slot. The invariants:
 A killed process leaves `used` too large, by what stands in its slot. `recount` mends that: it measures the disk and
 takes the sum for `used` if it is less.
 
+Where the file cannot be opened to write, a stand-in in memory that nobody shares takes its place, and nothing is
+written to the store, until `join` finds that it can be.
+
 It is not in the catalogue: a grant takes 15 microseconds here and never waits for another's transaction, and the bounds
 outlive a catalogue that has to be made anew. Its locks are in locks.py.
 """
@@ -56,14 +59,41 @@ class QuotaKeeper:
 
     def __init__(self, layout: Layout) -> None:
         self._root = layout.root
-        self._fd = layouts.open_file("quota", layout.root, create=True)
+        self._fd = os.memfd_create("quota")
         self._locks = QuotaLocks(self._fd)
+        self.joined = False  # whether it is the store's own file
         self._mutex = threading.Lock()  # the update lock is one for all threads of this process
         self._pool = 0  # reserved, and nobody has it yet
         self._taken = 0  # reserved, and being written
         self._slot = -1
         self._seen = Quota()
+        try:
+            self.join()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._stand_in()
         self.look()
+
+    def join(self) -> None:
+        """Work with the store's own file from here on, if that is not so. *Raises*: OSError."""
+        with self._mutex:
+            if self.joined:
+                return
+            fd = layouts.open_file("quota", self._root, create=True)
+            if not layouts.writable(fd):
+                os.close(fd)
+                raise layouts.read_only()
+            stand_in, self._fd, self._locks = self._fd, fd, QuotaLocks(fd)
+            os.close(stand_in)
+            self.joined, self._slot, self._pool = True, -1, 0
+
+    def _stand_in(self) -> None:
+        """Take over what the store's file says. *Raises*: OSError."""
+        fd = layouts.open_file("quota", self._root, create=False)
+        try:
+            os.pwrite(self._fd, os.pread(fd, records.QUOTA_SIZE, 0), 0)
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Give back what is reserved, and the slot."""

@@ -1,4 +1,10 @@
-"""Whether the disk takes blocks at all: after some errors it is left alone for a while, and reads go on without it."""
+"""Whether the disk takes blocks at all: after some errors it is left alone for a while, and reads go on without it.
+
+well ── ERRORS errors without a success between them ──> degraded, at rest ── PAUSE ──> degraded, tried again
+  ^                                                          ^                                │      │
+  │                                                          └──────────── an error ──────────┘      │
+  └──────────────────────────────────────── a block is put in place ─────────────────────────────────┘
+"""
 
 from __future__ import annotations
 
@@ -29,14 +35,19 @@ class Trouble:
 
     @property
     def degraded(self) -> bool:
-        """Whether the store is not to be written to for now."""
-        return self._errors >= ERRORS and self._clock() < self._until
+        """Whether the store takes no blocks, as far as is known."""
+        return self._errors >= ERRORS
 
-    def failed(self, error: Exception) -> None:
-        """Note an error."""
+    @property
+    def at_rest(self) -> bool:
+        """Whether the store is not to be written to for now."""
+        return self.degraded and self._clock() < self._until
+
+    def failed(self, error: Exception, *, for_certain: bool = False) -> None:
+        """Note an error; one that is `for_certain` is enough."""
         words = (isinstance(error, OSError) and error.strerror) or str(error)
         with self._mutex:
-            self._errors += 1
+            self._errors = max(self._errors + 1, ERRORS if for_certain else 0)
             self._until = self._clock() + PAUSE
             new, self.reason = self.reason != words, words
         if new:

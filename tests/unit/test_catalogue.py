@@ -148,6 +148,16 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, start: int) -> None:
     assert str(tmp_path / "catalogue.db") in str(caught.value)
 
 
-def test_where_it_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot be used now"), opened(tmp_path / "nowhere"):
-        pass
+def test_where_it_cannot_be_a_stand_in_works_and_later_gives_way(tmp_path: Path) -> None:
+    with opened(tmp_path / "later") as catalogue:
+        assert not catalogue.joined
+        catalogue.remember([KNOWN])
+        assert catalogue.known(URL) == KNOWN
+        with pytest.raises(StoreError, match="cannot be used now"):
+            catalogue.join()
+        (tmp_path / "later").mkdir()
+        catalogue.join()
+        assert catalogue.known(URL) is None, "what the stand-in heard is lost"
+        catalogue.remember([KNOWN])
+    with opened(tmp_path / "later") as catalogue:
+        assert catalogue.known(URL) == KNOWN
