@@ -34,12 +34,14 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
             "bytes_on_disk": store.bytes_on_disk(),
             "max_cache": store.quota.look().max_cache or None,
             "min_free": store.quota.look().min_free or None,
+            "degraded": store.trouble.reason or None,
         }
     if as_json:
         click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))
         return
     blobs = _counted(described["blobs"], "blob")
-    click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk")
+    degraded = f"; it cannot be written: {described['degraded']}" if described["degraded"] else ""
+    click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk{degraded}")
     if not mounts:
         click.echo("no mounts")
     for mount in mounts:

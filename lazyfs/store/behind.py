@@ -88,5 +88,5 @@ class Behind:
 
     def _say(self, reason: str) -> None:
         if reason != self._reason:
-            log.warning("%s", reason or "the catalogue is written to again")
+            log.info("%s", reason or "the catalogue is written to again")
         self._reason = reason

@@ -104,7 +104,6 @@ class Catalogue:
         except StoreError as exc:
             if not _is_of_the_disk(exc):
                 raise
-            log.warning("%s; a copy in memory stands in for it", exc)
             self._reads = self._writes = self._stand_in()
 
     def join(self) -> None:
