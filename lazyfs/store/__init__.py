@@ -34,6 +34,10 @@ T = TypeVar("T")
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+_PARTS: Final = (64, 16, 4)
+"""Which part of the store is evicted when the disk is full, until it no longer is: btrfs gives the space of a long
+write back only when the last of its blocks has gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
@@ -156,15 +160,19 @@ class Store:
 
         *Raises*: what `step` raises. *Locks*: tries blocks, of any blob, and releases them.
         """
+        for part in _PARTS:
+            try:
+                return step()
+            except OSError as exc:
+                if exc.errno not in _FULL or not self._make_room(length, part):
+                    raise
+        return step()
+
+    def _make_room(self, length: int, part: int) -> bool:
         try:
-            return step()
-        except OSError as exc:
-            if exc.errno not in _FULL:
-                raise
-            with contextlib.suppress(StoreError):
-                if self.evictor.make_room(length):
-                    return step()
-            raise
+            return self.evictor.make_room(length, part)
+        except (OSError, StoreError):
+            return False
 
     def take_back(self, file: BlobFile, index: int, why: OSError | None = None) -> None:
         """Give back the room of a block that was written and will not be recorded. *Locks*: the block's, held."""

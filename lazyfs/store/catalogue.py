@@ -9,7 +9,7 @@ hold up a look-up in this one. Writers belong in a worker thread, most of them i
 microseconds.
 
 A catalogue that cannot be opened because of its disk has a stand-in: what can be read of it, in memory, which nobody
-shares. A look-up that the disk fails has found nothing: the origin is asked.
+shares. A look-up that fails has found nothing: the origin is asked.
 """
 
 from __future__ import annotations
@@ -33,8 +33,14 @@ log = logging.getLogger(__name__)
 
 _BUSY_SECONDS = 10.0
 
+_OPEN_SECONDS = 3.0
+"""To begin with; after that there is the stand-in."""
+
 _LOOK_SECONDS = 0.25
 """For a look-up, on which everything waits: one is held up only while another process mends the database."""
+
+_LOOK_AGAIN = 2.0
+"""Seconds for which nothing is looked up after one that failed."""
 
 _OF_THE_DISK = frozenset(
     {
@@ -92,17 +98,19 @@ class BlobRow:
 
 
 class Catalogue:
-    """An open catalogue; its methods may be called from any thread. *Raises*: StoreError, all of them."""
+    """An open catalogue; its methods may be called from any thread. *Raises*: StoreError, all but the look-ups."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reading = self._writing = threading.Lock()
         self._failing = ""  # why the last look-up failed
+        self._look_after = 0.0
         self.joined = False  # whether it is the store's own
         try:
             self.join()
         except StoreError as exc:
-            if not _is_of_the_disk(exc):
+            cause = exc.__cause__
+            if not isinstance(cause, sqlite3.OperationalError) or cause.sqlite_errorcode & 0xFF not in _OF_THE_DISK:
                 raise
             self._reads = self._writes = self._stand_in()
 
@@ -111,9 +119,10 @@ class Catalogue:
         if self.joined:
             return
         with self._reported(), ExitStack() as undo:
-            writes = self._connect(_BUSY_SECONDS)
+            writes = self._connect(_OPEN_SECONDS)
             undo.callback(writes.close)
             self._make(writes)
+            writes.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000:.0f}")
             reads = self._connect(_LOOK_SECONDS)
             undo.pop_all()
         with self._writing:  # the stand-in's one lock
@@ -144,7 +153,7 @@ class Catalogue:
         Several processes may do it at once, and SQLite does not wait where one of them changes the journal's mode: it
         says at once that the database is locked, whatever time-out it was given (sqlite.org/rescode.html#busy).
         """
-        deadline = time.monotonic() + _BUSY_SECONDS
+        deadline = time.monotonic() + _OPEN_SECONDS
         while True:
             try:
                 writes.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
@@ -230,13 +239,14 @@ class Catalogue:
         return sqlite3.connect(self._path, timeout=patience, isolation_level=None, check_same_thread=False)
 
     def _found(self, statement: str, *values: object) -> tuple[Any, ...] | None:
-        """Look something up; what the disk does not let us read is not there. *Raises*: StoreError, when damaged."""
+        """Look something up; what cannot be read is not there. *Raises*: nothing."""
+        if time.monotonic() < self._look_after:
+            return None
         try:
             row, failing = self._one(statement, *values), ""
         except StoreError as exc:
-            if not _is_of_the_disk(exc):
-                raise
             row, failing = None, str(exc)
+            self._look_after = time.monotonic() + _LOOK_AGAIN
         if failing != self._failing:
             log.warning("%s", failing or "the catalogue can be read again")
         self._failing = failing
@@ -266,8 +276,3 @@ class Catalogue:
             raise StoreError(f"the catalogue {self._path} cannot be used now: {exc}") from exc
         except sqlite3.DatabaseError as exc:
             raise StoreError(f"the catalogue {self._path} is damaged ({exc}): move it away; the blobs stay") from exc
-
-
-def _is_of_the_disk(error: StoreError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, sqlite3.OperationalError) and cause.sqlite_errorcode & 0xFF in _OF_THE_DISK

@@ -119,12 +119,15 @@ class Evictor:
                     return False
         return True
 
-    def make_room(self, length: int) -> bool:
-        """Evict some blocks for one, although the bounds do not ask for it: the disk is full. *Raises*: as `take`."""
+    def make_room(self, length: int, part: int) -> bool:
+        """Evict for one block and a part of the room, although the bounds do not ask for it: the disk is full.
+
+        Returns whether any is evicted. *Raises*, *Locks*: as `take`.
+        """
         with self._mutex:
             if time.monotonic() < self._nothing_until:
                 return False
-            if self._free(length + self._quota.room // MORE):
+            if self._free(length + self._quota.room // part):
                 return True
             self._nothing_until = time.monotonic() + AGAIN
             return False
@@ -184,7 +187,8 @@ class Evictor:
         finally:
             blob.locks.release_blocks(run)
         length = blob.geometry.length(candidate.block)
-        self._quota.freed(length)
+        with suppress(OSError):  # else it stays counted, until the next recount
+            self._quota.freed(length)
         self._queue_of(candidate).bytes -= length
         return length
 

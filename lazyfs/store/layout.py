@@ -23,6 +23,7 @@ import fcntl
 import os
 import secrets
 import stat
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from lazyfs.versions import BlobId, is_blob_id
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000  # linux/fs.h, of 64-bit Linux
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "lustre", "beegfs"})
 
 
@@ -130,6 +132,7 @@ def _check_format(path: Path, root: int) -> None:
             if strange and number is None:
                 raise StoreError(f"{path} is not empty and not a store; name another with --store")
         if number is None:
+            _write_in_place(root)
             _write_format(root)
         elif number > records.FORMAT:
             raise StoreError(
@@ -138,6 +141,18 @@ def _check_format(path: Path, root: int) -> None:
             )
     except records.BadRecord as exc:
         raise StoreError(f"{path} is not a store: {exc}; name another with --store") from exc
+
+
+def _write_in_place(root: int) -> None:
+    """Have files that are made in a directory written over in place, on btrfs as elsewhere.
+
+    Otherwise a full disk would not even let us mark a block as missing, to make room. *Source*: ioctl_iflags(2).
+    """
+    with contextlib.suppress(OSError):
+        flags = array("l", [0])
+        fcntl.ioctl(root, _GET_FLAGS, flags)
+        flags[0] |= _NO_COPY_ON_WRITE
+        fcntl.ioctl(root, _SET_FLAGS, flags)
 
 
 def _read_format(root: int) -> int | None:

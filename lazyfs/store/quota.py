@@ -163,6 +163,8 @@ class QuotaKeeper:
     def recount(self, measure: Callable[[], int]) -> None:
         """Make `used` what `measure` finds on the disk and what is reserved, where that is less, or far more.
 
+        On a full disk it may not be possible to write that down: then it stays as it is.
+
         Others may go on meanwhile: what they reserve after the slots were read is counted by the clock, and what they
         write from their slots at worst twice. *Locks*: takes update, for microseconds, not while measuring.
         """
@@ -172,7 +174,8 @@ class QuotaKeeper:
         with self._mutex, self._changing() as quota:
             most = found + reserved + quota.clock - before.clock
             if most < quota.used or quota.used < found:
-                self._write(dataclasses.replace(quota, used=most))
+                with contextlib.suppress(OSError):
+                    self._write(dataclasses.replace(quota, used=most))
 
     def _grant(self, length: int) -> int:
         """Move a batch from the quota to the pool; return what is lacking for `length` bytes."""
@@ -241,5 +244,6 @@ class QuotaKeeper:
             elif self._locks.slot_is_held(slot):
                 reserved += value
             elif value:
-                self._write_slot(slot, 0)
+                with contextlib.suppress(OSError):
+                    self._write_slot(slot, 0)
         return reserved

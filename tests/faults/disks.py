@@ -26,6 +26,13 @@ KINDS: Final = {"tmpfs": 12 * MIB, "ext4": 24 * MIB, "xfs": 300 * MIB, "btrfs": 
 """Kinds of file systems, each of about the smallest size that it can have."""
 
 
+def known(kind: str) -> bool:
+    """Say whether this kernel knows a kind of file system."""
+    if modprobe := shutil.which("modprobe"):
+        run([modprobe, "-q", kind], check=False)
+    return kind in Path("/proc/filesystems").read_text().split()
+
+
 class Disk:
     """A file system at `at`, with nothing in it."""
 

@@ -127,10 +127,11 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         catalogue.remember([KNOWN])
 
 
-def read_all(path: Path) -> None:
+def write_all(path: Path) -> None:
     with opened(path) as catalogue:
         for number in range(500):
-            catalogue.listing(f"http://h/{number}")
+            assert catalogue.listing(f"http://h/{number}") in (None, bytes(200))
+            catalogue.remember_listing(f"http://h/{number}", bytes(201))
 
 
 @pytest.mark.parametrize("start", [0, 100, 4096])
@@ -142,7 +143,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, start: int) -> None:
         file.seek(start)
         file.write(b"\x55" * 40_000)
     with pytest.raises(StoreError) as caught:
-        read_all(tmp_path)
+        write_all(tmp_path)
     assert "move it away" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "catalogue.db") in str(caught.value)
