@@ -38,21 +38,21 @@ class Disk:
 
     def __init__(self, directory: Path, kind: str) -> None:
         self.at = directory / "at"
-        self._kind = kind
+        self.kind = kind
         self._image = directory / "image"
         self._ballast = self.at / "ballast"
 
     def __enter__(self) -> Self:
         self.at.mkdir(parents=True)
-        if self._kind == "tmpfs":
+        if self.kind == "tmpfs":
             run(["mount", "-t", "tmpfs", "-o", f"size={KINDS['tmpfs']}", "tmpfs", self.at])
             return self
         self._image.touch()
-        os.truncate(self._image, KINDS[self._kind])
-        quiet = ["-F", "-m", "0"] if self._kind == "ext4" else ["-f"]
-        run([f"mkfs.{self._kind}", "-q", *quiet, self._image])
-        options = "loop,errors=remount-ro" if self._kind == "ext4" else "loop"
-        run(["mount", "-t", self._kind, "-o", options, self._image, self.at])
+        os.truncate(self._image, KINDS[self.kind])
+        quiet = ["-F", "-m", "0"] if self.kind == "ext4" else ["-f"]
+        run([f"mkfs.{self.kind}", "-q", *quiet, self._image])
+        options = "loop,errors=remount-ro" if self.kind == "ext4" else "loop"
+        run(["mount", "-t", self.kind, "-o", options, self._image, self.at])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,7 +64,7 @@ class Disk:
     def fill(self, leave: int = 0) -> None:
         """Leave only so many bytes free, as somebody else may; without any, not even the smallest file can grow."""
         with self._ballast.open("ab") as file:
-            size, piece = file.tell(), KINDS[self._kind]
+            size, piece = file.tell(), KINDS[self.kind]
             while piece >= 4096:
                 try:
                     os.posix_fallocate(file.fileno(), size, piece)
@@ -104,4 +104,4 @@ class Disk:
     def mount_again(self, options: str) -> None:
         """Mount it anew, with other options."""
         run(["umount", self.at])
-        run(["mount", "-t", self._kind, "-o", f"loop,{options}", self._image, self.at])
+        run(["mount", "-t", self.kind, "-o", f"loop,{options}", self._image, self.at])

@@ -171,8 +171,8 @@ ON_NAME(unlinkat, CREATE, at, path, (int at, const char *path, int flags), at, p
         va_start(rest, command);                                                                     \
         void *argument = va_arg(rest, void *);                                                       \
         va_end(rest);                                                                                \
-        int locks = command == F_SETLK || command == F_SETLKW || command == F_GETLK ||               \
-                    command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_OFD_GETLK;     \
+        /* Not SQLite's own locks: when those fail it waits for ten seconds, and no disk makes them fail. */ \
+        int locks = command == F_OFD_SETLK || command == F_OFD_GETLK;                                \
         if (locks && fd_fails(LOCK, fd))                                                             \
             return -1;                                                                               \
         return REAL(function)(fd, command, argument);                                                \
