@@ -88,7 +88,7 @@ class Blob:
         self._readahead = Readahead(file.geometry)
         self._ahead: list[Hold] = []
         self._failed: dict[int, tuple[float, LazyfsError]] = {}
-        self._busy = 0  # tasks that need its files: leaders of flights, and who writes down what was read
+        self._busy = 0  # tasks that need its files: readers, leaders of flights, who writes down what was read
         self._complete = file.complete()
         self._used: set[int] = set()  # blocks that were read since that was last written down
         self._uses_due = trio.current_time() + USES_EVERY
@@ -104,6 +104,7 @@ class Blob:
             return b""
         deadline = trio.current_time() + self._shared.limits.read_timeout
         holds: list[Hold] = []
+        self._busy += 1  # another may be opened in its place meanwhile
         try:
             if not self._complete:
                 holds = self._launch_around(extent, self._readahead.on_read(offset, length))
@@ -112,6 +113,7 @@ class Blob:
             raise self._store_fails(exc) from exc
         finally:
             _release(holds)
+            self._end_use()
         self.given_out = True
         start = offset - extent.start * self.geometry.block_size
         length = min(length, self.geometry.size - offset)
@@ -142,9 +144,13 @@ class Blob:
                     return
                 progress()
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(FILL_WORKERS):
-                nursery.start_soon(worker)
+        self._busy += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(FILL_WORKERS):
+                    nursery.start_soon(worker)
+        finally:
+            self._end_use()
         if failure:
             raise failure[0]
 
@@ -228,8 +234,11 @@ class Blob:
             else:
                 await self._note_complete()
         finally:
-            self._busy -= 1
-            self._shared.forget_if_idle(self)
+            self._end_use()
+
+    def _end_use(self) -> None:
+        self._busy -= 1
+        self._shared.forget_if_idle(self)
 
     async def _note_complete(self) -> None:
         """Record, once, that the last block is in."""
@@ -290,8 +299,7 @@ class Blob:
         try:
             await trio.to_thread.run_sync(self._shared.store.note_uses, self._file, used)
         finally:
-            self._busy -= 1
-            self._shared.forget_if_idle(self)
+            self._end_use()
 
     async def _join(self, flight: Flight, index: int, deadline: float) -> Block | None:
         """Wait for a block of a flight; None when the flight ended without it: look again."""

@@ -94,7 +94,7 @@ class Store:
         if not self.trouble.at_rest:
             try:
                 self.quota.join()
-            except OSError as exc:
+            except (OSError, StoreError) as exc:
                 self.trouble.failed(exc, for_certain=for_certain)
 
     def open_blob(self, blob_id: BlobId, url: str, size: int) -> BlobFile:

@@ -203,8 +203,11 @@ class Evictor:
         self._cold, self._hot = _Queue(), _Queue()
         total = trash.disk_bytes(self._layout)
         for blob_id in layouts.blob_ids(self._layout):
-            with suppress(FileNotFoundError, BadRecord), closing(look_into(self._layout, blob_id)) as blob:
-                total += max(self._add_blocks(blob), blob.disk_bytes())
+            try:
+                with closing(look_into(self._layout, blob_id)) as blob:
+                    total += max(self._add_blocks(blob), blob.disk_bytes())
+            except (OSError, BadRecord):  # one that cannot be looked into keeps no other from being evicted
+                total += layouts.disk_bytes(self._layout, blob_id)
         self._cold.order()
         self._hot.order()
         return total
@@ -249,7 +252,7 @@ class _Blobs:
         """Return a blob that is there and not pinned."""
         if blob_id not in self._open:
             self._open[blob_id] = None
-            with suppress(FileNotFoundError, BadRecord):
+            with suppress(OSError, BadRecord):
                 if not layouts.is_pinned(self._layout, blob_id):
                     self._open[blob_id] = look_into(self._layout, blob_id)
         return self._open[blob_id]

@@ -244,6 +244,14 @@ def blob_ids(layout: Layout) -> Iterator[BlobId]:
                     yield BlobId(name)
 
 
+def disk_bytes(layout: Layout, blob_id: BlobId) -> int:
+    """Return how many bytes of the disk a blob's data takes, as far as can be seen without opening it."""
+    with contextlib.suppress(OSError):
+        name = f"{shelf_of(blob_id)}/{blob_id}/data"
+        return os.stat(name, dir_fd=layout.blobs, follow_symlinks=False).st_blocks * 512
+    return 0
+
+
 def is_pinned(layout: Layout, blob_id: BlobId) -> bool:
     """Say whether nothing of a blob may be evicted: a file `pin` lies beside its data."""
     try:

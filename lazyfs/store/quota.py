@@ -62,23 +62,28 @@ class QuotaKeeper:
         self._fd = os.memfd_create("quota")
         self._locks = QuotaLocks(self._fd)
         self.joined = False  # whether it is the store's own file
+        self._owed: dict[str, int] = {}  # bounds that could not be written there yet
         self._mutex = threading.Lock()  # the update lock is one for all threads of this process
         self._pool = 0  # reserved, and nobody has it yet
         self._taken = 0  # reserved, and being written
         self._slot = -1
         self._seen = Quota()
         try:
-            self.join()
+            self._join()
         except OSError:
             with contextlib.suppress(OSError):
                 self._stand_in()
         self.look()
 
     def join(self) -> None:
-        """Work with the store's own file from here on, if that is not so. *Raises*: OSError."""
+        """Work with the store's own file from here on, if that is not so. *Raises*: OSError; StoreError."""
+        if not self.joined:
+            self._join()
+        if self._owed:
+            self.set_bounds(None, None)
+
+    def _join(self) -> None:
         with self._mutex:
-            if self.joined:
-                return
             fd = layouts.open_file("quota", self._root, create=True)
             if not layouts.writable(fd):
                 os.close(fd)
@@ -120,13 +125,19 @@ class QuotaKeeper:
         return self._seen
 
     def set_bounds(self, max_cache: int | None, min_free: int | None) -> None:
-        """Set the store's bounds, for all its processes from their next grant on. *Units*: bytes; None: as it is."""
+        """Set the store's bounds, for all its processes from their next grant on. *Units*: bytes; None: as it is.
+
+        What cannot be written is not forgotten: `join` tries it again.
+        """
         now = self.look()
         bounds = {"max_cache": max_cache, "min_free": min_free}
-        changes = {name: value for name, value in bounds.items() if value is not None and getattr(now, name) != value}
+        self._owed |= {name: value for name, value in bounds.items() if value is not None}
+        changes = {name: value for name, value in self._owed.items() if getattr(now, name) != value}
         if changes:
             with self._mutex, self._changing() as quota:
                 self._write(dataclasses.replace(quota, **changes))
+        if self.joined:
+            self._owed = {}
 
     def take(self, length: int) -> int:
         """Reserve bytes for one block; return 0, or how many must be freed before it is worth trying again.

@@ -1,4 +1,4 @@
-"""Some of what `tools/disk-trouble` does for every call: a call on the store's files fails, and readers never see it."""
+"""Some of what `tools/disk-trouble` does for every call: a call on the store's files fails, and no reader sees it."""
 
 from __future__ import annotations
 
