@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -60,6 +62,12 @@ USES_EVERY: Final = 1.0
 FILL_WORKERS: Final = 4
 """Runs fetched at a time when a whole blob is wanted."""
 
+SAMPLES: Final = 4
+"""Blocks that a mirror must have alike, where nothing else says that it has the same blob."""
+
+_LOOKED_AT: Final = 1 << 13
+"""Blocks looked for in the map between two looks at what else is to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -82,7 +90,7 @@ class Blob:
         self._file = file
         self._shared = shared
         digest = digest_of(blob_id) is not None
-        self.ways = Ways(known, shared.client, shared.counters, shared.nursery, self._sample, digest=digest)
+        self.ways = Ways(known, shared.client, shared.counters, shared.nursery, self._samples, digest=digest)
         self._fetcher = Fetcher(shared.store, file, known, self.ways, shared.memory, shared.counters)
         self._flights = self._fetcher.flights
         self._readahead = Readahead(file.geometry)
@@ -90,6 +98,7 @@ class Blob:
         self._failed: dict[int, tuple[float, LazyfsError]] = {}
         self._busy = 0  # tasks that need its files: readers, leaders of flights, who writes down what was read
         self._complete = file.complete()
+        self._fills = 0  # who fill it now; while there are some, it is leased
         self._used: set[int] = set()  # blocks that were read since that was last written down
         self._uses_due = trio.current_time() + USES_EVERY
 
@@ -126,8 +135,25 @@ class Blob:
         """Fetch every missing block, however long it takes while it goes on; `progress` is called as blocks come in.
 
         *Raises*: DeadlineExceeded, when nothing comes for `read_timeout`; OriginError; StoreError. *Cancellation*: at
-        any time; what has landed stays.
+        any time; what has landed stays. *Locks*: takes a lease, so that nothing of it is evicted meanwhile.
         """
+        self._shared.store.refuse_too_large(self.geometry.size, self.ways.shown)
+        if not self._fills:
+            with suppress(OSError):  # without one, what is evicted meanwhile is fetched again
+                self._file.locks.take_lease()
+        self._fills += 1
+        self._busy += 1
+        try:
+            while self.present_bytes() < self.geometry.size:  # less: one block was evicted just before
+                await self._fill(progress)
+        finally:
+            self._fills -= 1
+            if not self._fills:
+                with suppress(OSError):
+                    self._file.locks.end_lease()
+            self._end_use()
+
+    async def _fill(self, progress: Callable[[], None]) -> None:
         blocks = max(1, LONGEST_RUN // self.geometry.block_size)
         starts = iter(range(0, self.geometry.blocks, blocks))
         failure: list[LazyfsError] = []
@@ -144,13 +170,9 @@ class Blob:
                     return
                 progress()
 
-        self._busy += 1
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(FILL_WORKERS):
-                    nursery.start_soon(worker)
-        finally:
-            self._end_use()
+        async with trio.open_nursery() as nursery:
+            for _ in range(FILL_WORKERS):
+                nursery.start_soon(worker)
         if failure:
             raise failure[0]
 
@@ -177,8 +199,7 @@ class Blob:
             finally:
                 _release(holds)
             before, missing = missing, set(self._file.missing(run))
-            # By their number: where the bound is smaller than the run, each block evicts another.
-            if len(missing) >= len(before) and not gave_up:
+            if missing >= before and not gave_up:
                 raise StoreError(f"blob {self.blob_id}: {self._shared.store.why_full()}")
 
     async def _until_done(self, flight: Flight) -> None:
@@ -249,13 +270,16 @@ class Blob:
         except OSError as exc:
             log.warning("blob %s: its map cannot be read: %s", self.blob_id, exc.strerror or exc)
 
-    async def _sample(self) -> tuple[Extent, bytes | bytearray] | None:
-        """Return the first block that is in the store, and where it is."""
-        for index in range(self.geometry.blocks):
-            block = await read_stored(self._file, index, self._shared.counters)
-            if block is not None:
-                return self.geometry.bytes_of(Extent(index, index + 1)), block
-        return None
+    async def _samples(self) -> list[tuple[Extent, Block]]:
+        """Return a few blocks that are in the store, any of them, and where they are."""
+        chosen: list[int] = []
+        for start in range(0, self.geometry.blocks, _LOOKED_AT):
+            run = Extent(start, min(start + _LOOKED_AT, self.geometry.blocks))
+            present = sorted(set(run.blocks()).difference(self._file.missing(run)))
+            chosen = _some([*chosen, *_some(present)])
+            await trio.lowlevel.checkpoint()
+        blocks = [(index, await read_stored(self._file, index, self._shared.counters)) for index in chosen]
+        return [(self.geometry.bytes_of(Extent(index, index + 1)), block) for index, block in blocks if block]
 
     async def _block(self, index: int, deadline: float) -> Block:
         """Return one checked block by the deadline."""
@@ -492,6 +516,10 @@ class Blobs:
             log.warning("blob %s is whole but could not be marked so: %s", file.blob_id, exc.strerror or exc)
         else:
             self.store.behind.note(partial(self.store.catalogue.mark_complete, file.blob_id))
+
+
+def _some(indexes: list[int]) -> list[int]:
+    return random.sample(indexes, min(SAMPLES, len(indexes)))
 
 
 def _release(holds: Iterable[Hold]) -> None:

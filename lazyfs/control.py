@@ -4,6 +4,8 @@ Each mount listens on `run/ID.sock` in its store. A request is one line of JSON,
 lines of JSON, of which the last is `{"done": ...}` or `{"error": "one line"}`; those before it are progress. A client
 that hangs up cancels what it asked for. The directory is 0700, so who may connect is who owns the store.
 
+This is the commands' side, on plain sockets, since commands should start fast; the mount's is control_server.py.
+
 Sockets are reached through a descriptor of their directory, because a socket's path may have no more than 107 bytes.
 """
 
@@ -12,22 +14,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import trio
-
-from lazyfs.errors import LazyfsError, first_reason
-
-log = logging.getLogger(__name__)
-
-REQUEST_MAX: Final = 1 << 20
-"""Bytes in one request."""
+from lazyfs.errors import LazyfsError
 
 Report = Callable[[Any], Awaitable[None]]
 """Sends one line of progress."""
@@ -53,91 +46,13 @@ def socket_name(mountpoint: str) -> str:
 
 
 @contextlib.contextmanager
-def _reachable(path: Path) -> Iterator[str]:
+def reachable(path: Path) -> Iterator[str]:
     """Yield a path to a socket that is short enough for connect and bind."""
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{directory}/{path.name}"
     finally:
         os.close(directory)
-
-
-# The mount's side.
-
-
-async def serve(path: Path, operations: Mapping[str, Operation], *, task_status: trio.TaskStatus[None]) -> None:
-    """Answer requests until cancelled; the socket goes with it."""
-    path.unlink(missing_ok=True)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with _reachable(path) as name:
-        listening.bind(name)
-    ours = path.lstat()
-    listening.listen(64)
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
-    try:
-        task_status.started()
-        await trio.serve_listeners(partial(_answer, operations), [listener])
-    finally:
-        # A daemon that was detached with readers left may outlive the next mount's start at the same place.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(path.lstat(), ours):
-                path.unlink()
-
-
-async def _answer(operations: Mapping[str, Operation], stream: trio.SocketStream) -> None:
-    async with stream:
-        request = await _receive_line(stream)
-        if request is None:
-            return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_hang_up, stream, nursery.cancel_scope)
-            await _perform(stream, request, operations)
-            nursery.cancel_scope.cancel()
-
-
-async def _perform(stream: trio.SocketStream, line: bytes, operations: Mapping[str, Operation]) -> None:
-    try:
-        request = json.loads(line)
-        reply = {"done": await operations[request["op"]](request, partial(_send, stream))}
-    except Exception as exc:
-        reason = first_reason(exc)
-        if reason is None:
-            log.exception("an unforeseen failure in a control request")
-        reply = {"error": str(reason or f"the mount could not do it ({type(exc).__name__}); its log says more")}
-    await _send(stream, reply)
-
-
-async def _send(stream: trio.SocketStream, message: Any) -> None:
-    """Send one line; to nobody when the client has gone, which `_hang_up` sees too and acts on.
-
-    *Raises*: nothing of the client's doing: what escapes from here would end the mount.
-    """
-    with contextlib.suppress(trio.BrokenResourceError):
-        await stream.send_all(json.dumps(message).encode() + b"\n")
-
-
-async def _receive_line(stream: trio.SocketStream) -> bytes | None:
-    """Return a request; None for a client that goes before it is whole, or sends too much."""
-    received = bytearray()
-    with contextlib.suppress(trio.BrokenResourceError):
-        while b"\n" not in received:
-            piece = await stream.receive_some()
-            if not piece or len(received) > REQUEST_MAX:
-                return None
-            received += piece
-        return bytes(received.partition(b"\n")[0])
-    return None
-
-
-async def _hang_up(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
-    """Cancel what a client asked for when it goes."""
-    with contextlib.suppress(trio.BrokenResourceError):
-        while await stream.receive_some():
-            pass
-    scope.cancel()
-
-
-# The commands' side: plain sockets, for commands that should start fast.
 
 
 class Connection:
@@ -150,7 +65,7 @@ class Connection:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
         try:
-            with _reachable(path) as name:
+            with reachable(path) as name:
                 self._socket.connect(name)
         except OSError as exc:
             self._socket.close()

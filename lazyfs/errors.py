@@ -3,6 +3,7 @@
     LazyfsError
     ├── UsageError           the caller's: a bad option, source, mountpoint, size
     ├── StoreError           the backing store: foreign, newer format, unwritable, damaged beyond use
+    │   └── StoreTooSmall        it may not be as large as what is to be kept whole in it
     ├── SourceError          where names come from: a manifest or index that cannot be read
     └── ReadError            a look-up or a read that cannot be answered
         ├── NameMissing          no such name under the mount                          ENOENT
@@ -41,6 +42,10 @@ class UsageError(LazyfsError):
 
 class StoreError(LazyfsError):
     """The backing store cannot be used as it is."""
+
+
+class StoreTooSmall(StoreError):
+    """A blob is to be kept whole that is larger than the store may be."""
 
 
 class SourceError(LazyfsError):

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final
 
@@ -44,7 +44,7 @@ from lazyfs.origin.client import Answer
 from lazyfs.records import MISSING
 from lazyfs.store import BlobFile, Store
 from lazyfs.urgency import Urgency
-from lazyfs.verify import record_verified
+from lazyfs.verify import check_unrecorded, record_verified
 from lazyfs.versions import Known, digest_of
 from lazyfs.ways import Ways
 
@@ -393,9 +393,7 @@ class Fetcher:
                 batch = [first, *take_waiting(landed)]
                 if self.mismatch is not None:
                     continue
-                ours = [item for item in batch if self._owned(item[0])]
-                if not self._file.writable:
-                    self._counters.blocks_bypassed += len(batch)
+                ours = [item for item in batch if not self._file.writable or self._owned(item[0])]
                 if not await self._in_thread(flight, partial(self._commit, ours)):
                     continue
                 if self._digest is not None:
@@ -418,9 +416,15 @@ class Fetcher:
         for index, block in batch:
             checksum = self._store.write(self._file, index, block)
             if checksum == MISSING:
-                self._counters.blocks_bypassed += 1
+                self._bypass(index, block)
             else:
                 self._record(index, block, checksum)
+
+    def _bypass(self, index: int, block: Block) -> None:
+        self._counters.blocks_bypassed += 1
+        if self._digest is not None:
+            with suppress(OSError):  # on a disk that fails it cannot be known
+                check_unrecorded(self._file, index, block, self._ways.shown)
 
     def _record(self, index: int, block: Block, checksum: int) -> None:
         if self._digest is None:

@@ -30,7 +30,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
-from lazyfs import control, fuse, mountinfo, process, tuning
+from lazyfs import control, control_server, fuse, mountinfo, process, tuning
 from lazyfs.errors import LazyfsError, NameMissing, UsageError, first_reason
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import Source, parse_source
@@ -83,7 +83,8 @@ async def run(mount: Mount, caller: int | None = None) -> None:
         await _add_all(session, mount.sources)
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         tuning.tune(mount.mountpoint)
-        await nursery.start(partial(control.serve, directory / mount.socket, _operations(session, mount, directory)))
+        operations = _operations(session, mount, directory)
+        await nursery.start(partial(control_server.serve, directory / mount.socket, operations))
         await nursery.start(_obey_signals, mount.mountpoint, nursery.cancel_scope)
         if caller is not None:
             trio.lowlevel.notify_closing(caller)

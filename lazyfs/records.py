@@ -25,12 +25,19 @@ uses, one for each blob, a file of hints: whatever it says, only which blocks ar
     uses     := use*                                 one for each block; a short file has zeros at its end
     use      := u64                                  0: never used; else 2 * clock + hot (replacement.py)
 
+sums, one for each blob that is known by its digest; what does not match its check is not known:
+
+    sums     := sum sum*                             of the whole, as soon as it has matched; then one for each block
+    sum      := u8*24 check                          of a block that was evicted after it was given out
+    u8*24    := the first 24 bytes of its SHA-256;   check: u64, their XXH3-64
+
 quota, one for the store; its locks are quota.py's:
 
-    quota    := magic version reserved clock used max_cache min_free check slot*
+    quota    := magic version recounts reserved clock used max_cache min_free check slot*
     magic    := "lazyfsqt"                           8 bytes
     version  := u32                                  1
-    reserved := 12 zero bytes
+    recounts := u32                                  how often `used` was made what is there, modulo 2^32
+    reserved := 8 zero bytes
     clock    := u64                                  bytes of blob data ever reserved: the store's logical time
     used     := u64                                  bytes of blob data on the disk or reserved, at the most
     max_cache, min_free := u64                       bytes; 0: no bound
@@ -63,11 +70,12 @@ MISSING: Final = 0
 QUOTA_SIZE: Final = 64
 SLOT_SIZE: Final = 8
 USE_SIZE: Final = 8
+SUM_SIZE: Final = 32
 
 _HEADER = struct.Struct("<8sIIQ32x")
 _CHECK = struct.Struct("<Q")
 _MAGIC = b"lazyfsmp"
-_QUOTA = struct.Struct("<8sI12xQQQQ")
+_QUOTA = struct.Struct("<8sII8xQQQQ")
 _QUOTA_MAGIC = b"lazyfsqt"
 _FORMAT_PREFIX = "lazyfs store "
 
@@ -92,6 +100,7 @@ class Quota:
     used: int = 0
     max_cache: int = 0
     min_free: int = 0
+    recounts: int = 0
 
 
 def checksum(block: bytes | bytearray | memoryview) -> int:
@@ -134,9 +143,22 @@ def unpack_entries(data: bytes, count: int) -> tuple[int, ...]:
     return struct.unpack_from(f"<{whole}Q", data) + (MISSING,) * (count - whole)
 
 
+def pack_sum(sha256: bytes) -> bytes:
+    """Encode a SHA-256."""
+    return sha256[:24] + _CHECK.pack(xxhash.xxh3_64_intdigest(sha256[:24]))
+
+
+def sum_matches(data: bytes, sha256: bytes) -> bool | None:
+    """Say whether an encoded sum is that of `sha256`; None when it is not known."""
+    if len(data) < SUM_SIZE or _CHECK.unpack_from(data, 24)[0] != xxhash.xxh3_64_intdigest(data[:24]):
+        return None
+    return data[:24] == sha256[:24]
+
+
 def pack_quota(quota: Quota) -> bytes:
     """Encode the quota without its slots."""
-    body = _QUOTA.pack(_QUOTA_MAGIC, FORMAT, quota.clock, quota.used, quota.max_cache, quota.min_free)
+    recounts = quota.recounts & 0xFFFFFFFF
+    body = _QUOTA.pack(_QUOTA_MAGIC, FORMAT, recounts, quota.clock, quota.used, quota.max_cache, quota.min_free)
     return body + _CHECK.pack(xxhash.xxh3_64_intdigest(body))
 
 
@@ -145,12 +167,12 @@ def unpack_quota(data: bytes) -> Quota:
     if len(data) < QUOTA_SIZE:
         raise BadRecord(f"the quota is {len(data)} bytes long instead of {QUOTA_SIZE}")
     body = data[: _QUOTA.size]
-    magic, version, clock, used, max_cache, min_free = _QUOTA.unpack(body)
+    magic, version, recounts, clock, used, max_cache, min_free = _QUOTA.unpack(body)
     if _CHECK.unpack_from(data, _QUOTA.size)[0] != xxhash.xxh3_64_intdigest(body):
         raise BadRecord("the quota does not match its checksum")
     if magic != _QUOTA_MAGIC or version != FORMAT:
         raise BadRecord("the quota is of another format")
-    return Quota(clock, used, max_cache, min_free)
+    return Quota(clock, used, max_cache, min_free, recounts)
 
 
 def pack_format() -> bytes:

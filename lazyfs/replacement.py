@@ -6,12 +6,13 @@ is longest ago. So one pass over a large image goes through the cold quarter and
 again.
 
 Time is the store's clock: the bytes of blob data that were ever reserved in it. A block's *use* (one word, kept in its
-blob's `uses`) holds the clock of when it came, or, of a hot one, of its last use. It stays when the block is evicted:
-that is 2Q's ghost queue, and costs 8 bytes a block. What comes back while its use is no older than `GHOST_SHARE` of
-the room beyond the cold queue is hot.
+blob's `uses`) holds the clock of when it came, or, of a hot one, of its last use, or, of a cold one that is gone, of
+when it went: that is 2Q's ghost queue, and costs 8 bytes a block. What comes back within `GHOST_SHARE` of the room is
+hot.
 
-    comes, no use or one too old ──> cold ──wanted when older than the cold share──> hot ──wanted──> hot, now
-    comes, with a use of late ─────────────────────────────────────────────────────^
+    comes, never here or too long ago ──> cold ──wanted when older than the cold share──> hot ──wanted──> hot, now
+                                          │                                                ^
+                                          └──goes──> remembered ──comes back soon──────────┘
 
 A block that is wanted again soon after it came stays cold: that is one reader's many small reads, not a second use.
 
@@ -27,7 +28,7 @@ COLD_SHARE: Final = 0.25
 """Of the room, for blocks that were used once: Kin of the paper."""
 
 GHOST_SHARE: Final = 0.5
-"""Of the room, how far back a block is remembered that has gone: Kout of the paper."""
+"""Of the room, for how long a block is remembered that has gone: Kout of the paper."""
 
 NEVER: Final = 0
 
@@ -39,8 +40,7 @@ def is_hot(use: int) -> bool:
 
 def on_arrival(use: int, clock: int, room: int) -> int:
     """Return the use of a block that comes into the store. *Units*: `clock` and `room` bytes."""
-    seen_of_late = use != NEVER and _age(use, clock) <= (COLD_SHARE + GHOST_SHARE) * room
-    return _use(clock, hot=seen_of_late)
+    return _use(clock, hot=use != NEVER and _age(use, clock) <= GHOST_SHARE * room)
 
 
 def on_use(use: int, clock: int, room: int) -> int:
@@ -50,6 +50,11 @@ def on_use(use: int, clock: int, room: int) -> int:
     if is_hot(use) or _age(use, clock) > COLD_SHARE * room:
         return _use(clock, hot=True)
     return use
+
+
+def on_eviction(use: int, clock: int) -> int:
+    """Return the use of a block that goes: only of a cold one is it remembered when it went. *Units*: bytes."""
+    return use if is_hot(use) else _use(clock, hot=False)
 
 
 def evict_cold(cold: int, hot: int, room: int) -> bool:

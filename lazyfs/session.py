@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -29,6 +30,9 @@ from lazyfs.versions import blob_id_for
 from lazyfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
+
+TIDY_EVERY: Final = 3600.0
+"""Seconds between two looks for what killed processes left in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +185,10 @@ async def _close(client: Client) -> None:
 
 
 async def _tidy(store: Store) -> None:
-    """Delete what killed processes left, and come within the bounds."""
-    try:
-        await trio.to_thread.run_sync(store.tidy)
-    except (OSError, StoreError) as exc:
-        log.warning("the store could not be tidied up: %s", exc)
+    """Delete what killed processes left, and come within the bounds: at once, and again and again."""
+    while True:
+        try:
+            await trio.to_thread.run_sync(store.tidy)
+        except (OSError, StoreError) as exc:
+            log.warning("the store could not be tidied up: %s", exc)
+        await trio.sleep(TIDY_EVERY)

@@ -7,9 +7,15 @@ Which block that is, is settled at the gate, a lock that any two processes with 
                                                                   └ does not ── all of it goes to the trash
 
 Nobody completes the blob behind the verifier's back, since the block that is missing is locked by the verifier. Should
-another block be evicted or found damaged meanwhile, the question is put again. So what is recorded is never a whole
+another block be found damaged or evicted meanwhile, the question is put again. So what is recorded is never a whole
 blob that has not matched, and as nobody is given a block of such a blob before it is recorded, nobody reads a wrong one
 to its end.
+
+A block may be evicted after it was given out. What it was is remembered then, and when it comes once more it has to be
+that: else one reader could have a wrong block of a blob that matches in the end. A blob that has matched once need not
+be hashed again for a block that is what it was.
+
+What the store cannot keep whole, because its bound is smaller, is never whole, and so never checked as such.
 
 On a mismatch the blob's directory is set aside, in use as it is: every process that has it open keeps its own files and
 comes to the same end, while whoever opens the blob from then on begins anew.
@@ -32,18 +38,39 @@ def record_verified(file: BlobFile, index: int, block: Block, checksum: int, dig
 
     *Raises*: DigestMismatch; OSError. *Locks*: the block's, held; takes the gate for moments.
     """
+    as_before = _is_as_before(file, index, block, shown)
     while True:
         with file.gate():
             if not file.only_missing(index):
                 file.record(index, checksum)
                 return
+        if as_before and file.was_whole(digest):
+            file.record(index, checksum)
+            return
         found = _digest_with(file, index, block)
         if found == digest:
+            file.note_whole(digest)
             file.record(index, checksum)
             return
         if found is not None:
             reason = f"all of it was fetched, and its digest is sha256:{found}, not sha256:{digest}"
             raise DigestMismatch(shown, f"{reason}; it was thrown away")
+
+
+def check_unrecorded(file: BlobFile, index: int, block: Block, shown: str) -> None:
+    """See that a block which is given out and not kept is always the same.
+
+    *Raises*: DigestMismatch; OSError. *Locks*: the block's, held.
+    """
+    if _is_as_before(file, index, block, shown) is None:
+        file.note_sum(index, block)
+
+
+def _is_as_before(file: BlobFile, index: int, block: Block, shown: str) -> bool | None:
+    as_before = file.is_as_before(index, block)
+    if as_before is False:
+        raise DigestMismatch(shown, "a part of it that came once more is not what it was; all of it was thrown away")
+    return as_before
 
 
 def _digest_with(file: BlobFile, index: int, block: Block) -> str | None:

@@ -2,7 +2,7 @@
 
 A *validator* tells one version from another: the strong ETag, else Last-Modified and size, else the size alone
 (a server that sends neither can only be told apart by that). A weak ETag takes part in the comparison, since a
-change of it means a change, but is never sent as a range's condition (RFC 9110 §13.1.5, §14.2).
+change of it means a change, but is never sent as a condition (RFC 9110 §13.1.5, §14.2).
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ class Version:
     def strong_etag(self) -> str | None:
         """The ETag when it may stand for the bytes themselves, else None."""
         return self.etag if self.etag and not self.etag.startswith("W/") else None
+
+    @property
+    def condition(self) -> str | None:
+        """The strong ETag as a request may name it; None for one whose bytes are a guess, since they are not ASCII."""
+        return self.strong_etag if self.strong_etag and self.strong_etag.isascii() else None
 
     @property
     def mtime_ns(self) -> int | None:

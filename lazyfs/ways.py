@@ -9,8 +9,9 @@ A way that failed is asked after the others for a while (health.py). When that i
 back whether it is well again, so that nobody has to wait to find out.
 
 What may be mixed. Bytes of one blob may come from several ways when the blob has a digest, or when the origin of
-the later way says the same ETag or the same Last-Modified for the same size. Otherwise a block that is in the store is
-asked of it and compared; when there is none, or it differs, that way is not used. The first way needs no such proof:
+the later way says the same ETag or the same Last-Modified for the same size. Otherwise a few blocks that are in the
+store are asked of it and compared; when there are none, or one differs, that way is not used. Nor is it once the first
+way has changed: so may this one have, to a version that has those blocks in common. The first way needs no such proof:
 the blob is what its validator says.
 """
 
@@ -20,7 +21,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -28,9 +29,10 @@ import trio
 
 from lazyfs import urls
 from lazyfs.counters import Counters
-from lazyfs.errors import BlobChanged, OriginError, OriginFailing, OriginRefused
-from lazyfs.extents import Extent
+from lazyfs.errors import BlobChanged, LazyfsError, OriginError, OriginFailing, OriginRefused
+from lazyfs.extents import Block, Extent
 from lazyfs.origin.client import Answer, Attempt, Client
+from lazyfs.shared import Shared
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Known, Version
 
@@ -39,8 +41,8 @@ log = logging.getLogger(__name__)
 REFUSED_FOR: Final = 60.0
 """Seconds for which a way that has another blob, or says no, is not asked again."""
 
-Sample = Callable[[], Awaitable[tuple[Extent, bytes | bytearray] | None]]
-"""Returns some bytes of the blob that are in the store, and where they are; None when there are none."""
+Samples = Callable[[], Awaitable[list[tuple[Extent, Block]]]]
+"""Returns some parts of the blob that are in the store, and where they are."""
 
 Urgent = Callable[[], Urgency]
 
@@ -61,11 +63,10 @@ class Way:
     until: float = 0.0  # and how long
     ailing: bool = False  # it has failed, and not answered since
     asking: bool = False  # it is being asked, behind, whether it is well again
-    pinning: trio.Lock = field(default_factory=trio.Lock)
 
-    def refuse(self, error: OriginError) -> None:
+    def refuse(self, error: OriginError, seconds: float = REFUSED_FOR) -> None:
         """Leave it alone for a while."""
-        self.refused, self.until = error, trio.current_time() + REFUSED_FOR
+        self.refused, self.until = error, trio.current_time() + seconds
 
     @property
     def usable(self) -> bool:
@@ -77,15 +78,17 @@ class Ways:
     """Where one open blob can be had; shared by all its readers. `nursery` runs what is asked behind."""
 
     def __init__(
-        self, known: Known, client: Client, counters: Counters, nursery: trio.Nursery, sample: Sample, *, digest: bool
+        self, known: Known, client: Client, counters: Counters, nursery: trio.Nursery, samples: Samples, *, digest: bool
     ) -> None:
         self._ways = [Way(known.url, known.version)]
         self._client = client
         self._counters = counters
         self._nursery = nursery
-        self._sample = sample
+        self._samples = samples
         self._digest = digest
         self._pinned = known.version
+        self._changed = False  # whether the first way had another version when it answered last
+        self._pinning = Shared[Version](nursery)
         self.used: set[str] = set()  # the URLs that bytes came from
 
     @property
@@ -155,8 +158,8 @@ class Ways:
                 await self._client.probe(way.url, None, self._pinned.size, Urgency.READAHEAD)
                 way.ailing = False
                 log.info("%s answers again", urls.redact(way.url))
-        except OriginError:
-            pass  # the client has noted it
+        except LazyfsError as exc:  # any: nobody waits for it, and what escapes from here ends the mount
+            log.debug("%s", exc)
         finally:
             way.asking = False
 
@@ -167,26 +170,36 @@ class Ways:
         way.ailing = True
         if not exc.retryable and not isinstance(exc, OriginFailing):
             way.refuse(exc)
+        elif exc.retry_after:
+            way.refuse(exc, min(exc.retry_after, REFUSED_FOR))
 
     def _note_success(self, by: Way, asked_first: Way) -> None:
         by.ailing = False
         self.used.add(by.url)
         if by is not asked_first:
             self._client.let_rest(asked_first.url)  # it was outrun
-        if by is not self._ways[0]:
+        if by is self._ways[0]:
+            self._changed = False
+        else:
             self._counters.failovers += 1
 
     async def _ask_one(self, extent: Extent, urgency: Urgent, way: Way, attempt: Attempt) -> Answer:
-        async with way.pinning:
-            version = way.version = way.version or await self._pin(way)
+        version = way.version or await self._pinning.do(way.url, partial(self._pin, way))
         try:
             return await self._client.ask(way.url, extent, version, urgency, attempt)
         except BlobChanged:
-            if way is not self._ways[0]:
+            if way is self._ways[0]:
+                self._changed = True
+            else:
                 way.version = None
             raise
 
     async def _pin(self, way: Way) -> Version:
+        """Pin what a further way names, and return it. *Raises*: OriginError, also when it may be another blob."""
+        way.version = await self._same_blob(way)
+        return way.version
+
+    async def _same_blob(self, way: Way) -> Version:
         """Return what a further way names, when that is the same blob. *Raises*: OriginError, if it may not be."""
         found = await self._client.probe(way.url, None, self._pinned.size)
         assert found is not None
@@ -198,14 +211,16 @@ class Ways:
         same_date = theirs.last_modified is not None and theirs.last_modified == ours.last_modified
         if self._digest or same_etag or same_date:
             return theirs
-        sample = await self._sample()
-        if sample is None:
+        samples = await self._samples()
+        if not samples:
             reason = "another ETag and date, and nothing in the store yet to compare; a digest would tell"
             raise OriginRefused(shown, f"it may not be the same blob: {reason}", 0)
-        extent, expected = sample
-        async with aclosing(await self._client.ask(way.url, extent, theirs)) as answer:
-            if answer.body.extent != extent or await _received(answer) != expected:
-                raise OriginRefused(shown, "not the same blob: it differs from what is in the store", 0)
+        for extent, expected in samples:
+            async with aclosing(await self._client.ask(way.url, extent, theirs)) as answer:
+                if answer.body.extent != extent or await _received(answer) != expected:
+                    raise OriginRefused(shown, "not the same blob: it differs from what is in the store", 0)
+        if self._changed:
+            raise OriginRefused(shown, "it may not be the same blob: that has changed, and this may have, too", 0)
         return theirs
 
 
@@ -272,9 +287,9 @@ class _Race:
         self._news.set()
 
 
-def _rank(exc: OriginError) -> int:
-    """What of several failures a reader should hear of: the lowest."""
-    return 0 if isinstance(exc, BlobChanged) else 1 if exc.retryable else 2
+def _rank(exc: OriginError) -> tuple[int, float]:
+    """What of several failures a reader should hear of: the lowest; of those that may pass, what may do so first."""
+    return 0 if isinstance(exc, BlobChanged) else 1 if exc.retryable else 2, exc.retry_after or 0.0
 
 
 async def _received(answer: Answer) -> bytes:

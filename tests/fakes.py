@@ -17,7 +17,7 @@ from unittest import mock
 import trio
 import trio.testing
 
-from lazyfs.errors import BlobChanged, OriginBadAnswer, OriginError, OriginRefused, OriginUnreachable
+from lazyfs.errors import BlobChanged, OriginError, OriginRefused, OriginUnreachable
 from lazyfs.extents import Extent
 from lazyfs.origin.client import Attempt, Client, Found
 from lazyfs.ranges import Body
@@ -138,7 +138,7 @@ class FakeOrigin:
         """As `Client.fetch_page`."""
         await trio.lowlevel.checkpoint()
         if len(self.content) > limit:
-            raise OriginBadAnswer(url, f"a page of more than {limit} bytes")
+            raise OriginRefused(url, f"a page of more than {limit} bytes", 200)
         return self.content, "application/octet-stream", url
 
 

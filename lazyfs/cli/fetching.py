@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import trio
 
 from lazyfs import mountinfo, sizes
 from lazyfs.cli.mounting import absolute, connect
-from lazyfs.errors import LazyfsError, UsageError, first_reason
+from lazyfs.errors import LazyfsError, StoreTooSmall, UsageError, first_reason
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import parse_source
 from lazyfs.tree import Directory, File, Node
@@ -85,7 +85,7 @@ def _fetch_path(path: Path) -> None:
     mounted = _mount_of(path)
     assert mounted is not None
     below = os.path.relpath(absolute(path), mounted.mountpoint)
-    with contextlib.closing(connect(mounted, timeout=None)) as connection, _bar(below) as show:
+    with closing(connect(mounted, timeout=None)) as connection, _bar(below) as show:
         for answer in connection.request("fetch", path=below):
             if isinstance(answer, list):
                 show(*answer)
@@ -101,8 +101,8 @@ async def _fetch_sources(sources: list[str], settings: Settings, output: Path | 
         failures: dict[str, LazyfsError] = {}
         for path in paths:
             try:
-                with _bar(path) as show:
-                    await session.vfs.fill(path, show)
+                with suppress(StoreTooSmall) if output or digest else nullcontext(), _bar(path) as show:
+                    await session.vfs.fill(path, show)  # else it is read through, and not kept
                 if output or digest:
                     await _write_out(session, path, output, digest)
             except LazyfsError as exc:
@@ -137,28 +137,39 @@ async def _write_out(session: Session, path: str, output: Path | None, digest: s
     assert isinstance(node, File)
     handle = await session.vfs.open(node.inode)
     hashed = hashlib.sha256()
-    unfinished = output.with_name(f".{output.name}.{secrets.token_hex(4)}") if output else None
     try:
-        with unfinished.open("xb") if unfinished else contextlib.nullcontext() as file:
+        with _replacing(output) if output else nullcontext() as file:
             offset = 0
             while piece := await session.vfs.read(handle, offset, PIECE):
                 offset += len(piece)
                 hashed.update(piece)
                 if file is not None:
                     await trio.to_thread.run_sync(file.write, piece)
-        if digest is not None and hashed.hexdigest() != digest.removeprefix("sha256:").lower():
-            raise LazyfsError(f"{path}: its digest is sha256:{hashed.hexdigest()}, not the one that was given")
-        if output and unfinished:
-            unfinished.rename(output)
+            if digest is not None and hashed.hexdigest() != digest.removeprefix("sha256:").lower():
+                raise LazyfsError(f"{path}: its digest is sha256:{hashed.hexdigest()}, not the one that was given")
     except OSError as exc:
         raise LazyfsError(f"{output} cannot be written: {exc.strerror or exc}") from exc
     finally:
         session.vfs.release(handle)
-        if unfinished:
-            unfinished.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
+@contextmanager
+def _replacing(output: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `output` when it is whole; a device or a pipe is written to as it is."""
+    if output.exists() and not output.is_file():
+        with output.open("wb") as file:
+            yield file
+        return
+    unfinished = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
+    try:
+        with unfinished.open("xb") as file:
+            yield file
+        unfinished.rename(output)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
 def _bar(name: str) -> Iterator[Progress]:
     """Show progress on stderr: a bar with rate and time left on a terminal, a line now and then in a log."""
     if not sys.stderr.isatty():

@@ -40,8 +40,9 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
         click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))
         return
     blobs = _counted(described["blobs"], "blob")
+    bound = f" of {format_size(described['max_cache'])} at the most" if described["max_cache"] else ""
     degraded = f"; it cannot be written: {described['degraded']}" if described["degraded"] else ""
-    click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk{degraded}")
+    click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk{bound}{degraded}")
     if not mounts:
         click.echo("no mounts")
     for mount in mounts:
@@ -127,7 +128,7 @@ def _print_mount(mount: dict[str, Any]) -> None:
     )
     click.echo(
         f"  blocks    {counters['blocks_fetched']} fetched, {counters['blocks_awaited']} awaited from other processes,"
-        f" {counters['blocks_hit']} hit, {counters['blocks_corrupt']} corrupt"
+        f" {counters['blocks_hit']} hit, {counters['blocks_bypassed']} not kept, {counters['blocks_corrupt']} corrupt"
     )
     if mount["degraded"]:
         click.echo(

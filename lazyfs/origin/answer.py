@@ -129,7 +129,7 @@ class Request:
                 page += piece[:count]
                 counters.origin_bytes += count
                 if len(page) > limit:
-                    raise OriginBadAnswer(shown, f"a page of more than {limit} bytes")
+                    raise OriginRefused(shown, f"a page of more than {limit} bytes", self.reply.status)
         self.ended_well()
         return bytes(page)
 

@@ -96,7 +96,8 @@ class Client:
     async def _probe_once(
         self, url: str, headers: Mapping[str, str], pinned: Version | None, size: int | None, urgency: Urgency
     ) -> Found | None:
-        condition = {"if-none-match": pinned.etag} if pinned is not None and pinned.etag else {}
+        # Not of a weak ETag: the date, too, has to be the same for what is read.
+        condition = {"if-none-match": pinned.condition} if pinned is not None and pinned.condition else {}
         headers = {"range": "bytes=0-0", **condition, **headers}
         async with aclosing(await self._sender.follow(url, headers, lambda: urgency, Attempt())) as request:
             if condition and request.reply.status == 304:
@@ -129,7 +130,7 @@ class Client:
         *Raises*: BlobChanged, OriginRefused, OriginDenied, OriginUnreachable, OriginFailing, OriginBadAnswer,
         OriginOffline. *Units*: bytes. *Cancellation*: at any time; the connection is closed.
         """
-        condition = {"if-match": pinned.strong_etag} if pinned.strong_etag else {}
+        condition = {"if-match": pinned.condition} if pinned.condition else {}
         headers = {"range": ranges.range_header(extent), **condition}
         attempt = attempt or Attempt()
         self._budget.earn()

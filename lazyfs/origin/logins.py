@@ -141,7 +141,7 @@ def _login_of(said: dict[str, str], now: float) -> Login | str:
     if expires is not None and expires <= now:
         return "what the credential command has is out of date"
     if scheme and credential:
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", scheme) or not _printable_ascii(credential):
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", scheme) or not _may_end_a_header(credential):
             raise NoLogin("the credential command wrote what cannot stand in a header")
         return Login(scheme.lower(), f"{scheme} {credential}", source, expires, fields)
     if username is None or password is None:
@@ -158,8 +158,8 @@ def _basic(username: str, password: str, source: str) -> str:
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def _printable_ascii(text: str) -> bool:
-    return text.isascii() and text.isprintable()
+def _may_end_a_header(text: str) -> bool:
+    return text.isascii() and text.isprintable() and text == text.strip()
 
 
 def _read_netrc(path: Path, host: str) -> Login | None:

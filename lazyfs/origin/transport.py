@@ -17,6 +17,7 @@ cancelled while it queues (encode/httpcore#1093).
 from __future__ import annotations
 
 import http.cookiejar
+import ipaddress
 import logging
 import ssl
 import urllib.request
@@ -30,9 +31,11 @@ import httpx
 import trio
 
 from lazyfs import __version__, urls
-from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable
+from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable, UsageError
 from lazyfs.origin import wire
 from lazyfs.origin.wire import Place
+
+log = logging.getLogger(__name__)
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs at INFO, with the secrets in them
 logging.getLogger("httpcore").setLevel(logging.WARNING)
@@ -167,9 +170,11 @@ class Transport:
         *Raises*: OriginUnreachable, Unconnected among them; OriginRefused for a URL that cannot be asked for.
         *Cancellation*: at any time; it closes the connection.
         """
-        with _transport_errors(url):
+        patience = wire.CONNECT_TIMEOUT + wire.HEAD_TIMEOUT
+        with _transport_errors(url), trio.move_on_after(patience):  # httpx bounds only each piece of a head
             request = self._http.build_request("GET", url, headers=list(headers), extensions={"url": url})
             return Reply(url, await self._http.send(request, stream=True))
+        raise OriginUnreachable(urls.redact(url), f"no answer for {patience:g} s")
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -199,9 +204,11 @@ class Transport:
         proxies: dict[str, httpx.AsyncBaseTransport | None] = {}
         for scheme in ("http", "https"):
             if scheme in found:
+                if not urls.is_http(_as_url(found[scheme])):
+                    raise UsageError(f"{scheme}_proxy: a proxy is an http or https URL")
                 proxies[f"{scheme}://"] = self._through(found[scheme])
         proxies |= self._with_certificate(found["https"]) if "https" in found else {}
-        proxies |= {f"all://{'*' if host.startswith('.') else ''}{host}": None for host in excepted}
+        proxies |= {pattern: None for host in excepted if (pattern := _excepted(host))}
         return proxies
 
     def _with_certificate(self, proxy: str) -> dict[str, httpx.AsyncBaseTransport | None]:
@@ -210,9 +217,28 @@ class Transport:
         return {f"https://{host}:{port}": self._through(proxy, (scheme, host, port)) for scheme, host, port in named}
 
     def _through(self, proxy: str, place: Place | None = None) -> httpx.AsyncHTTPTransport:
-        url = proxy if "://" in proxy else f"http://{proxy}"
         trust = self._trust(place or ("", "", 0))
-        return httpx.AsyncHTTPTransport(verify=trust, proxy=url, limits=_LIMITS, trust_env=False)
+        return httpx.AsyncHTTPTransport(verify=trust, proxy=_as_url(proxy), limits=_LIMITS, trust_env=False)
+
+
+def _as_url(proxy: str) -> str:
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _excepted(host: str) -> str | None:
+    """Return httpx's pattern for what no_proxy names: an address, or a host and those below it; None for neither."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        pattern = f"all://{host if host.startswith('*') else '*' + host}"
+    else:
+        pattern = f"all://[{address}]" if address.version == 6 else f"all://{address}"
+    try:
+        httpx.URL(pattern)
+    except httpx.InvalidURL:
+        log.warning("no_proxy: %s is neither a host nor an address, and excepts nothing", host)
+        return None
+    return pattern
 
 
 class _Wire(httpx.AsyncBaseTransport):
@@ -261,19 +287,19 @@ class _transport_errors:  # noqa: N801 - reads as the context manager it is
         return None
 
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, (httpx.InvalidURL, httpx.LocalProtocolError, wire.Unsendable, UnicodeError)):
+            raise OriginRefused(urls.redact(self._url), f"cannot be asked for ({type(exc).__name__})", 0) from None
         if isinstance(exc, wire.Unconnected):
             raise Unconnected(urls.redact(self._url), str(exc)) from None
         if isinstance(exc, wire.WireError):
             raise OriginUnreachable(urls.redact(self._url), str(exc)) from None
         if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
             raise Unconnected(urls.redact(self._url), _reason(exc)) from None
-        if isinstance(exc, httpx.TransportError):
+        if isinstance(exc, httpx.RequestError):
             raise OriginUnreachable(urls.redact(self._url), _reason(exc)) from None
-        if isinstance(exc, (httpx.InvalidURL, httpx.RequestError, UnicodeError)):
-            raise OriginRefused(urls.redact(self._url), f"cannot be asked for ({type(exc).__name__})", 0) from None
 
 
-def _reason(exc: httpx.TransportError) -> str:
+def _reason(exc: httpx.RequestError) -> str:
     """Say what went wrong in words; the operating system's where there are some."""
     words = next((wire.words(cause) for cause in _causes(exc) if isinstance(cause, OSError)), None)
     match exc:

@@ -6,7 +6,8 @@ time for each byte). Heads are parsed by h11, and so are bodies that are chunked
 
 The pool is a list of idle connections; nothing waits in it, so nothing is lost when a request is
 cancelled: its connection is closed, and that is all. An idle connection may be closed by its server just as it is
-taken; a request that fails on one before any byte of an answer is sent again on another, since a GET may be repeated.
+taken; a request on one that ends before any byte of an answer is sent again on another, since a GET may be repeated.
+One that is silent is not: all may be, of a host that is out of reach by now, and each would cost a time-out.
 
 *Source*: RFC 9112 §6 (bodies), §9.3 (persistence).
 """
@@ -14,6 +15,7 @@ taken; a request that fails on one before any byte of an answer is sent again on
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import time
@@ -45,6 +47,9 @@ _HEAD_PIECE: Final = 64 * 1024
 _OF_ANOTHER_NAME: Final = frozenset({62, 63, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH, …_EMAIL_MISMATCH, …_IP_ADDRESS_MISMATCH in openssl/x509_vfy.h."""
 
+_QUOTED: Final = re.compile(r"(: )?(bytearray\()?b?['\"].*", re.DOTALL)
+"""What h11 quotes of an answer, such as a whole header line: a secret may be in it."""
+
 Place = tuple[str, str, int]
 """Scheme, host, port."""
 
@@ -61,6 +66,14 @@ class WireError(Exception):
 
 class Unconnected(WireError):
     """There was none: no name, nobody at that port, no TLS."""
+
+
+class Unsendable(WireError):
+    """What was to be sent is no HTTP request."""
+
+
+class Closed(WireError):
+    """It has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +101,10 @@ class Exchange:
 
     async def begin(self, target: bytes, headers: Headers) -> Head:
         """Send a GET and return the head of its answer. *Raises*: WireError."""
-        request = h11.Request(method=b"GET", target=target, headers=list(headers))
+        try:
+            request = h11.Request(method=b"GET", target=target, headers=list(headers))
+        except h11.LocalProtocolError:
+            raise Unsendable("no HTTP request") from None  # not in h11's words, which quote a header
         message = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
         with _InTime(HEAD_TIMEOUT, "no answer"):
             await self._stream.send_all(message)
@@ -128,9 +144,7 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Give the connection back where the answer was read to its end, else close it."""
-        chunked_end = self._http.their_state is h11.DONE and not self._http.trailing_data[0]
-        ended = chunked_end if self._due is None else self._due == 0
-        if ended and not self._rest and self._reusable:
+        if self._due == 0 and not self._rest and self._reusable:
             self._pool.give_back(self._place, self._stream)
         else:
             await trio.aclose_forcefully(self._stream)
@@ -143,22 +157,25 @@ class Exchange:
     def _frame(self, response: h11.Response) -> None:
         """Find out how the body ends; with a length, h11 is done with it."""
         headers = dict(response.headers)
-        persistent = response.http_version >= b"1.1" and b"close" not in headers.get(b"connection", b"").lower()
-        self._reusable = persistent
+        self._reusable = response.http_version >= b"1.1" and b"close" not in headers.get(b"connection", b"").lower()
         if response.status_code in (204, 304):
-            self._due = 0
+            length = 0
         elif b"transfer-encoding" not in headers and b"content-length" in headers:
-            length = int(headers[b"content-length"])
-            # What came along with the head; h11 has checked that there is one length, and that it is a number.
-            early = self._http.trailing_data[0]
-            self._rest = memoryview(early)[:length]
-            self._due = length - len(self._rest)
-            self._reusable = persistent and len(early) <= length
+            length = int(headers[b"content-length"])  # h11 has checked that there is one, and that it is a number
+        else:
+            return
+        early = self._http.trailing_data[0]  # what came along with the head
+        self._rest = memoryview(early)[:length]
+        self._due = length - len(self._rest)
+        self._reusable &= len(early) <= length
 
     async def _next_data(self) -> bytes:
+        """Return the next bytes of a body whose end h11 finds; none at the end, which is noted."""
         event = await self._next_event()
         if isinstance(event, h11.Data):
             return bytes(event.data)
+        self._due = 0
+        self._reusable &= self._http.their_state is h11.DONE and not self._http.trailing_data[0]
         return b""
 
     async def _next_event(self) -> h11.Event:
@@ -171,11 +188,11 @@ class Exchange:
                     raise WireError("more than one answer came")
                 piece = await self._receive(_HEAD_PIECE)
                 if not piece and not self._heard:
-                    raise WireError("the connection was closed instead of an answer")
+                    raise Closed("the connection was closed instead of an answer")
                 self._heard = True
                 self._http.receive_data(piece)
         except h11.RemoteProtocolError as exc:
-            raise WireError(f"not an HTTP answer ({exc})") from exc
+            raise WireError(f"not an HTTP answer ({_QUOTED.sub('', str(exc))})") from None
 
     async def _receive(self, most: int) -> bytes:
         with _failures():
@@ -197,7 +214,7 @@ class Pool:
             exchange = Exchange(self, place, stream or await self._connect(place), reused=reused)
             try:
                 return exchange, await exchange.begin(target, headers)
-            except WireError:
+            except Closed:
                 await exchange.aclose()
                 if not exchange.unanswered:
                     raise
@@ -226,7 +243,7 @@ class Pool:
             if there != place:
                 continue
             del self._idle[number]
-            if since >= oldest and not _socket_of(stream).is_readable():  # it has nothing to say but that it ends
+            if since >= oldest and not _says_something(stream):
                 return stream
             _close(stream)
         return None
@@ -307,7 +324,7 @@ class _failures:  # noqa: N801 - reads as the context manager it is
 
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
         if isinstance(exc, (trio.BrokenResourceError, trio.ClosedResourceError, OSError)):
-            raise WireError(f"the connection failed: {words(exc.__cause__ or exc)}") from exc
+            raise Closed(f"the connection failed: {words(exc.__cause__ or exc)}") from exc
 
 
 def words(exc: BaseException) -> str:
@@ -330,6 +347,12 @@ def _socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType:
     inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     assert isinstance(inner, trio.SocketStream)
     return inner.socket
+
+
+def _says_something(stream: trio.abc.Stream) -> bool:
+    """Say whether there is something to be read of an idle connection: its end, or what would pass for an answer."""
+    decrypted = stream.pending() if isinstance(stream, trio.SSLStream) else 0
+    return bool(decrypted) or _socket_of(stream).is_readable()
 
 
 def _close(stream: trio.abc.Stream) -> None:

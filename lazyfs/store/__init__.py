@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from lazyfs import records
-from lazyfs.errors import StoreError
+from lazyfs.errors import StoreError, StoreTooSmall
 from lazyfs.extents import Block
 from lazyfs.sizes import format_size
 from lazyfs.store import layout as layouts
+from lazyfs.store import trash
 from lazyfs.store.behind import Behind
 from lazyfs.store.blobfile import BlobFile, open_blob, open_known, stand_in
 from lazyfs.store.catalogue import BlobRow, Catalogue
@@ -82,10 +82,13 @@ class Store:
         self.layout.close()
 
     def set_bounds(self, max_cache: int | None, min_free: int | None) -> None:
-        """Set the store's bounds, as the quota does; where that cannot be written, it takes no blocks either."""
+        """Set the store's bounds, as the quota does; where the disk does not let us, it takes no blocks either.
+
+        *Raises*: StoreError.
+        """
         try:
             self.quota.set_bounds(max_cache, min_free)
-        except (OSError, StoreError) as exc:
+        except OSError as exc:
             log.warning("the store's bounds stay as they are")
             self.trouble.failed(exc)
 
@@ -119,6 +122,7 @@ class Store:
         *Raises*: StoreError; OSError.
         """
         if self.quota.joined:
+            trash.sweep(self.layout)
             self.evictor.recount()
             self.evictor.shrink()
 
@@ -179,22 +183,31 @@ class Store:
         if why is not None:
             self.trouble.failed(why)
         try:
-            file.discard(index)
-            self.quota.freed(file.geometry.length(index))
+            with self.quota.freeing(file.geometry.length(index)):
+                file.discard(index)
         except (OSError, StoreError) as exc:
             self.trouble.failed(exc)  # it stays counted, until the next recount
+
+    def refuse_too_large(self, size: int, shown: str) -> None:
+        """Refuse to keep a whole blob that is larger than the bound. *Raises*: StoreTooSmall. *Units*: bytes."""
+        bound = self.quota.look().max_cache
+        if 0 < bound < size:
+            most = f"a store of {format_size(bound)} at the most (--max-cache)"
+            raise StoreTooSmall(f"{shown}: {format_size(size)} cannot be kept in {most}")
 
     def why_full(self) -> str:
         """Say why the store does not take what was fetched."""
         if self.trouble.reason:
-            return f"the store does not take what was fetched: {self.trouble.reason}"
-        bound = format_size(self.quota.look().max_cache)
-        return f"the store does not take what was fetched: it is full, and nothing in it may go ({bound} at the most)"
+            reason = self.trouble.reason
+        elif bound := self.quota.look().max_cache:
+            reason = f"it is full ({format_size(bound)} at the most), and nothing in it may go"
+        else:
+            reason = "what is written to it cannot be read back"
+        return f"the store does not take what was fetched: {reason}"
 
     def note_uses(self, file: BlobFile, blocks: Iterable[int]) -> None:
         """Note that blocks of a blob were read: hints, which may be lost. Blocks on the disk."""
-        with contextlib.suppress(OSError):
-            file.note_uses(blocks, self.quota.clock, self.quota.room)
+        file.note_uses(blocks, self.quota.clock, self.quota.room)
 
     def present_bytes(self, blob_id: BlobId, size: int) -> int:
         """Return how many bytes of a blob the store has; blocks on the disk. *Raises*: OSError."""
@@ -206,11 +219,4 @@ class Store:
 
     def bytes_on_disk(self) -> int:
         """Return the bytes of blob data that the store keeps on disk; blocks on the disk."""
-        total = 0
-        for shelf in os.scandir(self.layout.path / "blobs"):
-            for blob in os.scandir(shelf):
-                try:
-                    total += os.stat(os.path.join(blob.path, "data"), follow_symlinks=False).st_blocks * 512
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-        return total
+        return sum(layouts.disk_bytes(self.layout, blob_id) for blob_id in layouts.blob_ids(self.layout))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import threading
 import time
@@ -26,12 +27,12 @@ from typing import Final
 
 from lazyfs import records, replacement
 from lazyfs.errors import StoreError
-from lazyfs.extents import Extent, Geometry, runs
+from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.store import holes, trash
 from lazyfs.store import layout as layouts
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import BlobLocks
-from lazyfs.versions import BlobId
+from lazyfs.versions import BlobId, digest_of
 
 _SET_UP_PATIENCE: Final = 5.0
 """Seconds to wait for another process that makes or removes the same blob; each takes well under one."""
@@ -48,6 +49,7 @@ class Files:
     map: int
     uses: int
     lock: int
+    sums: int | None  # of a blob that is known by its digest
 
     @property
     def writable(self) -> bool:
@@ -56,8 +58,9 @@ class Files:
 
     def close(self) -> None:
         """Close them all, which releases the locks."""
-        for fd in {self.data, self.map, self.uses, self.lock}:
-            os.close(fd)
+        for fd in {self.data, self.map, self.uses, self.lock, self.sums}:
+            if fd is not None:
+                os.close(fd)
 
 
 class BlobFile:
@@ -77,6 +80,13 @@ class BlobFile:
     def close(self) -> None:
         """Close the blob. *Locks*: releases all that this process holds of it."""
         self._files.close()
+
+    def claim(self) -> bool:
+        """Use a blob that was only looked into; False when it is being removed, or gone. *Raises*: OSError.
+
+        *Locks*: takes in-use shared (held until `close`).
+        """
+        return self.locks.try_use() and os.fstat(self._files.lock).st_nlink > 0
 
     def entries(self, run: Extent) -> tuple[int, ...]:
         """Return the map entries of a run of blocks; 0 is a missing block, as is one whose entry cannot be read."""
@@ -106,7 +116,7 @@ class BlobFile:
             return None
         return self._verified(index, entry, block)
 
-    def write(self, index: int, block: bytes | bytearray | memoryview) -> int:
+    def write(self, index: int, block: Block) -> int:
         """Put a block's bytes in place and return the checksum for `record`. *Locks*: the block's, held.
 
         *Raises*: OSError, when the disk is full or fails: then the block is as missing as before.
@@ -139,10 +149,17 @@ class BlobFile:
         self._all_before = min(self._all_before, index)
         self.record(index, records.MISSING)
 
-    def evict(self, index: int) -> None:
-        """Make a block missing and give its disk space back. *Locks*: the block's, held. *Raises*: OSError."""
+    def evict(self, index: int, clock: int) -> None:
+        """Make a block missing and give its disk space back. *Locks*: the block's, held. *Raises*: OSError.
+
+        Of a blob that is known by its digest it is remembered what the block was. *Units*: `clock` as replacement.py.
+        """
+        if self._files.sums is not None and (block := self.read(index, wait=True)) is not None:
+            self.note_sum(index, block)
         self.forget(index)
         self.discard(index)
+        (use,) = self.uses(Extent(index, index + 1))
+        self._note(index, replacement.on_eviction(use, clock))
 
     def discard(self, index: int) -> None:
         """Give back the disk space of a block that is not marked present. *Locks*: the block's, held.
@@ -151,9 +168,37 @@ class BlobFile:
         """
         holes.punch(self._data, index * self.geometry.block_size, self.geometry.block_size)
 
+    def note_sum(self, index: int, block: Block) -> None:
+        """Remember what a block is that may have been given out and is not kept. *Raises*: OSError."""
+        self._write_sum(index + 1, hashlib.sha256(block).digest())
+
+    def is_as_before(self, index: int, block: Block) -> bool | None:
+        """Say whether a block is what it was when it was evicted; None when that is not known. *Raises*: OSError."""
+        return self._has_sum(index + 1, hashlib.sha256(block).digest())
+
+    def note_whole(self, digest: str) -> None:
+        """Remember that the whole blob has matched its SHA-256. *Raises*: OSError."""
+        self._write_sum(0, bytes.fromhex(digest))
+
+    def was_whole(self, digest: str) -> bool:
+        """Say whether the whole blob has once matched its SHA-256. *Raises*: OSError."""
+        return self._has_sum(0, bytes.fromhex(digest)) is True
+
+    def _write_sum(self, place: int, sha256: bytes) -> None:
+        if self._files.sums is not None:
+            os.pwrite(self._files.sums, records.pack_sum(sha256), place * records.SUM_SIZE)
+
+    def _has_sum(self, place: int, sha256: bytes) -> bool | None:
+        if self._files.sums is None:
+            return None
+        return records.sum_matches(os.pread(self._files.sums, records.SUM_SIZE, place * records.SUM_SIZE), sha256)
+
     def uses(self, run: Extent) -> tuple[int, ...]:
-        """Return when the blocks of a run were last used, present or not (replacement.py)."""
-        data = os.pread(self._files.uses, len(run) * records.USE_SIZE, run.start * records.USE_SIZE)
+        """Return when the blocks of a run were last used, present or not (replacement.py), as far as that is known."""
+        try:
+            data = os.pread(self._files.uses, len(run) * records.USE_SIZE, run.start * records.USE_SIZE)
+        except OSError:
+            data = b""
         return records.unpack_entries(data, len(run))
 
     def present(self) -> Iterator[tuple[int, int]]:
@@ -168,23 +213,20 @@ class BlobFile:
                         yield index, use
 
     def note_arrival(self, index: int, clock: int, room: int) -> None:
-        """Note that a block comes into the store. *Raises*: OSError. *Units*: as replacement.py."""
+        """Note that a block comes into the store. *Units*: as replacement.py."""
         (use,) = self.uses(Extent(index, index + 1))
         self._note(index, replacement.on_arrival(use, clock, room))
 
     def note_uses(self, blocks: Iterable[int], clock: int, room: int) -> None:
-        """Note that blocks were read. *Raises*: OSError. *Units*: as replacement.py."""
+        """Note that blocks were read. *Units*: as replacement.py."""
         for run in runs(sorted(blocks), _MAP_PIECE):
             for index, use in zip(run.blocks(), self.uses(run), strict=True):
                 if (now := replacement.on_use(use, clock, room)) != use:
                     self._note(index, now)
 
     def _note(self, index: int, use: int) -> None:
-        os.pwrite(self._files.uses, records.pack_entry(use), index * records.USE_SIZE)
-
-    def disk_bytes(self) -> int:
-        """Return how many bytes of the disk its data takes."""
-        return os.fstat(self._data).st_blocks * 512
+        with contextlib.suppress(OSError):  # it is a hint
+            os.pwrite(self._files.uses, records.pack_entry(use), index * records.USE_SIZE)
 
     def complete(self) -> bool:
         """Say whether every block is marked present; looks only at what was not present the last time."""
@@ -294,7 +336,8 @@ def open_known(layout: Layout, blob_id: BlobId, size: int) -> BlobFile:
 def stand_in(blob_id: BlobId, size: int, block_size: int) -> BlobFile:
     """Return what stands for a blob that cannot be opened: all of it is missing, and stays so. *Raises*: OSError."""
     nothing = os.memfd_create("stand-in")
-    return BlobFile(blob_id, Geometry(size, block_size), Files(nothing, nothing, nothing, nothing))
+    sums = os.memfd_create("sums") if digest_of(blob_id) is not None else None
+    return BlobFile(blob_id, Geometry(size, block_size), Files(nothing, nothing, nothing, nothing, sums))
 
 
 def look_into(layout: Layout, blob_id: BlobId) -> BlobFile:
@@ -306,7 +349,7 @@ def look_into(layout: Layout, blob_id: BlobId) -> BlobFile:
         directory = layouts.blob_directory(layout, blob_id, create=False)
         try:
             lock = _open("lock", directory, undo, create=False)
-            files = _open_rest(directory, lock, undo, create=False)
+            files = _open_rest(blob_id, directory, lock, undo, create=False)
         finally:
             os.close(directory)
         header = records.unpack_map_header(os.pread(files.map, records.MAP_HEADER_SIZE, 0))
@@ -322,9 +365,9 @@ def _open_in(layout: Layout, blob_id: BlobId, directory: int, size: int, block_s
         if not (locks.try_use() and layouts.leads_to(layout, blob_id, directory)):
             return None
         if not layouts.writable(lock):
-            files, geometry = _open_as_it_is(directory, lock, undo, size)
+            files, geometry = _open_as_it_is(blob_id, directory, lock, undo, size)
         elif locks.try_set_up():
-            files = _open_rest(directory, lock, undo, create=True)
+            files = _open_rest(blob_id, directory, lock, undo, create=True)
             geometry = _set_up(files.map, files.data, size, block_size)
             locks.end_set_up()
         else:
@@ -333,10 +376,12 @@ def _open_in(layout: Layout, blob_id: BlobId, directory: int, size: int, block_s
         return BlobFile(blob_id, geometry, files)
 
 
-def _open_as_it_is(directory: int, lock: int, undo: contextlib.ExitStack, size: int) -> tuple[Files, Geometry]:
+def _open_as_it_is(
+    blob_id: BlobId, directory: int, lock: int, undo: contextlib.ExitStack, size: int
+) -> tuple[Files, Geometry]:
     """Open a blob on a read-only disk. *Raises*: StoreError; OSError, when it was not made to its end."""
     try:
-        files = _open_rest(directory, lock, undo, create=False)
+        files = _open_rest(blob_id, directory, lock, undo, create=False)
         header = records.unpack_map_header(os.pread(files.map, records.MAP_HEADER_SIZE, 0))
     except (FileNotFoundError, records.BadRecord):
         raise layouts.read_only() from None
@@ -344,14 +389,23 @@ def _open_as_it_is(directory: int, lock: int, undo: contextlib.ExitStack, size: 
     return files, Geometry(size, header.block_size)
 
 
-def _open_rest(directory: int, lock: int, undo: contextlib.ExitStack, *, create: bool) -> Files:
+def _open_rest(blob_id: BlobId, directory: int, lock: int, undo: contextlib.ExitStack, *, create: bool) -> Files:
     map_fd, data = _open("map", directory, undo, create=create), _open("data", directory, undo, create=create)
+    uses = _open_or_stand_in("uses", directory, undo)
+    sums = _open_or_stand_in("sums", directory, undo) if digest_of(blob_id) is not None else None
+    return Files(data, map_fd, uses, lock, sums)
+
+
+def _open_or_stand_in(name: str, directory: int, undo: contextlib.ExitStack) -> int:
+    """Open what no open fails for, unless the blob is gone. *Raises*: FileNotFoundError."""
     try:
-        uses = _open("uses", directory, undo, create=True)
+        return _open(name, directory, undo, create=True)
+    except FileNotFoundError:
+        raise
     except OSError:
-        uses = os.memfd_create("uses")  # hints, which nothing fails for
-        undo.callback(os.close, uses)
-    return Files(data, map_fd, uses, lock)
+        fd = os.memfd_create(name)
+        undo.callback(os.close, fd)
+        return fd
 
 
 def _open(name: str, directory: int, undo: contextlib.ExitStack, *, create: bool) -> int:

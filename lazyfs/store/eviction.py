@@ -5,9 +5,10 @@
             └──────────────────────────────────── used up ────────────────────────────────────────┘
 
 A candidate was chosen a while ago, by a look that takes no lock. It is evicted only if, with its block's lock held, it
-is still as it was: present, and not used since. So a block that is being fetched is never touched, nor is one of a blob
-that is pinned. Its map entry goes first, its bytes after: whoever reads it meanwhile, here or in another process, finds
-bytes that do not match, which look like a missing block (blobfile.py, I2).
+is still as it was: present, not used since, and of a blob that is neither pinned nor leased by who fills it. So a block
+that is being fetched is never touched, and once a blob is pinned, no eviction of it begins. The map entry goes first,
+the bytes after: whoever reads it meanwhile, here or in another process, finds bytes that do not match, which look like
+a missing block (blobfile.py, I2). Who evicts from a blob uses it: nobody removes it meanwhile.
 
 Any number of processes may evict at once. They choose alike, and the locks tell them apart.
 """
@@ -110,7 +111,7 @@ class Evictor:
             return True
         with self._mutex:
             while lacking := self._quota.take(length):
-                if time.monotonic() < self._nothing_until:
+                if time.monotonic() < self._nothing_until or length > self._quota.most:
                     return False
                 if not self._free(lacking + self._quota.room // MORE):
                     self._nothing_until = time.monotonic() + AGAIN
@@ -181,45 +182,48 @@ class Evictor:
         if blob is None or not blob.locks.try_blocks(run):
             return 0
         try:
-            if blob.entries(run)[0] == MISSING or blob.uses(run)[0] != candidate.use:
+            as_it_was = blob.entries(run)[0] != MISSING and blob.uses(run)[0] == candidate.use
+            if not as_it_was or _is_kept(self._layout, blob):
                 return 0
-            blob.evict(candidate.block)
+            length = blob.geometry.length(candidate.block)
+            with self._quota.freeing(length):
+                blob.evict(candidate.block, self._quota.clock)
         finally:
             blob.locks.release_blocks(run)
-        length = blob.geometry.length(candidate.block)
-        with suppress(OSError):  # else it stays counted, until the next recount
-            self._quota.freed(length)
         self._queue_of(candidate).bytes -= length
         return length
 
     def _look_through(self) -> None:
         """Find new candidates, and count what is there on the way."""
-        trash.sweep(self._layout)
         self._looked_at = self._quota.look().clock
         self._quota.recount(self._measure)
 
     def _measure(self) -> int:
-        """Find the candidates, and return how many bytes of blob data are on the disk."""
+        """Find the candidates, and return how many bytes of blob data are on the disk.
+
+        What goes to the trash meanwhile is counted twice rather than not at all: the trash comes last.
+        """
         self._cold, self._hot = _Queue(), _Queue()
-        total = trash.disk_bytes(self._layout)
+        total = 0
         for blob_id in layouts.blob_ids(self._layout):
-            try:
-                with closing(look_into(self._layout, blob_id)) as blob:
-                    total += max(self._add_blocks(blob), blob.disk_bytes())
-            except (OSError, BadRecord):  # one that cannot be looked into keeps no other from being evicted
-                total += layouts.disk_bytes(self._layout, blob_id)
+            present = 0
+            # One that cannot be looked into keeps no other from being evicted.
+            with suppress(OSError, BadRecord), closing(look_into(self._layout, blob_id)) as blob:
+                present = self._add_blocks(blob)
+            with suppress(OSError):
+                total += max(present, layouts.disk_bytes(self._layout, blob_id))
         self._cold.order()
         self._hot.order()
-        return total
+        return total + trash.disk_bytes(self._layout)
 
     def _add_blocks(self, blob: BlobFile) -> int:
         """Find a blob's candidates, and return how many bytes of it are present."""
-        pinned = layouts.is_pinned(self._layout, blob.blob_id)
+        kept = _is_kept(self._layout, blob)
         total = 0
         for index, use in blob.present():
             length = blob.geometry.length(index)
             total += length
-            if not pinned:
+            if not kept:
                 candidate = Candidate(use, blob.blob_id, index)
                 self._queue_of(candidate).add(candidate, length)
         return total
@@ -249,10 +253,18 @@ class _Blobs:
         return {blob_id for blob_id, blob in self._open.items() if blob is not None}
 
     def get(self, blob_id: BlobId) -> BlobFile | None:
-        """Return a blob that is there and not pinned."""
+        """Return a blob that is there, and let nobody remove it."""
         if blob_id not in self._open:
             self._open[blob_id] = None
             with suppress(OSError, BadRecord):
-                if not layouts.is_pinned(self._layout, blob_id):
-                    self._open[blob_id] = look_into(self._layout, blob_id)
+                blob = look_into(self._layout, blob_id)
+                if blob.claim():
+                    self._open[blob_id] = blob
+                else:
+                    blob.close()
         return self._open[blob_id]
+
+
+def _is_kept(layout: Layout, blob: BlobFile) -> bool:
+    """Say whether nothing of a blob may go."""
+    return layouts.is_pinned(layout, blob.blob_id) or blob.locks.is_leased()

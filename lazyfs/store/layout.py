@@ -245,18 +245,19 @@ def blob_ids(layout: Layout) -> Iterator[BlobId]:
 
 
 def disk_bytes(layout: Layout, blob_id: BlobId) -> int:
-    """Return how many bytes of the disk a blob's data takes, as far as can be seen without opening it."""
-    with contextlib.suppress(OSError):
-        name = f"{shelf_of(blob_id)}/{blob_id}/data"
-        return os.stat(name, dir_fd=layout.blobs, follow_symlinks=False).st_blocks * 512
-    return 0
+    """Return how many bytes of the disk a blob's data takes; 0 when it has none. *Raises*: OSError."""
+    try:
+        path = f"{shelf_of(blob_id)}/{blob_id}/data"
+        return os.stat(path, dir_fd=layout.blobs, follow_symlinks=False).st_blocks * 512
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def is_pinned(layout: Layout, blob_id: BlobId) -> bool:
     """Say whether nothing of a blob may be evicted: a file `pin` lies beside its data."""
     try:
         os.stat(f"{shelf_of(blob_id)}/{blob_id}/pin", dir_fd=layout.blobs, follow_symlinks=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 

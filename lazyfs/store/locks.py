@@ -8,6 +8,7 @@ on its `lock` file, which is never unlinked while the blob is in `blobs/`; the s
 |---|---|---|---|---|
 | in use | 2^62 of `lock` | the blob's directory | shared: while open; exclusive: tried, to remove | all below |
 | set-up | 2^62 + 1 | the making of map and data | exclusive, tried again for 5 s | nothing |
+| lease | 2^62 + 4 | the blob against eviction | shared: while it is filled; looked at, to evict | all below |
 | pass | 2^62 + 3 | the one pass over an origin that ignores ranges | exclusive, tried; then polled | blocks and below |
 | block i | i | its fetch, its eviction | exclusive: tried, and to fetch then polled | a higher block and below |
 | gate | 2^62 + 2 | the question which block is the last one missing (verify.py) | exclusive, tried again | nothing |
@@ -40,6 +41,7 @@ _IN_USE: Final = _FAR
 _SET_UP: Final = _IN_USE + 1
 _GATE: Final = _IN_USE + 2
 _PASS: Final = _IN_USE + 3
+_LEASE: Final = _IN_USE + 4
 _UPDATE: Final = _FAR
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, len, pid
 
@@ -110,6 +112,18 @@ class BlobLocks(_Locks):
     def end_set_up(self) -> None:
         """Release the set-up lock."""
         self._set(fcntl.F_UNLCK, _SET_UP, 1)
+
+    def take_lease(self) -> None:
+        """Keep the blob from eviction."""
+        self._set(fcntl.F_RDLCK, _LEASE, 1)
+
+    def end_lease(self) -> None:
+        """Release the lease."""
+        self._set(fcntl.F_UNLCK, _LEASE, 1)
+
+    def is_leased(self) -> bool:
+        """Say whether somebody with another descriptor has a lease. *Raises*: OSError."""
+        return self._in_the_way(_LEASE, 1) is not None
 
     def try_pass(self) -> bool:
         """Take the pass lock; False while another process has it. *Raises*: OSError."""

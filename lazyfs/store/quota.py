@@ -8,11 +8,12 @@ The quota is a file (records.py) with the sum of what is on the disk and what is
 and not written yet stands in its slot. The invariants:
 
  Q1  `used` is never less than the bytes on the disk plus the slots: it grows before bytes are written (`_grant`) and
-     shrinks after they are gone (`freed`). So the disk never holds more than the bound.
+     shrinks after they are gone (`freeing`). So the disk never holds more than the bound.
  Q2  A slot is never less than what its process has yet to write.
 
 A killed process leaves `used` too large, by what stands in its slot. `recount` mends that: it measures the disk and
-takes the sum for `used` if it is less.
+takes the sum for `used` if it is less. Bytes that go while it measures, it may have seen or not. So recounts are
+numbered, and what went while there was one stays counted (Q1), until the next.
 
 Where the file cannot be opened to write, a stand-in in memory that nobody shares takes its place, and nothing is
 written to the store, until `join` finds that it can be.
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import threading
 import time
@@ -34,6 +36,7 @@ from typing import Final
 from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.records import Quota
+from lazyfs.store import holes
 from lazyfs.store import layout as layouts
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import QuotaLocks
@@ -59,46 +62,48 @@ class QuotaKeeper:
 
     def __init__(self, layout: Layout) -> None:
         self._root = layout.root
-        self._fd = os.memfd_create("quota")
+        self.joined = True  # whether it is the store's own file
+        try:
+            self._fd = self._open()
+        except OSError:
+            self._fd, self.joined = self._stand_in(), False
         self._locks = QuotaLocks(self._fd)
-        self.joined = False  # whether it is the store's own file
         self._owed: dict[str, int] = {}  # bounds that could not be written there yet
         self._mutex = threading.Lock()  # the update lock is one for all threads of this process
         self._pool = 0  # reserved, and nobody has it yet
         self._taken = 0  # reserved, and being written
         self._slot = -1
         self._seen = Quota()
-        try:
-            self._join()
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._stand_in()
         self.look()
 
     def join(self) -> None:
         """Work with the store's own file from here on, if that is not so. *Raises*: OSError; StoreError."""
-        if not self.joined:
-            self._join()
+        with self._mutex:
+            if not self.joined:
+                stand_in, self._fd = self._fd, self._open()
+                os.close(stand_in)
+                self._locks, self.joined = QuotaLocks(self._fd), True
         if self._owed:
             self.set_bounds(None, None)
 
-    def _join(self) -> None:
-        with self._mutex:
-            fd = layouts.open_file("quota", self._root, create=True)
-            if not layouts.writable(fd):
-                os.close(fd)
-                raise layouts.read_only()
-            stand_in, self._fd, self._locks = self._fd, fd, QuotaLocks(fd)
-            os.close(stand_in)
-            self.joined, self._slot, self._pool = True, -1, 0
-
-    def _stand_in(self) -> None:
-        """Take over what the store's file says. *Raises*: OSError."""
-        fd = layouts.open_file("quota", self._root, create=False)
-        try:
-            os.pwrite(self._fd, os.pread(fd, records.QUOTA_SIZE, 0), 0)
-        finally:
+    def _open(self) -> int:
+        """Open the file to write. *Raises*: OSError."""
+        fd = layouts.open_file("quota", self._root, create=True)
+        if not layouts.writable(fd):
             os.close(fd)
+            raise layouts.read_only()
+        return fd
+
+    def _stand_in(self) -> int:
+        """Return a file in memory with what can be read of ours. *Raises*: OSError."""
+        stand_in = os.memfd_create("quota")
+        with contextlib.suppress(OSError):
+            fd = layouts.open_file("quota", self._root, create=False)
+            try:
+                os.pwrite(stand_in, os.pread(fd, records.QUOTA_SIZE, 0), 0)
+            finally:
+                os.close(fd)
+        return stand_in
 
     def close(self) -> None:
         """Give back what is reserved, and the slot."""
@@ -119,6 +124,11 @@ class QuotaKeeper:
         """The bytes among which blocks compete: the bound, or without one what there is."""
         return self._seen.max_cache or self._seen.used
 
+    @property
+    def most(self) -> int:
+        """The bytes that there is ever room for."""
+        return self._seen.max_cache or UNKNOWN
+
     def look(self) -> Quota:
         """Return the quota as it is now."""
         self._seen = self._read()
@@ -128,16 +138,29 @@ class QuotaKeeper:
         """Set the store's bounds, for all its processes from their next grant on. *Units*: bytes; None: as it is.
 
         What cannot be written is not forgotten: `join` tries it again.
+
+        *Raises*: StoreError, also when the file system cannot give the room of an evicted block back.
         """
         now = self.look()
         bounds = {"max_cache": max_cache, "min_free": min_free}
         self._owed |= {name: value for name, value in bounds.items() if value is not None}
         changes = {name: value for name, value in self._owed.items() if getattr(now, name) != value}
         if changes:
+            if any(changes.values()):
+                self._refuse_without_holes()
             with self._mutex, self._changing() as quota:
                 self._write(dataclasses.replace(quota, **changes))
         if self.joined:
             self._owed = {}
+
+    def _refuse_without_holes(self) -> None:
+        try:
+            holes.punch(self._fd, 1 << 30, 1 << 16)  # where nothing is
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP:
+                raise
+            remedy = "put the store on ext4, xfs, btrfs or tmpfs, or go without --max-cache and --min-free"
+            raise StoreError(f"the store's file system cannot free parts of a file: {remedy}") from exc
 
     def take(self, length: int) -> int:
         """Reserve bytes for one block; return 0, or how many must be freed before it is worth trying again.
@@ -162,10 +185,14 @@ class QuotaKeeper:
             self._taken -= length
             self._pool += length
 
-    def freed(self, length: int) -> None:
-        """Say that bytes are not on the disk any more. *Locks*: takes update, for microseconds."""
+    @contextlib.contextmanager
+    def freeing(self, length: int) -> Iterator[None]:
+        """Take bytes off the disk inside, and count them no more. *Locks*: takes update, at the end."""
+        recounts = self.look().recounts
+        yield
         with self._mutex, self._changing() as quota:
-            self._write(dataclasses.replace(quota, used=max(0, quota.used - length)))
+            if quota.recounts == recounts:
+                self._write(dataclasses.replace(quota, used=max(0, quota.used - length)))
 
     def excess(self) -> int:
         """Return how many bytes must be freed until the store is within its bounds."""
@@ -186,13 +213,12 @@ class QuotaKeeper:
             most = found + reserved + quota.clock - before.clock
             if most < quota.used or quota.used < found:
                 with contextlib.suppress(OSError):
-                    self._write(dataclasses.replace(quota, used=most))
+                    self._write(dataclasses.replace(quota, used=most, recounts=quota.recounts + 1))
 
     def _grant(self, length: int) -> int:
         """Move a batch from the quota to the pool; return what is lacking for `length` bytes."""
         with self._changing() as quota:
-            bound = quota.max_cache or UNKNOWN
-            batch = max(length, min(LARGEST_BATCH, bound // BATCHES))
+            batch = max(length, min(LARGEST_BATCH, self.most // BATCHES))
             if self._lacking(quota, batch):
                 batch = length
             if lacking := self._lacking(quota, batch):
@@ -227,8 +253,8 @@ class QuotaKeeper:
     def _read(self) -> Quota:
         try:
             return records.unpack_quota(os.pread(self._fd, records.QUOTA_SIZE, 0))
-        except records.BadRecord:
-            return dataclasses.replace(self._seen, used=UNKNOWN)  # new, or damaged
+        except (records.BadRecord, OSError):
+            return dataclasses.replace(self._seen, used=UNKNOWN)  # new, damaged, or on a disk that fails
 
     def _write(self, quota: Quota) -> None:
         os.pwrite(self._fd, records.pack_quota(quota), 0)

@@ -49,6 +49,23 @@ async def fetch(asker: Client, url: str, version: Version, extent: Extent = PIEC
         return bytes(body[:length])
 
 
+@asynccontextmanager
+async def saying(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Give one answer after the other, to the letter; yield the URL and the heads of the requests."""
+    left, heads = iter(answers), list[bytes]()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        while head := await stream.receive_some():
+            heads.append(head)
+            await stream.send_all(next(left))
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}/x", heads
+        nursery.cancel_scope.cancel()
+
+
 def run(main: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
         with trio.fail_after(60):

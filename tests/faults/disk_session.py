@@ -108,7 +108,7 @@ def unsound(path: Path) -> list[str]:
     with contextlib.closing(Store.open(path)) as store:
         for blob_id in layouts.blob_ids(store.layout):
             with contextlib.suppress(records.BadRecord), contextlib.closing(look_into(store.layout, blob_id)) as blob:
-                total += blob.disk_bytes()
+                total += layouts.disk_bytes(store.layout, blob_id)
                 entries = blob.entries(Extent(0, blob.geometry.blocks))
                 found += [
                     f"block {index} of {blob_id}"

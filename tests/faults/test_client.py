@@ -6,16 +6,20 @@ import contextlib
 
 import pytest
 
+from lazyfs import urls
 from lazyfs.errors import (
     BlobChanged,
     OriginBadAnswer,
     OriginError,
+    OriginRefused,
     OriginUnreachable,
 )
 from lazyfs.extents import Extent
 from lazyfs.origin.client import ClientOptions
+from lazyfs.origin.credentials import CredentialOptions
 from lazyfs.origin.transport import TransportOptions
-from tests.faults.asking import BLOB, PIECE, client, count, expected, fetch, pinned, run
+from lazyfs.versions import Version
+from tests.faults.asking import BLOB, PIECE, client, count, expected, fetch, pinned, run, saying
 from tests.servers import MisbehavingOrigin
 
 
@@ -61,6 +65,38 @@ def test_a_weak_etag_is_compared_and_no_condition_of_a_range(origin: Misbehaving
     assert not any("if-match" in line["headers"] for line in origin.log())
 
 
+def test_what_says_that_a_weak_etag_still_holds_is_not_asked_for() -> None:
+    """Reads compare the date as well, and would fail for ever if look-ups did not."""
+    was = Version(9, 'W/"a"', "Sat, 01 Jan 2022 00:00:00 GMT")
+    unchanged = b'HTTP/1.1 304 N\r\nETag: W/"a"\r\n\r\n'
+    answer = b'HTTP/1.1 206 P\r\nETag: W/"a"\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\na'
+
+    async def main() -> None:
+        async with saying(answer, answer, unchanged) as (url, heads), client() as asker:
+            found = await asker.probe(url, was)
+            assert found is not None
+            assert found.version == Version(9, 'W/"a"')
+            assert not any(b"if-none-match" in head for head in heads)
+
+    run(main)
+
+
+def test_an_etag_that_is_not_ascii_is_compared_and_no_condition() -> None:
+    """What its bytes were, is a guess."""
+    answer = 'HTTP/1.1 206 P\r\nETag: "é{}"\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\na'
+    one, other = answer.format(1).encode(), answer.format(2).encode()
+
+    async def main() -> None:
+        async with saying(one, one, other, other) as (url, heads), client() as asker:
+            version = await pinned(asker, url)
+            assert await fetch(asker, url, version, Extent(0, 1)) == b"a"
+            with pytest.raises(BlobChanged):
+                await fetch(asker, url, version, Extent(0, 1))
+            assert not any(b"if-match" in head for head in heads)
+
+    run(main)
+
+
 def test_of_a_version_that_is_gone_nothing_is_sent(origin: MisbehavingOrigin) -> None:
     url = origin.plain(BLOB)
 
@@ -96,6 +132,17 @@ def test_a_body_of_another_length_is_no_answer(
             version = await pinned(asker, url)
             with pytest.raises(kind, match=reason):
                 await fetch(asker, url, version)
+
+    run(main)
+
+
+def test_a_page_that_is_too_large_is_not_asked_for_again(origin: MisbehavingOrigin) -> None:
+    """It would be as large."""
+
+    async def main() -> None:
+        async with client() as asker:
+            with pytest.raises(OriginRefused, match="a page of more than 1000 bytes"):
+                await asker.fetch_page(origin.plain(BLOB), 1000)
 
     run(main)
 
@@ -157,6 +204,32 @@ def test_so_is_another_version_that_a_look_up_finds(origin: MisbehavingOrigin) -
 
     run(main)
     assert [line["headers"].get("cache-control") for line in origin.log()] == [None, None, "no-cache"]
+
+
+@pytest.mark.parametrize(
+    "line", [b"Location : http://elsewhere/?signature=planted", b"Location: /?signature=planted\0", b"planted"]
+)
+def test_what_is_no_answer_is_not_quoted(line: bytes) -> None:
+    async def main() -> None:
+        async with saying(b"HTTP/1.1 302 F\r\n" + line + b"\r\n\r\n") as (url, _), client() as asker:
+            with pytest.raises(OriginUnreachable, match="not an HTTP answer") as caught:
+                await asker.probe(url)
+            assert "planted" not in str(caught.value)
+
+    run(main)
+
+
+def test_what_cannot_be_sent_is_not_quoted(origin: MisbehavingOrigin) -> None:
+    async def main() -> None:
+        credentials = CredentialOptions(
+            headers=(("x-token", "planted "),), named=frozenset({urls.origin_of(origin.base)})
+        )
+        async with client(ClientOptions(credentials)) as asker:
+            with pytest.raises(OriginRefused, match="cannot be asked for") as caught:
+                await asker.probe(origin.plain(BLOB))
+            assert "planted" not in str(caught.value)
+
+    run(main)
 
 
 @pytest.mark.parametrize("proxied", [False, True])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import ssl
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,15 +15,18 @@ import trio.testing
 
 from lazyfs import urls
 from lazyfs.errors import (
+    OriginBadAnswer,
     OriginError,
     OriginUnreachable,
 )
 from lazyfs.extents import Extent
-from lazyfs.origin import slots
+from lazyfs.origin import slots, wire
 from lazyfs.origin.client import ClientOptions
 from lazyfs.origin.transport import TransportOptions
 from lazyfs.urgency import Urgency
-from tests.faults.asking import BLOB, PIECE, client, expected, fetch, pinned, run
+from lazyfs.versions import Version
+from tests.certificates import LOOPBACK, Authority
+from tests.faults.asking import BLOB, PIECE, client, expected, fetch, pinned, run, saying
 from tests.servers import MisbehavingOrigin
 
 
@@ -206,6 +211,88 @@ def test_what_an_idle_connection_says_unasked_is_no_answer(origin: MisbehavingOr
             assert await asker.probe(url)
             assert requests == 2
             nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_what_came_with_an_answer_over_tls_is_no_answer(tmp_path: Path) -> None:
+    """It is not in the socket any more: it has been decrypted along with the answer."""
+    authority = Authority(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(authority.issue("server", *LOOPBACK))
+    head = b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-8/9\r\nContent-Length: 9\r\n\r\n"
+
+    async def main() -> None:
+        begun = trio.Event()
+
+        async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
+            right = b"b" * 9 if begun.is_set() else b"a" * 9
+            await stream.receive_some()
+            await stream.send_all(head)
+            await begun.wait()
+            await stream.send_all(right + head + b"wrong " * 2)
+
+        (listener,) = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1")
+        url = f"https://127.0.0.1:{listener.transport_listener.socket.getsockname()[1]}/x"  # type: ignore[attr-defined]
+        options = ClientOptions(transport=TransportOptions(ca_file=authority.pem))
+        async with trio.open_nursery() as nursery, client(options) as asker:
+            nursery.start_soon(trio.serve_listeners, serve, [listener])
+            asking = asker._sender._transport.send
+            async with aclosing(await asking(url, [])) as reply:
+                begun.set()
+                assert await reply.receive_into(memoryview(bytearray(9))) == 9
+            assert await fetch(asker, url, Version(9), Extent(0, 9)) == b"b" * 9
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_of_several_idle_connections_only_one_is_waited_for(
+    origin: MisbehavingOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may all be dead, without a sign: each would cost the whole of the patience."""
+    monkeypatch.setattr(wire, "HEAD_TIMEOUT", 0.3)
+    url = origin.url("stall", BLOB)
+
+    async def main() -> None:
+        async with client() as asker:
+            version = await pinned(asker, origin.plain(BLOB))
+            async with contextlib.AsyncExitStack() as idle:
+                for _ in range(3):
+                    answer = await idle.enter_async_context(
+                        aclosing(await asker.ask(origin.plain(BLOB), Extent(0, 9), version))
+                    )
+                    while await answer.receive_into(memoryview(bytearray(9))):
+                        pass
+            with pytest.raises(OriginUnreachable, match="no answer for"):
+                await fetch(asker, url, version)
+
+    run(main)
+    assert origin.stats(url)["requests"] == 1
+
+
+def test_an_answer_that_ends_before_it_begins_is_not_waited_for() -> None:
+    head = b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-8/9\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def main() -> None:
+        async with saying(head + b"0\r\n\r\n", head + b"9\r\nabcdefghi\r\n0\r\n\r\n") as (url, _), client() as asker:
+            with pytest.raises(OriginBadAnswer, match="ended 9 bytes early"):
+                await fetch(asker, url, Version(9), Extent(0, 9))
+            assert await fetch(asker, url, Version(9), Extent(0, 9)) == b"abcdefghi"
+
+    run(main)
+
+
+def test_an_answer_with_a_body_that_it_must_not_have_is_the_last_of_its_connection() -> None:
+    unchanged = b'HTTP/1.1 304 N\r\nETag: "a"\r\nContent-Length: 9\r\n\r\nabcd'
+
+    async def main() -> None:
+        async with saying(unchanged) as (url, _):
+            pool = wire.Pool(lambda place: ssl.create_default_context())
+            exchange, head = await pool.exchange(urls.origin_of(url), b"/x", [(b"host", b"x")])
+            assert head.status == 304
+            await exchange.aclose()
+            assert not pool._idle, "the rest of it would pass for the next answer"
 
     run(main)
 

@@ -21,7 +21,7 @@ from lazyfs.extents import Extent
 from lazyfs.origin import transport, wire
 from lazyfs.origin.client import ClientOptions
 from lazyfs.origin.health import SAMPLES_LEAST, SLOW_AT_FIRST, SLOW_LEAST
-from lazyfs.origin.transport import Unconnected
+from lazyfs.origin.transport import TransportOptions, Unconnected
 from tests.faults.asking import BLOB, PIECE, client, expected, fetch, pinned, run, until_left_alone
 from tests.servers import MisbehavingOrigin
 
@@ -94,6 +94,31 @@ def test_silence_is_given_up(origin: MisbehavingOrigin, monkeypatch: pytest.Monk
             version = await pinned(asker, url)
             with pytest.raises(OriginUnreachable, match=r"no (answer|byte came) for 0\.3 s"):
                 await fetch(asker, url, version)
+
+    run(main)
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_head_that_comes_in_drops_is_given_up(monkeypatch: pytest.MonkeyPatch, proxied: bool) -> None:
+    monkeypatch.setattr(wire, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(wire, "HEAD_TIMEOUT", 0.3)
+
+    async def drip(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(b"HTTP/1.1 206 P\r\n")
+            while True:
+                await stream.send_all(b"X: y\r\n")
+                await trio.sleep(0.05)
+
+    async def main() -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        base = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        options = ClientOptions(transport=TransportOptions(proxy=base if proxied else None))
+        async with trio.open_nursery() as nursery, client(options) as asker:
+            nursery.start_soon(trio.serve_listeners, drip, [listener])
+            with trio.fail_after(5), pytest.raises(OriginUnreachable, match="no answer"):
+                await asker.probe(f"{base}/x")
+            nursery.cancel_scope.cancel()
 
     run(main)
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
 from lazyfs import urls
-from lazyfs.errors import LazyfsError, OriginUnreachable
+from lazyfs.errors import LazyfsError, OriginUnreachable, UsageError
 from lazyfs.origin.transport import ENVIRONMENT, Transport, TransportOptions
 from tests.certificates import LOOPBACK, Authority
 from tests.servers import Nginx
@@ -142,6 +143,47 @@ def test_the_environments_proxies_count_only_when_asked(
         monkeypatch.setenv("no_proxy", excepted)
         get(asking, *places)
     assert len(proxy.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "excepted", "asked"),
+    [
+        ("localhost,::1", "http://[::1]:9/", "http://elsewhere.example/"),
+        ("[::1]", "http://[::1]:9/", "http://[::2]:9/"),
+        ("intern.example", "http://a.intern.example/", "http://myintern.example/"),
+        (".intern.example", "http://a.intern.example/", "http://myintern.example/"),
+        ("*.intern.example", "http://a.intern.example/", "http://myintern.example/"),
+        ("intern.example:9", "http://intern.example:9/", "http://intern.example/"),
+        ("10.1.2.3", "http://10.1.2.3/", "http://10.1.2.4/"),
+        ("fe80::/10, ::: , 10.1.2.3", "http://10.1.2.3/", "http://[fe80::1]/"),
+    ],
+)
+def test_what_the_environment_excepts_is_asked_directly(
+    monkeypatch: pytest.MonkeyPatch, no_proxy: str, excepted: str, asked: str
+) -> None:
+    """As curl and Python's urllib read it; what is no host or address of one says nothing."""
+    monkeypatch.setenv("http_proxy", "http://proxy.example:8080")
+    monkeypatch.setenv("no_proxy", no_proxy)
+
+    async def main() -> None:
+        http = Transport(TransportOptions(proxy=ENVIRONMENT))._http
+        direct = http._transport
+        assert http._transport_for_url(httpx.URL(excepted)) is direct
+        assert http._transport_for_url(httpx.URL(asked)) is not direct
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://:s3cret@proxy.example", "http://"])
+def test_a_proxy_in_the_environment_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+
+    async def main() -> None:
+        with pytest.raises(UsageError, match="http_proxy: a proxy is an http or https URL") as caught:
+            Transport(TransportOptions(proxy=ENVIRONMENT))
+        assert "s3cret" not in str(caught.value)
+
+    trio.run(main)
 
 
 def test_a_client_certificate_is_shown_to_those_who_were_named(

@@ -297,6 +297,17 @@ def test_fetch_writes_out_and_checks(nginx: Nginx, docroot: Path, tmp_path: Path
     assert nginx.body_bytes() == 2 * MIB + 3
 
 
+def test_fetch_writes_into_what_is_no_file_and_leaves_it_there(nginx: Nginx, docroot: Path, tmp_path: Path) -> None:
+    source, pipe = made(docroot, "blob", MIB), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        content = pool.submit(pipe.read_bytes)
+        done = lazyfs("fetch", "--store", tmp_path / "store", "-o", pipe, nginx.url + "/blob")
+        assert done.returncode == 0, done.stderr
+        assert content.result(30) == source.read_bytes()
+    assert pipe.is_fifo()
+
+
 def test_fetch_in_four_processes_costs_the_bytes_once(nginx: Nginx, docroot: Path, tmp_path: Path) -> None:
     source = made(docroot, "blob", 32 * MIB)
     outs = [tmp_path / f"out{number}" for number in range(4)]

@@ -6,11 +6,13 @@ import hashlib
 import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from lazyfs import records, verify
 from lazyfs.blob import Blob
 from lazyfs.errors import DigestMismatch
 from lazyfs.extents import Extent
@@ -164,3 +166,79 @@ def test_a_block_that_rots_before_the_last_one_comes_is_not_believed(tmp_path: P
             await here.check(blob, 0, SIZE)
 
     scenario(play, tmp_path, served=CONTENT)
+
+
+def evict(here: World, *blocks: int) -> None:
+    """Evict blocks as the evictor does."""
+    with here.elsewhere() as file:
+        for index in blocks:
+            file.evict(index, 0)
+
+
+def test_a_wrong_block_that_is_evicted_and_comes_back_right_does_not_make_the_blob_right(tmp_path: Path) -> None:
+    """Its reader has read on."""
+
+    async def play(here: World) -> None:
+        async with here.opened() as blob:
+            await here.check(blob, BLOCK, BLOCK)  # the wrong one
+            evict(here, 1)
+            here.origin.content = here.content = CONTENT
+            with pytest.raises(DigestMismatch, match="not what it was"):
+                await here.check(blob, BLOCK, BLOCK)
+            await wait_all_tasks_blocked()
+        assert len(directories(here)) == 1
+
+    scenario(play, tmp_path, served=WRONG)
+
+
+def test_what_is_evicted_and_comes_back_costs_no_second_look_at_the_whole(tmp_path: Path) -> None:
+    async def play(here: World) -> None:
+        async with here.opened() as blob:
+            await read_all(here, blob, tuple(range(BLOCKS)))
+            evict(here, 2)
+            with mock.patch.object(verify, "_digest_with", side_effect=AssertionError):
+                await here.check(blob, 2 * BLOCK, BLOCK)
+            assert blob.present_bytes() == SIZE
+
+    scenario(play, tmp_path, served=CONTENT)
+
+
+@pytest.mark.parametrize("place", [0, 3], ids=["of the whole", "of the block"])
+def test_where_it_is_not_known_what_was_there_the_whole_is_looked_at(tmp_path: Path, place: int) -> None:
+    async def play(here: World) -> None:
+        async with here.opened() as blob:
+            await read_all(here, blob, tuple(range(BLOCKS)))
+            evict(here, 2)
+            here.damage(place * records.SUM_SIZE + 5, 1, "sums")
+            with mock.patch.object(verify, "_digest_with", wraps=verify._digest_with) as looked:
+                await here.check(blob, 2 * BLOCK, BLOCK)
+            assert looked.call_count == 1
+            assert blob.present_bytes() == SIZE
+
+    scenario(play, tmp_path, served=CONTENT)
+
+
+def test_what_was_evicted_before_the_blob_was_ever_whole_does_not_spare_the_look(tmp_path: Path) -> None:
+    async def play(here: World) -> None:
+        async with here.opened() as blob:
+            await here.check(blob, 0, BLOCK)
+            evict(here, 0)
+            with pytest.raises(DigestMismatch, match="its digest is"):
+                await read_all(here, blob, (1, 2, 3, 0))
+            await wait_all_tasks_blocked()
+
+    scenario(play, tmp_path, served=WRONG)
+
+
+def test_what_was_given_out_and_not_kept_is_always_the_same(tmp_path: Path) -> None:
+    async def play(here: World) -> None:
+        here.store.quota.set_bounds(1, None)  # nothing is kept
+        async with here.opened() as blob:
+            await here.check(blob, BLOCK, BLOCK)
+            await here.check(blob, BLOCK, BLOCK)
+            here.origin.content = here.content = CONTENT
+            with pytest.raises(DigestMismatch, match="not what it was"):
+                await here.check(blob, BLOCK, BLOCK)
+            await wait_all_tasks_blocked()
+
+    scenario(play, tmp_path, served=WRONG)

@@ -18,6 +18,7 @@ from lazyfs.counters import Counters
 from lazyfs.errors import (
     BlobChanged,
     DigestMismatch,
+    LazyfsError,
     OriginDenied,
     OriginError,
     OriginFailing,
@@ -30,7 +31,7 @@ from lazyfs.store import Store
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 from lazyfs.ways import REFUSED_FOR
-from tests.fakes import FakeAnswer, FakeOrigin, Fault, run
+from tests.fakes import FakeAnswer, FakeOrigin, Fault, run, unavailable
 from tests.model.world import BLOCK, content_of
 
 SIZE = 6 * BLOCK
@@ -56,7 +57,8 @@ class Origins:
         self.slow_after = math.inf
         self.offline = False
         self.unwell: set[str] = set()
-        self.mute: set[str] = set()  # those that do not answer a look-up
+        self.mute: set[str] = set()  # those that do not answer a look-up,
+        self.given_up = trio.Event()  # until this
         self.hedges = 0
         self.probed: list[str] = []
 
@@ -88,7 +90,8 @@ class Origins:
         self.probed.append(url)
         origin = self[url]
         if url in self.mute:
-            await trio.sleep_forever()
+            await self.given_up.wait()
+            raise OriginUnreachable(url, "no answer")
         if origin.faults and (error := origin.faults[0].error) is not None:
             raise error
         return Found(origin.version, ranged=True, head=b"")
@@ -174,6 +177,25 @@ def test_when_all_fail_they_are_tried_again(tmp_path: Path) -> None:
     play(tmp_path, Origins(CONTENT, CONTENT), main)
 
 
+def test_a_retry_after_is_for_who_said_it(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B])
+        ground.origins[A].faults.append(GONE)
+        await blob.read(5 * BLOCK, 1)  # pins B
+        await trio.sleep(REFUSED_FOR)
+        await blob.read(4 * BLOCK, 1)  # has A asked behind, which is well again
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        ground.origins[A].faults.extend([unavailable(50.0)] * 2)
+        ground.origins[B].faults.append(DEAD)
+        assert bytes(await blob.read(0, BLOCK)) == block(0)
+        assert trio.current_time() - began < 10
+        assert ground.origins.asked == [2, 4], "B was asked again, and A not before its time"
+        ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT), main)
+
+
 @pytest.mark.parametrize(
     ("faults", "expected"),
     [((DENIED, GONE), OriginDenied), ((GONE, DENIED), OriginRefused), ((CHANGED, DENIED), BlobChanged),
@@ -249,6 +271,39 @@ def test_one_that_does_not_say_whether_it_is_well_is_asked_again_later(tmp_path:
         await blob.read(1 * BLOCK, 1)
         assert origins.probed == [B, A, A]
         assert origins.asked == [1, 4]
+        ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT), main)
+
+
+def test_what_a_mirror_names_is_asked_once_for_all_also_when_it_does_not_say(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        origins = ground.origins
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B, C])
+        origins[A].faults.extend([DEAD] * 3)
+        origins.mute.add(B)
+        async with trio.open_nursery() as nursery:
+            for index in (5, 3, 1):
+                nursery.start_soon(blob.read, index * BLOCK, 1)
+            await wait_all_tasks_blocked()
+            origins.given_up.set()
+        assert origins.probed.count(B) == 1
+        ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT, CONTENT), main)
+
+
+def test_whatever_fails_behind_ends_nothing_else(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        origins = ground.origins
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B])
+        origins.unwell.add(A)
+        await blob.read(5 * BLOCK, 1)
+        origins.unwell.clear()
+        with mock.patch.object(origins, "probe", side_effect=LazyfsError("an unforeseen failure")):
+            await blob.read(4 * BLOCK, 1)
+            await wait_all_tasks_blocked()
+        await blob.read(3 * BLOCK, 1)
         ground.blobs.close(blob)
 
     play(tmp_path, Origins(CONTENT, CONTENT), main)
@@ -397,6 +452,34 @@ def test_a_mirror_with_other_bytes_is_never_mixed_in(tmp_path: Path) -> None:
     play(tmp_path, _dated(Origins(CONTENT, OTHER), None), main)
 
 
+def test_that_two_images_begin_alike_does_not_make_a_mirror_the_same_blob(tmp_path: Path) -> None:
+    async def main(ground: Ground) -> None:
+        for index in (0, 1, 2):
+            assert await ground.read(index) == block(index)
+        ground.origins[A].faults.extend([DEAD] * 3)
+        assert await ground.read(4) == block(4)
+        assert 1 <= len(ground.origins[B].asked) <= 3, "it was compared once"
+
+    play(tmp_path, _dated(Origins(CONTENT, CONTENT[: 2 * BLOCK] + OTHER[2 * BLOCK :]), None), main)
+
+
+def test_when_the_first_way_has_changed_a_block_in_common_proves_no_mirror(tmp_path: Path) -> None:
+    """It has changed as well, and two versions of an image begin alike."""
+
+    async def main(ground: Ground) -> None:
+        assert await ground.read(0) == block(0)
+        blob = await ground.blobs.open(ground.blob_id(), ground.known, [A, B])
+        ground.origins[A].faults.extend([CHANGED, CHANGED, unavailable(5.0)])
+        for index in (5, 3):
+            with pytest.raises(BlobChanged):
+                await blob.read(index * BLOCK, BLOCK)
+        await trio.sleep(REFUSED_FOR)
+        assert bytes(await blob.read(4 * BLOCK, BLOCK)) == block(4), "from A, which had one of its servers wrong"
+        ground.blobs.close(blob)
+
+    play(tmp_path, _dated(Origins(CONTENT, block(0) + OTHER[BLOCK:]), "Sun, 02 Jan 2022 00:00:00 GMT"), main)
+
+
 def test_with_nothing_to_compare_a_mirror_that_looks_different_is_not_used(tmp_path: Path) -> None:
     async def main(ground: Ground) -> None:
         ground.origins[A].faults.extend([DEAD] * 3)
@@ -404,6 +487,33 @@ def test_with_nothing_to_compare_a_mirror_that_looks_different_is_not_used(tmp_p
         assert ground.origins.asked[1] == 0
 
     play(tmp_path, _dated(Origins(CONTENT, OTHER), None), main)
+
+
+def test_to_look_for_something_to_compare_in_a_large_blob_holds_nobody_up(tmp_path: Path) -> None:
+    large = (1 << 20) * BLOCK
+
+    async def main(ground: Ground) -> None:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        known = Known(A, Version(large, '"0"'))
+        ground.origins[A].faults.append(GONE)
+        ground.origins[B].version = Version(large, '"1"')
+        blob = await ground.blobs.open(blob_id_for(A, known.version, None), known, [A, B])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            with pytest.raises(OriginRefused, match="404"):
+                await blob.read(0, 1)
+            nursery.cancel_scope.cancel()
+        assert turns > 100
+        ground.blobs.close(blob)
+
+    play(tmp_path, Origins(CONTENT, CONTENT), main)
 
 
 def test_a_mirror_that_changes_is_not_used_any_more(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from lazyfs import control
+from lazyfs import control, control_server
 
 
 async def _endless(_request: Mapping[str, Any], report: control.Report) -> Any:
@@ -31,7 +31,7 @@ async def _short(_request: Mapping[str, Any], report: control.Report) -> Any:
 @asynccontextmanager
 async def _serving(path: Path, operations: Mapping[str, control.Operation]) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(control.serve, path, operations))
+        await nursery.start(partial(control_server.serve, path, operations))
         yield
         nursery.cancel_scope.cancel()
 
@@ -84,10 +84,10 @@ def test_the_socket_of_a_later_mount_at_the_same_place_stays(tmp_path: Path) -> 
 
             async def earlier(task_status: trio.TaskStatus[None]) -> None:
                 with first:
-                    await control.serve(path, {}, task_status=task_status)
+                    await control_server.serve(path, {}, task_status=task_status)
 
             await nursery.start(earlier)
-            await nursery.start(partial(control.serve, path, {"short": _short}))
+            await nursery.start(partial(control_server.serve, path, {"short": _short}))
             first.cancel()
             await trio.testing.wait_all_tasks_blocked()
             assert await trio.to_thread.run_sync(control.call, path, "short") == "there"

@@ -120,6 +120,7 @@ def test_a_command_that_is_none() -> None:
         (b"username=a\x00b\npassword=s3cret\n", "control characters"),
         (b"authtype=Bearer\ncredential=s3cret\rX: y\n", "cannot stand in a header"),
         (b"authtype=Bearer\ncredential=s3cret\xc3\xa9\n", "cannot stand in a header"),
+        (b"authtype=Bearer\ncredential=s3cret \n", "cannot stand in a header"),
         (b"authtype=Bea rer\ncredential=s3cret\n", "cannot stand in a header"),
         (b"username=ann\npassword=s3cret\nquit=1\n", "none"),
         (b"quit=true\n", "none"),

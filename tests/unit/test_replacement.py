@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyfs import replacement
-from lazyfs.replacement import COLD_SHARE, GHOST_SHARE, NEVER, evict_cold, is_hot, on_arrival, on_use
+from lazyfs.replacement import COLD_SHARE, GHOST_SHARE, NEVER, evict_cold, is_hot, on_arrival, on_eviction, on_use
 
 ROOM = 1 << 30
 COLD, GHOST = int(COLD_SHARE * ROOM), int(GHOST_SHARE * ROOM)
@@ -27,9 +27,14 @@ def test_what_is_wanted_again_after_a_while_is_hot() -> None:
 
 
 def test_what_comes_back_soon_is_hot_and_what_was_long_gone_is_cold() -> None:
-    use = on_arrival(NEVER, 5000, ROOM)
-    assert is_hot(on_arrival(use, 5000 + COLD + GHOST, ROOM))
-    assert not is_hot(on_arrival(use, 5001 + COLD + GHOST, ROOM))
+    gone = on_eviction(on_arrival(NEVER, 5000, ROOM), 5000 + ROOM)
+    assert is_hot(on_arrival(gone, 5000 + ROOM + GHOST, ROOM))
+    assert not is_hot(on_arrival(gone, 5001 + ROOM + GHOST, ROOM))
+
+
+def test_a_hot_one_that_goes_was_not_wanted_for_long() -> None:
+    use = on_use(on_arrival(NEVER, 5000, ROOM), 5001 + COLD, ROOM)
+    assert on_eviction(use, 5000 + ROOM) == use
 
 
 def test_a_use_from_the_future_is_no_merit() -> None:
