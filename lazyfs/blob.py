@@ -21,6 +21,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -94,7 +95,7 @@ class Blob:
         self._readahead = Readahead(file.geometry)
         self._ahead: list[Hold] = []
         self._failed: dict[int, tuple[float, LazyfsError]] = {}
-        self._busy = 0  # tasks that need its files: leaders of flights, and who writes down what was read
+        self._busy = 0  # tasks that need its files: readers, leaders of flights, who writes down what was read
         self._complete = file.complete()
         self._fills = 0  # who fill it now; while there are some, it is leased
         self._used: set[int] = set()  # blocks that were read since that was last written down
@@ -111,6 +112,7 @@ class Blob:
             return b""
         deadline = trio.current_time() + self._shared.limits.read_timeout
         holds: list[Hold] = []
+        self._busy += 1  # another may be opened in its place meanwhile
         try:
             if not self._complete:
                 holds = self._launch_around(extent, self._readahead.on_read(offset, length))
@@ -119,6 +121,7 @@ class Blob:
             raise self._store_fails(exc) from exc
         finally:
             _release(holds)
+            self._end_use()
         self.given_out = True
         start = offset - extent.start * self.geometry.block_size
         length = min(length, self.geometry.size - offset)
@@ -135,15 +138,19 @@ class Blob:
         """
         self._shared.store.refuse_too_large(self.geometry.size, self.ways.shown)
         if not self._fills:
-            self._file.locks.take_lease()
+            with suppress(OSError):  # without one, what is evicted meanwhile is fetched again
+                self._file.locks.take_lease()
         self._fills += 1
+        self._busy += 1
         try:
             while self.present_bytes() < self.geometry.size:  # less: one block was evicted just before
                 await self._fill(progress)
         finally:
             self._fills -= 1
             if not self._fills:
-                self._file.locks.end_lease()
+                with suppress(OSError):
+                    self._file.locks.end_lease()
+            self._end_use()
 
     async def _fill(self, progress: Callable[[], None]) -> None:
         blocks = max(1, LONGEST_RUN // self.geometry.block_size)
@@ -167,6 +174,11 @@ class Blob:
                 nursery.start_soon(worker)
         if failure:
             raise failure[0]
+
+    @property
+    def stored(self) -> bool:
+        """Whether the store could take blocks of it, or only those that it had when the blob was opened, if any."""
+        return self._file.writable
 
     def present_bytes(self) -> int:
         """Return how many bytes of the blob are in the store; reads the map."""
@@ -220,6 +232,8 @@ class Blob:
         keeps a dying one.
         """
         missing = list(self._file.missing(run))
+        if urgency is not Urgency.PREFETCH:  # what the store did not take is read from memory, not fetched again
+            missing = [index for index in missing if (self.blob_id, index) not in self._shared.memory]
         without = [index for index in missing if self._flights.find(index) is None]
         for part in runs(without, self._fetcher.longest_run):
             self._take_off(part.blocks())
@@ -240,8 +254,11 @@ class Blob:
             else:
                 await self._note_complete()
         finally:
-            self._busy -= 1
-            self._shared.forget_if_idle(self)
+            self._end_use()
+
+    def _end_use(self) -> None:
+        self._busy -= 1
+        self._shared.forget_if_idle(self)
 
     async def _note_complete(self) -> None:
         """Record, once, that the last block is in."""
@@ -305,8 +322,7 @@ class Blob:
         try:
             await trio.to_thread.run_sync(self._shared.store.note_uses, self._file, used)
         finally:
-            self._busy -= 1
-            self._shared.forget_if_idle(self)
+            self._end_use()
 
     async def _join(self, flight: Flight, index: int, deadline: float) -> Block | None:
         """Wait for a block of a flight; None when the flight ended without it: look again."""
@@ -416,6 +432,8 @@ class Blobs:
                 await self._throw_away(blob, blob.mismatch)
                 blob = None
             self._refuse_wrong(blob_id, (known.url, *mirrors))
+            if blob is not None and self.worth_another_try(blob):
+                blob = None
             if blob is None:
                 try:
                     file = await trio.to_thread.run_sync(
@@ -434,6 +452,10 @@ class Blobs:
                     blob.ways.refuse(url, wrong[1])
             blob.opens += 1
             return blob
+
+    def worth_another_try(self, blob: Blob) -> bool:
+        """Say whether a blob had better be opened anew, since the store may take it by now."""
+        return not (blob.stored or self.store.trouble.at_rest)
 
     def _refuse_wrong(self, blob_id: BlobId, ways: Sequence[str]) -> None:
         """Refuse what would only be fetched to be thrown away again. *Raises*: DigestMismatch."""

@@ -15,6 +15,9 @@ block's lock is held until the commit, so other processes never fetch what is on
 A blob that is known by its digest is different in one thing: its blocks land after they are recorded, and the last one
 is recorded only when the whole matches (verify.py).
 
+Where the disk fails, blocks land all the same. One whose lock cannot be had is fetched without it, and not written: who
+else fetches it gets the same bytes.
+
 An origin that ignores ranges answers with the whole blob. Its flight then widens to all that is missing and becomes
 the blob's *pass*: every block is committed as it goes by, and it goes on to the end as long as the blob is open,
 whatever its first reader does, because another reader would have to begin it again from byte 0.
@@ -87,6 +90,7 @@ class Fetcher:
         # Blocks whose lock this process has. A flight releases only what is in here, never a range, since the
         # locks of all flights of this blob are on one descriptor.
         self._locked: set[int] = set()
+        self._stuck: set[int] = set()  # blocks whose lock could not be released, for the next who releases any
         self._passes_begun = 0  # since the last new block
         self._pass_failed: tuple[float, OriginError] | None = None  # until when no pass is begun, and why
         self._digest = digest_of(file.blob_id)
@@ -119,7 +123,7 @@ class Fetcher:
             self.flights.end(flight, self.mismatch or error)
             if self._pass is flight:
                 self._pass = None
-                self._file.locks.end_pass()
+                self._end_pass()
 
     async def _fetch(self, flight: Flight) -> None:
         backoff = Backoff()
@@ -161,15 +165,43 @@ class Fetcher:
                 return  # the pass, this flight or another, takes the other parts along
 
     def _lock(self, run: Extent) -> Extent:
-        locked = self._file.locks.try_blocks(run)
+        """Return what of a run's start this process may fetch: what it has locked, or all when nothing can be."""
+        if not self._file.writable:
+            return run
+        try:
+            locked = self._file.locks.try_blocks(run)
+        except OSError as exc:
+            self._store.trouble.failed(exc)
+            return run
         self._locked.update(locked.blocks())
         return locked
 
     def _release(self, blocks: Iterable[int]) -> None:
-        ours = sorted(self._locked.intersection(blocks))
-        self._locked.difference_update(ours)
-        for run in runs(ours, _UNBOUNDED):
-            self._file.locks.release_blocks(run)
+        ours = self._locked.intersection(blocks)
+        self._locked -= ours
+        ours |= self._stuck - self._locked
+        self._stuck.clear()
+        for run in runs(sorted(ours), _UNBOUNDED):
+            try:
+                self._file.locks.release_blocks(run)
+            except OSError as exc:
+                self._stuck.update(run.blocks())
+                self._store.trouble.failed(exc)
+
+    def _try_pass(self) -> bool:
+        """Take the pass lock; False while another process has it, True also when it cannot be had."""
+        try:
+            return not self._file.writable or self._file.locks.try_pass()
+        except OSError as exc:
+            self._store.trouble.failed(exc)
+            return True
+
+    def _end_pass(self) -> None:
+        if self._file.writable:
+            try:
+                self._file.locks.end_pass()
+            except OSError as exc:
+                self._store.trouble.failed(exc)
 
     def _lock_free(self, blocks: Iterable[int]) -> Extent:
         """Lock the first run of these blocks that nobody else holds; empty when all of them are held.
@@ -207,7 +239,7 @@ class Fetcher:
         """
         self._release(flight.blocks)
         pause = _POLL_FIRST
-        while not self._file.locks.try_pass():
+        while not self._try_pass():
             pending = sorted(flight.blocks)
             for run in runs(pending, _UNBOUNDED):
                 missing = set(self._file.missing(run))
@@ -218,7 +250,7 @@ class Fetcher:
                 return
             await trio.sleep(pause)
             pause = min(pause * 2, _POLL_LARGEST)
-        self._file.locks.end_pass()
+        self._end_pass()
 
     async def _look_again(self, flight: Flight, locked: Extent) -> list[int]:
         """Settle what was committed between the look that launched the flight and the lock; return the rest."""
@@ -288,7 +320,7 @@ class Fetcher:
         No await: one pass is enough, however many flights learn at once that it takes one. *Locks*: tries the pass
         lock, and the blocks'.
         """
-        if self._pass is None and self._file.locks.try_pass():
+        if self._pass is None and self._try_pass():
             self._pass, self._pass_hold = flight, flight.hold(Urgency.PREFETCH)
         if self._pass is not flight:
             return False
@@ -351,7 +383,9 @@ class Fetcher:
 
     def _owned(self, index: int) -> bool:
         """Say whether this process may write a block; a pass goes by some that it could not lock before."""
-        return index in self._locked or bool(self._lock(Extent(index, index + 1)))
+        if index not in self._locked:
+            self._lock(Extent(index, index + 1))
+        return index in self._locked
 
     async def _commit_behind(self, flight: Flight, landed: trio.MemoryReceiveChannel[tuple[int, Block]]) -> None:
         """Commit what lands, in batches, to the end: also when the flight is cancelled meanwhile."""
@@ -360,7 +394,7 @@ class Fetcher:
                 batch = [first, *take_waiting(landed)]
                 if self.mismatch is not None:
                     continue
-                ours = [item for item in batch if self._owned(item[0])]
+                ours = [item for item in batch if not self._file.writable or self._owned(item[0])]
                 if not await self._in_thread(flight, partial(self._commit, ours)):
                     continue
                 if self._digest is not None:
@@ -394,11 +428,12 @@ class Fetcher:
                 check_unrecorded(self._file, index, block, self._ways.shown)
 
     def _record(self, index: int, block: Block, checksum: int) -> None:
+        if self._digest is None:
+            record = partial(self._file.record, index, checksum)
+        else:
+            record = partial(record_verified, self._file, index, block, checksum, self._digest, self._ways.shown)
         try:
-            if self._digest is None:
-                self._file.record(index, checksum)
-            else:
-                record_verified(self._file, index, block, checksum, self._digest, self._ways.shown)
+            self._store.record(record, len(block))
         except OSError as exc:
             self._store.take_back(self._file, index, exc)
 

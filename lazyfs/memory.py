@@ -18,6 +18,9 @@ class CheckedBlocks:
         self._blocks: OrderedDict[Key, Block] = OrderedDict()
         self._bytes = 0  # the sum of the lengths in _blocks; at most _limit after each call
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._blocks
+
     def get(self, key: Key) -> Block | None:
         """Return a block, now the most recently used, or None."""
         block = self._blocks.get(key)

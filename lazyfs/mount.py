@@ -36,6 +36,7 @@ from lazyfs.given import GivenBlob
 from lazyfs.scrubbing import scrub
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import Form, Source, parse_source
+from lazyfs.store import running
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +58,14 @@ class Mount:
     options: frozenset[str] = frozenset()
 
     @property
-    def log_file(self) -> Path:
-        """Where the daemon's log goes."""
-        return self.settings.store / "run" / control.socket_name(self.mountpoint).replace(".sock", ".log")
+    def socket(self) -> str:
+        """The name of the daemon's socket; running.py knows the directory."""
+        return control.socket_name(self.mountpoint)
 
     @property
-    def socket(self) -> Path:
-        """Where the daemon listens."""
-        return self.settings.store / "run" / control.socket_name(self.mountpoint)
+    def log(self) -> str:
+        """The name of its log, beside that."""
+        return self.socket.replace(".sock", ".log")
 
 
 async def run(mount: Mount, caller: int | None = None) -> None:
@@ -76,13 +77,16 @@ async def run(mount: Mount, caller: int | None = None) -> None:
     process.open_as_many_files_as_allowed()
     tuning.keep_freed_memory()
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
+        directory = running.usable(mount.settings.store)
         if caller is not None:
-            _log_to(_log_handler(mount.log_file))
+            _log_to(_log_handler(directory / mount.log))
             nursery.start_soon(_end_without, caller, nursery.cancel_scope)
+        session.store.trouble.say()
         await _add_all(session, mount.sources)
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         tuning.tune(mount.mountpoint)
-        await nursery.start(partial(control_server.serve, mount.socket, _operations(session, mount)))
+        operations = _operations(session, mount, directory)
+        await nursery.start(partial(control_server.serve, directory / mount.socket, operations))
         await nursery.start(_obey_signals, mount.mountpoint, nursery.cancel_scope)
         nursery.start_soon(scrub, session.store, session.counters, mount.settings.scrub_rate)
         if caller is not None:
@@ -137,11 +141,11 @@ def _remedy() -> str:
     return ""
 
 
-def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
+def _operations(session: Session, mount: Mount, directory: Path) -> dict[str, control.Operation]:
     """What the control socket can be asked for."""
 
     async def status(_request: Mapping[str, Any], _report: control.Report) -> Any:
-        problems = session.vfs.problems
+        problems, trouble = session.vfs.problems, session.store.trouble
         return {
             "mountpoint": mount.mountpoint,
             "pid": os.getpid(),
@@ -149,7 +153,8 @@ def _operations(session: Session, mount: Mount) -> dict[str, control.Operation]:
             "counters": session.counters.as_dict(),
             "problems": problems.count,
             "reasons": problems.reasons,
-            "log": str(mount.log_file),
+            "degraded": trouble.reason if trouble.degraded else None,
+            "log": str(directory / mount.log),
         }
 
     async def add(request: Mapping[str, Any], _report: control.Report) -> Any:
@@ -224,7 +229,8 @@ def run_in_background(mount: Mount) -> None:
             raise
     os.wait()
     if line != READY:
-        raise LazyfsError(line or f"the daemon ended before {mount.mountpoint} was mounted; see {mount.log_file}")
+        log_file = running.find(mount.settings.store, mount.log)
+        raise LazyfsError(line or f"the daemon ended before {mount.mountpoint} was mounted; see {log_file}")
 
 
 def _become_daemon(mount: Mount, caller: int) -> NoReturn:

@@ -3,7 +3,7 @@
     known(ways) ── catalogue has one ── answer at once, and ask behind when that is older than `Freshness`
                  └ it has none ── one probe for all who wait, of one way after the other, until the deadline of each
 
-What the origin says goes to the catalogue in batches, from a worker thread.
+What the origin says goes to the catalogue in batches, behind.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import trio
@@ -20,7 +21,7 @@ import trio
 from lazyfs import urls
 from lazyfs.channels import take_waiting
 from lazyfs.counters import Counters
-from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginError, StoreError
+from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginError
 from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Client
 from lazyfs.shared import Shared
@@ -170,13 +171,10 @@ class Resolver:
         with sender, news:
             try:
                 async for first in news:
-                    await self._write([first, *take_waiting(news)])
+                    self._write([first, *take_waiting(news)])
             finally:
-                await self._write(take_waiting(news))
+                self._write(take_waiting(news))
 
-    async def _write(self, batch: list[Known]) -> None:
-        try:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._store.catalogue.remember, batch)
-        except StoreError as exc:
-            log.warning("%s", exc)
+    def _write(self, batch: list[Known]) -> None:
+        if batch:
+            self._store.behind.note(partial(self._store.catalogue.remember, batch))

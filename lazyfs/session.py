@@ -183,7 +183,7 @@ async def open_session(settings: Settings) -> AsyncIterator[Session]:
 def _open_store(settings: Settings) -> Store:
     store = Store.open(settings.store, settings.block_size)
     try:
-        store.quota.set_bounds(settings.max_cache, settings.min_free)
+        store.set_bounds(settings.max_cache, settings.min_free)
     except BaseException:
         store.close()
         raise

@@ -77,13 +77,20 @@ def _is_as_before(file: BlobFile, index: int, block: Block, shown: str) -> bool 
 def _digest_with(file: BlobFile, index: int, block: Block) -> str | None:
     """Return the digest of the blob with one block from memory; None when another one is missing after all.
 
-    A block that is damaged is one more that is missing.
+    A block that is damaged, or cannot be read, is one more that is missing. *Raises*: OSError.
     """
     hashed = hashlib.sha256()
     for other in range(file.geometry.blocks):
-        piece = block if other == index else file.read(other, wait=True)
+        piece = block if other == index else _readable(file, other)
         if piece is None:
             file.forget(other)
             return None
         hashed.update(piece)
     return hashed.hexdigest()
+
+
+def _readable(file: BlobFile, index: int) -> Block | None:
+    try:
+        return file.read(index, wait=True)
+    except OSError:
+        return None

@@ -373,6 +373,8 @@ class Vfs:
         """Return bytes of an open file. *Raises*: as `Blob.read`. *Units*: bytes."""
         while True:
             blob, _ = self._open[handle]
+            if self._blobs.worth_another_try(blob):
+                blob = await self._try_to_store(handle, blob)
             try:
                 content = await blob.read(offset, length)
                 break
@@ -388,13 +390,24 @@ class Vfs:
         return content
 
     async def _open_anew(self, handle: int, wrong: Blob) -> None:
-        """Put a new blob in the place of a wrong one. *Raises*: DigestMismatch, when there is no other way to it."""
+        """Put a new blob in the place of one that is wrong, or that the store did not take.
+
+        *Raises*: DigestMismatch, when there is no other way to it; StoreError.
+        """
         blob = await self._blobs.open(wrong.blob_id, wrong.known, wrong.ways.urls)
         there, opens = self._open.get(handle, (None, 0))
         if there is wrong:
             self._open[handle] = (blob, opens)
             blob = wrong
         self._blobs.close(blob)
+
+    async def _try_to_store(self, handle: int, blob: Blob) -> Blob:
+        """Open a blob once more that the store did not take; return what there is now."""
+        try:
+            await self._open_anew(handle, blob)
+        except LazyfsError as exc:
+            log.info("could not be opened anew: %s", exc)
+        return self._open.get(handle, (blob, 0))[0]
 
     def release(self, handle: int) -> None:
         """Close a handle once."""

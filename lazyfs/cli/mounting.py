@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lazyfs import control, mountinfo
 from lazyfs.errors import LazyfsError, UsageError
 from lazyfs.sources.spec import Form, Source, parse_source
+from lazyfs.store import running
 from lazyfs.versions import starts_blob_id
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def store_of(mounted: mountinfo.Mounted) -> Path:
 
 def socket_of(mounted: mountinfo.Mounted) -> Path:
     """Return where a mount's daemon listens."""
-    return store_of(mounted) / "run" / control.socket_name(mounted.mountpoint)
+    return running.find(store_of(mounted), control.socket_name(mounted.mountpoint))
 
 
 def read_source(text: str, store: Path) -> Source:

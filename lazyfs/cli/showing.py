@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from lazyfs import control, mountinfo, records
-from lazyfs.cli.mounting import absolute, ask, mounted_at, socket_of
+from lazyfs.cli.mounting import absolute, ask, mounted_at, socket_of, store_of
 from lazyfs.errors import StoreError
 from lazyfs.sizes import format_size
-from lazyfs.store import Store
+from lazyfs.store import Store, running
 from lazyfs.store import layout as layouts
 from lazyfs.versions import BlobId
 
@@ -24,7 +24,7 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
     """Print the store and its mounts; with a mountpoint, that mount and its store. *Raises*: LazyfsError."""
     if mountpoint is not None:
         mounted = mounted_at(absolute(mountpoint))
-        store_path = socket_of(mounted).parent.parent
+        store_path = store_of(mounted)
         mounts = [ask(mounted, "status")]
     else:
         mounts = _mounts(store_path)
@@ -36,13 +36,15 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
             "bytes_on_disk": store.bytes_on_disk(),
             "max_cache": store.quota.look().max_cache or None,
             "min_free": store.quota.look().min_free or None,
+            "degraded": store.trouble.reason or None,
         }
     if as_json:
         click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))
         return
     blobs = counted(described["blobs"], "blob")
     bound = f" of {format_size(described['max_cache'])} at the most" if described["max_cache"] else ""
-    click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk{bound}")
+    degraded = f"; it cannot be written: {described['degraded']}" if described["degraded"] else ""
+    click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk{bound}{degraded}")
     if not mounts:
         click.echo("no mounts")
     for mount in mounts:
@@ -97,13 +99,14 @@ def open_store(store_path: Path) -> Store:
 def _mounts(store_path: Path) -> list[dict[str, Any]]:
     """Ask every mount of the store; a socket that nobody listens on is what a killed daemon left."""
     found = []
-    for socket in sorted((store_path / "run").glob("*.sock")):
+    for socket in sorted(path for directory in running.directories(store_path) for path in directory.glob("*.sock")):
         mounted = _mounted_with(socket)
         try:
             found.append(ask(mounted, "status") if mounted else control.call(socket, "status"))
         except control.ControlError as exc:
             if mounted is None and isinstance(exc, control.Unreachable):
-                socket.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    socket.unlink()
             else:
                 click.echo(f"lazyfs: {exc}", err=True)
     return found
@@ -132,6 +135,10 @@ def _print_mount(mount: dict[str, Any]) -> None:
         f" {counters['blocks_hit']} hit, {counters['blocks_bypassed']} not kept,"
         f" {counters['blocks_scrubbed']} scrubbed, {counters['blocks_corrupt']} corrupt"
     )
+    if mount["degraded"]:
+        click.echo(
+            f"  store     degraded: {mount['degraded']}; what it lacks is fetched and not kept, until it is better"
+        )
     click.echo(f"  log       {mount['log']}")
     if mount["problems"]:
         click.echo(f"  not shown {counted(mount['problems'], 'name')}:")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ import trio
 
 from lazyfs import urls
 from lazyfs.entries import Entry, Refusal
-from lazyfs.errors import OriginError, OriginUnreachable, SourceError, StoreError
+from lazyfs.errors import OriginError, OriginUnreachable, SourceError
 from lazyfs.origin.client import Client
 from lazyfs.sources import listing
 from lazyfs.sources.index import parse_index
@@ -59,10 +60,8 @@ async def list_index(
             log.warning("%s; showing the listing that was kept", exc)
         return await trio.to_thread.run_sync(listing.unpack, kept, url)
     found = await trio.to_thread.run_sync(lambda: list(parse_index(page, content_type, base)))
-    try:
-        await trio.to_thread.run_sync(lambda: store.catalogue.remember_listing(url, listing.pack(found, url)))
-    except StoreError as exc:
-        log.warning("%s", exc)
+    packed = await trio.to_thread.run_sync(listing.pack, found, url)
+    store.behind.note(partial(store.catalogue.remember_listing, url, packed))
     return found
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Final, TypeVar
 
 from lazyfs import records
 from lazyfs.errors import StoreError, StoreTooSmall
@@ -16,7 +19,8 @@ from lazyfs.extents import Block
 from lazyfs.sizes import format_size
 from lazyfs.store import layout as layouts
 from lazyfs.store import trash
-from lazyfs.store.blobfile import BlobFile, look_into, open_blob
+from lazyfs.store.behind import Behind
+from lazyfs.store.blobfile import BlobFile, look_into, open_blob, stand_in
 from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.eviction import Evictor
 from lazyfs.store.layout import Layout, default_path, open_layout
@@ -26,15 +30,30 @@ from lazyfs.versions import BlobId, Version
 
 __all__ = ["BlobFile", "BlobRow", "Store", "default_path"]
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+_PARTS: Final = (64, 16, 4)
+"""Which part of the store is evicted when the disk is full, until it no longer is: btrfs gives the space of a long
+write back only when the last of its blocks has gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An open backing store. *Units*: `block_size` bytes, for blobs that are new to it."""
+    """An open backing store. *Units*: `block_size` bytes, for blobs that are new to it.
+
+    One whose disk is full, failing or read-only opens all the same, if it is there: what it has is served, and
+    `trouble` says why it takes no more.
+    """
 
     layout: Layout
     catalogue: Catalogue
     quota: QuotaKeeper
     evictor: Evictor
+    behind: Behind
     block_size: int
     trouble: Trouble = field(default_factory=Trouble)
 
@@ -56,22 +75,52 @@ class Store:
             undo.callback(quota.close)
             catalogue = Catalogue(layout.catalogue, partial(_blobs_on_disk, layout))
             undo.pop_all()
-        return cls(layout, catalogue, quota, Evictor(layout, quota, catalogue.mark_incomplete), block_size)
+        behind = Behind(catalogue)
+        evictor = Evictor(layout, quota, catalogue.mark_incomplete)
+        store = cls(layout, catalogue, quota, evictor, behind, block_size)
+        store._join_quota(for_certain=True)
+        return store
 
     def close(self) -> None:
         """Close it; blobs that are still open stay so."""
         self.quota.close()
-        self.catalogue.close()
-        self.layout.close()
+        if self.behind.close():  # else its thread still uses them, until the process ends
+            self.catalogue.close()
+            self.layout.close()
+
+    def set_bounds(self, max_cache: int | None, min_free: int | None) -> None:
+        """Set the store's bounds, as the quota does; where the disk does not let us, it takes no blocks either.
+
+        *Raises*: StoreError.
+        """
+        try:
+            self.quota.set_bounds(max_cache, min_free)
+        except OSError as exc:
+            log.warning("the store's bounds stay as they are")
+            self.trouble.failed(exc)
+
+    def _join_quota(self, *, for_certain: bool = False) -> None:
+        """Have blocks counted where all processes of the store do: before that none are put into it."""
+        if not self.trouble.at_rest:
+            try:
+                self.quota.join()
+            except (OSError, StoreError) as exc:
+                self.trouble.failed(exc, for_certain=for_certain)
 
     def open_blob(self, blob_id: BlobId, url: str, size: int, version: Version | None = None) -> BlobFile:
-        """Open a blob, making it when it is new; blocks on the disk. *Raises*: StoreError, OSError."""
-        blob = open_blob(self.layout, blob_id, size, self.block_size)
+        """Open a blob, making it when it is new, or a stand-in when the disk does not let us; blocks on the disk.
+
+        *Raises*: StoreError; OSError, when no file can be opened at all.
+        """
+        self._join_quota()
         try:
-            self.catalogue.add_blob(blob_id, url, size, blob.geometry.block_size, version)
-        except StoreError:
-            blob.close()
-            raise
+            blob = open_blob(self.layout, blob_id, size, self.block_size)
+        except OSError as exc:
+            self.trouble.failed(exc)
+            return stand_in(blob_id, size, self.block_size)
+        if not blob.writable:
+            self.trouble.failed(layouts.read_only())
+        self.behind.note(partial(self.catalogue.add_blob, blob_id, url, size, blob.geometry.block_size, version))
         return blob
 
     def tidy(self) -> None:
@@ -79,17 +128,18 @@ class Store:
 
         *Raises*: StoreError; OSError.
         """
-        trash.sweep(self.layout)
-        self.evictor.recount()
-        self.evictor.shrink()
+        if self.quota.joined:
+            trash.sweep(self.layout)
+            self.evictor.recount()
+            self.evictor.shrink()
 
     def write(self, file: BlobFile, index: int, block: Block) -> int:
-        """Put a block in place and return the checksum to record; MISSING when the store does not take it.
+        """Put a block in place and return the checksum to `record`; MISSING when the store does not take it.
 
         It does not when its bounds leave no room, or its disk fails (`trouble`). Blocks on the disk, also to evict.
         *Locks*: the block's, held; tries those of other blocks.
         """
-        if self.trouble.degraded:
+        if self.trouble.at_rest or not (file.writable and self.quota.joined):
             return records.MISSING
         try:
             if not self.evictor.take(len(block)):
@@ -98,28 +148,60 @@ class Store:
             self.trouble.failed(exc)
             return records.MISSING
         try:
-            checksum = file.write(index, block)
-            file.note_arrival(index, self.quota.clock, self.quota.room)
+            checksum = self.with_room(partial(file.write, index, block), len(block))
         except OSError as exc:
             self.take_back(file, index, exc)
             return records.MISSING
         finally:
             self.quota.written(len(block))
-        self.trouble.succeeded()
+        with contextlib.suppress(OSError):
+            file.note_arrival(index, self.quota.clock, self.quota.room)
         return checksum
 
     def mark_complete(self, file: BlobFile) -> None:
-        """Record that all of a blob is in the store, if it is: it is synced first. Blocks on the disk.
+        """Record, behind, that all of a blob is in the store, if it is: it is synced first. Blocks on the disk.
 
-        *Raises*: OSError; StoreError.
+        *Raises*: OSError.
         """
         file.sync()
         layouts.sync_names(self.layout, file.blob_id)
-        if not file.complete_now():  # evicted from meanwhile, by another process
-            return
-        self.catalogue.mark_complete(file.blob_id)
-        if not file.complete_now():  # since
-            self.catalogue.mark_incomplete([file.blob_id])
+        if file.complete_now():  # nobody has evicted from it meanwhile
+            self.behind.note(partial(self._mark_complete, file.blob_id))
+
+    def _mark_complete(self, blob_id: BlobId) -> None:
+        self.catalogue.mark_complete(blob_id)
+        unseen = contextlib.suppress(OSError, records.BadRecord)
+        with unseen, contextlib.closing(look_into(self.layout, blob_id)) as file:
+            if file.complete_now():
+                return
+        self.catalogue.mark_incomplete([blob_id])  # it was evicted from since
+
+    def record(self, step: Callable[[], None], length: int) -> None:
+        """Have `step` record a block that `write` has put in place.
+
+        *Raises*: what `step` raises. *Locks*: as `with_room`.
+        """
+        self.with_room(step, length)
+        self.trouble.succeeded()
+
+    def with_room(self, step: Callable[[], T], length: int) -> T:
+        """Do what writes to the disk; when that is full, evict for so many bytes and do it once more.
+
+        *Raises*: what `step` raises. *Locks*: tries blocks, of any blob, and releases them.
+        """
+        for part in _PARTS:
+            try:
+                return step()
+            except OSError as exc:
+                if exc.errno not in _FULL or not self._make_room(length, part):
+                    raise
+        return step()
+
+    def _make_room(self, length: int, part: int) -> bool:
+        try:
+            return self.evictor.make_room(length, part)
+        except (OSError, StoreError):
+            return False
 
     def take_back(self, file: BlobFile, index: int, why: OSError | None = None) -> None:
         """Give back the room of a block that was written and will not be recorded. *Locks*: the block's, held."""

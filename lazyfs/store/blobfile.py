@@ -44,7 +44,7 @@ _MAP_PIECE: Final = 1 << 13
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The descriptors of a blob's files."""
+    """The descriptors of a blob's files; one and the same for one that only stands in for them."""
 
     data: int
     map: int
@@ -52,9 +52,14 @@ class Files:
     lock: int
     sums: int | None  # of a blob that is known by its digest
 
+    @property
+    def writable(self) -> bool:
+        """Whether blocks may be put into them."""
+        return self.data != self.map and all(map(layouts.writable, (self.data, self.map, self.lock)))
+
     def close(self) -> None:
         """Close them all, which releases the locks."""
-        for fd in (self.data, self.map, self.uses, self.lock, self.sums):
+        for fd in {self.data, self.map, self.uses, self.lock, self.sums}:
             if fd is not None:
                 os.close(fd)
 
@@ -65,6 +70,7 @@ class BlobFile:
     def __init__(self, blob_id: BlobId, geometry: Geometry, files: Files) -> None:
         self.blob_id = blob_id
         self.geometry = geometry
+        self.writable = files.writable  # without that nobody locks its blocks, or puts any into it
         self.locks = BlobLocks(files.lock)
         self._files = files
         self._data, self._map = files.data, files.map
@@ -365,6 +371,13 @@ def open_blob(layout: Layout, blob_id: BlobId, size: int, block_size: int) -> Bl
         time.sleep(0.001)
 
 
+def stand_in(blob_id: BlobId, size: int, block_size: int) -> BlobFile:
+    """Return what stands for a blob that cannot be opened: all of it is missing, and stays so. *Raises*: OSError."""
+    nothing = os.memfd_create("stand-in")
+    sums = os.memfd_create("sums") if digest_of(blob_id) is not None else None
+    return BlobFile(blob_id, Geometry(size, block_size), Files(nothing, nothing, nothing, nothing, sums))
+
+
 def look_into(layout: Layout, blob_id: BlobId) -> BlobFile:
     """Open a blob that the store has, as it is, and without a claim to it: it may be removed meanwhile.
 
@@ -387,20 +400,50 @@ def _open_in(layout: Layout, blob_id: BlobId, directory: int, size: int, block_s
     with contextlib.ExitStack() as undo:
         lock = _open("lock", directory, undo, create=True)
         locks = BlobLocks(lock)
-        if not (locks.try_use() and layouts.leads_to(layout, blob_id, directory) and locks.try_set_up()):
+        if not (locks.try_use() and layouts.leads_to(layout, blob_id, directory)):
             return None
-        files = _open_rest(blob_id, directory, lock, undo, create=True)
-        geometry = _set_up(files.map, files.data, size, block_size)
-        locks.end_set_up()
+        if not layouts.writable(lock):
+            files, geometry = _open_as_it_is(blob_id, directory, lock, undo, size)
+        elif locks.try_set_up():
+            files = _open_rest(blob_id, directory, lock, undo, create=True)
+            geometry = _set_up(files.map, files.data, size, block_size)
+            locks.end_set_up()
+        else:
+            return None
         undo.pop_all()
         return BlobFile(blob_id, geometry, files)
 
 
+def _open_as_it_is(
+    blob_id: BlobId, directory: int, lock: int, undo: contextlib.ExitStack, size: int
+) -> tuple[Files, Geometry]:
+    """Open a blob on a read-only disk. *Raises*: StoreError; OSError, when it was not made to its end."""
+    try:
+        files = _open_rest(blob_id, directory, lock, undo, create=False)
+        header = records.unpack_map_header(os.pread(files.map, records.MAP_HEADER_SIZE, 0))
+    except (FileNotFoundError, records.BadRecord):
+        raise layouts.read_only() from None
+    _check_size(header, size)
+    return files, Geometry(size, header.block_size)
+
+
 def _open_rest(blob_id: BlobId, directory: int, lock: int, undo: contextlib.ExitStack, *, create: bool) -> Files:
     map_fd, data = _open("map", directory, undo, create=create), _open("data", directory, undo, create=create)
-    uses = _open("uses", directory, undo, create=True)
-    sums = _open("sums", directory, undo, create=True) if digest_of(blob_id) is not None else None
+    uses = _open_or_stand_in("uses", directory, undo)
+    sums = _open_or_stand_in("sums", directory, undo) if digest_of(blob_id) is not None else None
     return Files(data, map_fd, uses, lock, sums)
+
+
+def _open_or_stand_in(name: str, directory: int, undo: contextlib.ExitStack) -> int:
+    """Open what no open fails for, unless the blob is gone. *Raises*: FileNotFoundError."""
+    try:
+        return _open(name, directory, undo, create=True)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        fd = os.memfd_create(name)
+        undo.callback(os.close, fd)
+        return fd
 
 
 def _open(name: str, directory: int, undo: contextlib.ExitStack, *, create: bool) -> int:
@@ -420,13 +463,18 @@ def _set_up(map_fd: int, data: int, size: int, block_size: int) -> Geometry:
         header = records.MapHeader(block_size, size)
         os.ftruncate(map_fd, 0)
         os.pwrite(map_fd, records.pack_map_header(header), 0)
-    if header.size != size:  # of two that name the same digest one is wrong, and nobody knows which
-        raise StoreError(f"the store has a blob with this digest and {header.size} bytes, not {size}")
+    _check_size(header, size)
     geometry = Geometry(size, header.block_size)
     for fd, length in ((map_fd, _entry_offset(geometry.blocks)), (data, size)):
         if os.fstat(fd).st_size != length:
             os.ftruncate(fd, length)
     return geometry
+
+
+def _check_size(header: records.MapHeader, size: int) -> None:
+    """Refuse one of two that name the same digest: one is wrong, and nobody knows which. *Raises*: StoreError."""
+    if header.size != size:
+        raise StoreError(f"the store has a blob with this digest and {header.size} bytes, not {size}")
 
 
 def _entry_offset(index: int) -> int:

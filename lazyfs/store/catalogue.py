@@ -5,7 +5,7 @@ derived knowledge: a blob's presence is its map, never a row here, so rows may b
 lost one costs a request. Nothing secret is in it: URLs are stored redacted, their rows found by a hash.
 
 How it is opened, brought to this version and replaced when it is damaged is in database.py; its tables are in
-schema.py. Writers belong in a worker thread; look-ups take some 20 microseconds.
+schema.py. Writers belong in a worker thread, most of them in behind.py's; look-ups take some 20 microseconds.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from lazyfs import urls
 from lazyfs.errors import StoreError
-from lazyfs.store.database import Database, Row
+from lazyfs.store.database import Database, Row, Unusable
 from lazyfs.store.schema import Value, row_check
 from lazyfs.versions import BlobId, Known, Version, is_blob_id, same_blob
 
 log = logging.getLogger(__name__)
+
+LOOK_AGAIN: Final = 2.0
+"""Seconds for which nothing is looked up after a look-up that failed, since that may have taken a while."""
 
 _BLOB = "blob_id, url, size, block_size, complete, last_used"
 _TABLES = (
@@ -74,10 +78,20 @@ class Catalogue:
 
         self._database = Database(path, fill, suspected=suspected)
         self._trouble = ""  # why nothing could be looked up the last time
+        self._look_after = 0.0
 
     def close(self) -> None:
         """Close it."""
         self._database.close()
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is the store's own, not a stand-in for one whose disk does not let us."""
+        return self._database.joined
+
+    def join(self) -> None:
+        """Work with the store's own from here on, if that is not so. What the stand-in has heard is lost."""
+        self._database.join()
 
     def known(self, url: str) -> Known | None:
         """Return what `url` named when it was last asked, or None."""
@@ -200,9 +214,13 @@ class Catalogue:
     def _look_up(self, statement: str, url: str) -> Row | None:
         """Return the row of a URL without its check; None when it does not match that, or cannot be had."""
         key = urls.key(url)
+        if time.monotonic() < self._look_after:
+            return None
         try:
             row = self._one(statement, key)
         except StoreError as exc:
+            if isinstance(exc, Unusable):
+                self._look_after = time.monotonic() + LOOK_AGAIN
             if str(exc) != self._trouble:
                 self._trouble = str(exc)
                 log.warning("%s; what it knows is asked of the origins", exc)

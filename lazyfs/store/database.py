@@ -14,6 +14,9 @@ its name when it first reads, and deletes it by its name when the last one close
 
 `one` is for the event loop: it never waits, and what has to be renewed is renewed behind it, in a thread. The others
 belong in a worker thread, or in a command.
+
+A database that cannot be opened because of its disk has a stand-in: what can be read of it, in memory, which nobody
+shares. `join` goes over to the store's own when that can be opened again.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from lazyfs.errors import StoreError
 from lazyfs.store.locks import StoreLocks
@@ -39,7 +43,13 @@ from lazyfs.store.schema import MIGRATIONS, PROBES, Value, row_check
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS: Final = 10.0
-"""Seconds to wait for another process's transaction, or for it to open, close or replace the database."""
+"""Seconds to wait for another process's transaction."""
+
+OPEN_SECONDS: Final = 3.0
+"""Seconds to wait to open the database, or for another process that opens, closes or replaces it."""
+
+LOOK_SECONDS: Final = 0.25
+"""For a look-up, on which everything waits: one is held up only while another process mends the database."""
 
 AGAIN: Final = 1.0
 """Seconds until another try to replace a database after one that failed."""
@@ -72,13 +82,20 @@ class Damaged(StoreError):
     """The database cannot be what was written."""
 
 
+class Unusable(StoreError):
+    """The disk fails, or another process has the database locked: that passes."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """Connections to one database: a writer that waits does not hold up a look-up on the other one."""
+    """Connections to one database: a writer that waits does not hold up a look-up on the other one.
+
+    A stand-in has one connection, and no file.
+    """
 
     writes: sqlite3.Connection
     reads: sqlite3.Connection
-    file: os.stat_result
+    file: os.stat_result | None
 
     def close(self) -> None:
         self.reads.close()
@@ -98,16 +115,33 @@ class Database:
         self._reading, self._writing = threading.Lock(), threading.Lock()
         self._renewer: threading.Thread | None = None
         self._renew_after = 0.0
-        if suspected:
-            self._set_aside()
-        self._at = self._open_or_replace()
         self._suspected = False  # since it was opened, a statement has met damage
+        try:
+            if suspected:
+                self._set_aside()
+            self._at = self._open_or_replace()
+        except Unusable:
+            self._at = self._stand_in()
+        self._suspected = False
 
     def close(self) -> None:
         """Close it."""
         if self._renewer is not None:
             self._renewer.join()
         self._close(self._at)
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is the store's own, not a stand-in."""
+        return self._at.file is not None
+
+    def join(self) -> None:
+        """Go over from the stand-in to the store's own; what the stand-in has heard is lost. Blocks on the disk."""
+        if not self.joined:
+            now = self._open_or_replace()
+            with self._writing, self._reading:
+                before, self._at, self._suspected = self._at, now, False
+            before.close()
 
     def one(self, statement: str, *values: Value) -> Row | None:
         """Return the first row of an answer. Does not wait; takes some 20 microseconds."""
@@ -163,6 +197,8 @@ class Database:
 
     def _has_moved(self) -> bool:
         """Say whether the name leads to another file than the one that is open."""
+        if self._at.file is None:
+            return False
         try:
             return not os.path.samestat(os.stat(self._path, follow_symlinks=False), self._at.file)
         except OSError:
@@ -205,13 +241,34 @@ class Database:
         with _locked(self._path), self._reported(), contextlib.ExitStack() as undo:
             _refuse_strange(self._path)
             writes, reads = (undo.enter_context(contextlib.closing(_connect(self._path))) for _ in range(2))
+            reads.execute(f"PRAGMA busy_timeout = {LOOK_SECONDS * 1000:.0f}")
             if stat.S_IMODE(self._path.stat().st_mode) != 0o600:
                 self._path.chmod(0o600)  # those beside it are made with the same mode
             _retried(lambda: _bring_up(self._path, writes, self._fill))
             _probe(reads)
+            writes.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
             opened = _Open(writes, reads, os.stat(self._path, follow_symlinks=False))
             undo.pop_all()
             return opened
+
+    def _stand_in(self) -> _Open:
+        """Return what stands in for the database. *Source*: sqlite.org/wal.html#read_only_databases.
+
+        Where no index of the log can be made beside it, it is read as if nobody wrote to it, and without its log.
+        """
+        for how in ("mode=ro", "immutable=1"):
+            ours = _prepared(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
+            with contextlib.suppress(sqlite3.Error, OSError):
+                name = f"file:{quote(str(self._path))}?{how}"
+                with contextlib.closing(sqlite3.connect(name, uri=True, timeout=LOOK_SECONDS)) as theirs:
+                    theirs.backup(ours)
+                if ours.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                    _bring_up(self._path, ours, self._fill)
+                    return _Open(ours, ours, None)
+            ours.close()
+        ours = _prepared(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
+        _bring_up(self._path, ours, None)
+        return _Open(ours, ours, None)
 
     def _set_aside(self) -> None:
         """Rename the database and what is beside it, if it is damaged still. *Locks*: takes catalogue, exclusively."""
@@ -229,6 +286,9 @@ class Database:
                     _rename(self._path, aside)
 
     def _close(self, connections: _Open) -> None:
+        if connections.file is None:
+            connections.close()
+            return
         try:
             with _locked(self._path):
                 connections.close()
@@ -273,12 +333,12 @@ def _locked(path: Path, *, alone: bool = False) -> Iterator[None]:
     try:
         fd = os.open(path.with_name("quota"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise StoreError(f"the catalogue {path} cannot be used now: {exc.strerror or exc}") from exc
+        raise Unusable(f"the catalogue {path} cannot be used now: {exc.strerror or exc}") from exc
     try:
-        deadline = time.monotonic() + BUSY_SECONDS
+        deadline = time.monotonic() + OPEN_SECONDS
         while not StoreLocks(fd).try_catalogue(alone=alone):
             if time.monotonic() > deadline:
-                raise StoreError(f"the catalogue {path} is held by a process that does not go on")
+                raise Unusable(f"the catalogue {path} is held by a process that does not go on")
             time.sleep(0.001)
         yield
     finally:
@@ -287,16 +347,16 @@ def _locked(path: Path, *, alone: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reported(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into one line. *Raises*: Damaged; StoreError."""
+    """Turn SQLite's errors into one line. *Raises*: Damaged; Unusable."""
     try:
         yield
     except sqlite3.Error as exc:
         code = getattr(exc, "sqlite_errorcode", None)  # Python's own have none: it is closed
         if code is None or code & 0xFF in _PASSING:
-            raise StoreError(f"the catalogue {path} cannot be used now: {exc}") from exc
+            raise Unusable(f"the catalogue {path} cannot be used now: {exc}") from exc
         raise Damaged(_damaged(path, exc)) from exc
     except OSError as exc:
-        raise StoreError(f"the catalogue {path} cannot be used now: {exc.strerror or exc}") from exc
+        raise Unusable(f"the catalogue {path} cannot be used now: {exc.strerror or exc}") from exc
 
 
 def _damaged(path: Path, why: object) -> str:
@@ -320,7 +380,10 @@ def _refuse_strange(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    return _prepared(sqlite3.connect(path, timeout=OPEN_SECONDS, isolation_level=None, check_same_thread=False))
+
+
+def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
     connection.text_factory = _text
     connection.create_function("row_check", -1, row_check, deterministic=True)
     return connection
@@ -336,7 +399,7 @@ def _retried(step: Callable[[], None]) -> None:
 
     *Source*: sqlite.org/rescode.html#busy.
     """
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + OPEN_SECONDS
     while True:
         try:
             return step()
@@ -347,7 +410,7 @@ def _retried(step: Callable[[], None]) -> None:
             time.sleep(0.01)
 
 
-def _bring_up(path: Path, connection: sqlite3.Connection, fill: Callable[[], tuple[str, Iterable[Row]]]) -> None:
+def _bring_up(path: Path, connection: sqlite3.Connection, fill: Callable[[], tuple[str, Iterable[Row]]] | None) -> None:
     """Make the tables, or bring them to this version; a new one is filled in the same transaction."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -357,7 +420,7 @@ def _bring_up(path: Path, connection: sqlite3.Connection, fill: Callable[[], tup
             new = connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
             for statement in itertools.chain(*MIGRATIONS[version:]):
                 connection.execute(statement)
-            if new:
+            if new and fill is not None:
                 connection.executemany(*fill())
             connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     _probe(connection)

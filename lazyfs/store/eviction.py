@@ -126,6 +126,19 @@ class Evictor:
                     return False
         return True
 
+    def make_room(self, length: int, part: int) -> bool:
+        """Evict for one block and a part of the room, although the bounds do not ask for it: the disk is full.
+
+        Returns whether any is evicted. *Raises*, *Locks*: as `take`.
+        """
+        with self._mutex:
+            if time.monotonic() < self._nothing_until:
+                return False
+            if self._free(length + self._quota.room // part):
+                return True
+            self._nothing_until = time.monotonic() + AGAIN
+            return False
+
     def shrink(self, excess: Callable[[], int] | None = None) -> int:
         """Evict until the store is within its bounds, however long it takes, or nothing more can go.
 
@@ -160,7 +173,7 @@ class Evictor:
                     self._look_through()
                     fresh = True
             if freed:
-                self._on_loss(blobs.ids)  # once more: it may have been marked complete meanwhile
+                self._tell(blobs.ids)  # once more: it may have been marked complete meanwhile
         return freed
 
     def _next(self, *, fresh: bool) -> Candidate | None:
@@ -176,7 +189,7 @@ class Evictor:
         run = Extent(candidate.block, candidate.block + 1)
         if blob is None or not _is_as_it_was(blob, candidate):
             return 0
-        self._before_eviction(candidate.blob_id)
+        self._tell({candidate.blob_id})
         if not blob.locks.try_blocks(run):
             return 0
         try:
@@ -190,10 +203,10 @@ class Evictor:
         self._queue_of(candidate).bytes -= length
         return length
 
-    def _before_eviction(self, blob_id: BlobId) -> None:
+    def _tell(self, blob_ids: set[BlobId]) -> None:
         """See to it that no blob is marked complete that is not, also after a crash. *Locks*: not that of what goes."""
         with suppress(StoreError):  # room is needed more: on a full disk the catalogue cannot be written either
-            self._on_loss({blob_id})
+            self._on_loss(blob_ids)
 
     def _look_through(self) -> None:
         """Find new candidates, and count what is there on the way."""
@@ -212,7 +225,8 @@ class Evictor:
             # One that cannot be opened, for what lies there is no file, has nothing to evict.
             with suppress(OSError, BadRecord), closing(look_into(self._layout, blob_id)) as blob:
                 present = self._add_blocks(blob)
-            total += max(present, layouts.disk_bytes(self._layout, blob_id))
+            with suppress(OSError):
+                total += max(present, layouts.disk_bytes(self._layout, blob_id))
         self._cold.order()
         self._hot.order()
         return total + trash.disk_bytes(self._layout)

@@ -7,20 +7,24 @@
       blobs/ab/ID/    data, map, lock, uses (blobfile.py), perhaps pin; `ab` are the first hex digits of the id
       trash/          staged deletions (trash.py)
       scrub           where the scrub goes on (scrub.py)
-      run/            a control socket and a log for each mount
+      run/            a control socket and a log for each mount (running.py)
 
 FORMAT, blobs and trash are opened relative to a descriptor of STORE, with O_NOFOLLOW, under names of ours only; the
 catalogue, sockets and logs by path, below a directory that only we may enter. A store on a network file system is
 refused: its locks and its mapping of unwritten bytes are those of another host.
+
+Where the file system is read-only, what is there is opened to read; whoever would write asks `writable` before.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import stat
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +35,7 @@ from lazyfs.versions import BlobId, is_blob_id
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000  # linux/fs.h, of 64-bit Linux
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "lustre", "beegfs"})
 
 
@@ -42,11 +47,6 @@ class Layout:
     root: int
     blobs: int
     trash: int
-
-    @property
-    def run(self) -> Path:
-        """Where control sockets and logs lie."""
-        return self.path / "run"
 
     @property
     def catalogue(self) -> Path:
@@ -133,6 +133,7 @@ def _check_format(path: Path, root: int) -> None:
             if strange and number is None:
                 raise StoreError(f"{path} is not empty and not a store; name another with --store")
         if number is None:
+            _write_in_place(root)
             write_format(root)
         elif number > records.FORMAT:
             raise StoreError(
@@ -141,6 +142,18 @@ def _check_format(path: Path, root: int) -> None:
             )
     except records.BadRecord as exc:
         raise StoreError(f"{path} is not a store: {exc}; name another with --store") from exc
+
+
+def _write_in_place(root: int) -> None:
+    """Have files that are made in a directory written over in place, on btrfs as elsewhere.
+
+    Otherwise a full disk would not even let us mark a block as missing, to make room. *Source*: ioctl_iflags(2).
+    """
+    with contextlib.suppress(OSError):
+        flags = array("l", [0])
+        fcntl.ioctl(root, _GET_FLAGS, flags)
+        flags[0] |= _NO_COPY_ON_WRITE
+        fcntl.ioctl(root, _SET_FLAGS, flags)
 
 
 def read_format(root: int) -> int | None:
@@ -197,12 +210,39 @@ def make_directory(name: str, dir_fd: int) -> None:
 
 
 def open_file(name: str, dir_fd: int, *, create: bool) -> int:
-    """Open a file of the store to read and write, never through a symbolic link, nor a pipe. *Raises*: OSError."""
-    fd = os.open(name, _FILE | (os.O_CREAT if create else 0), 0o600, dir_fd=dir_fd)
+    """Open a file of the store to read and write, on a read-only disk to read; never a symbolic link, or a pipe.
+
+    *Raises*: OSError.
+    """
+    fd = _open_file(name, dir_fd, create=create)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, f"{name} in the store is not a file")
     return fd
+
+
+def _open_file(name: str, dir_fd: int, *, create: bool) -> int:
+    try:
+        return os.open(name, _FILE | (os.O_CREAT if create else 0), 0o600, dir_fd=dir_fd)
+    except OSError as exc:
+        if exc.errno != errno.EROFS:
+            raise
+        try:
+            return os.open(name, _FILE & ~os.O_ACCMODE | os.O_RDONLY, dir_fd=dir_fd)
+        except FileNotFoundError:
+            if create:
+                raise exc from None
+            raise
+
+
+def writable(fd: int) -> bool:
+    """Say whether a file that `open_file` has opened may be written to."""
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+
+
+def read_only() -> OSError:
+    """Return the error of who would write to a file that is not `writable`."""
+    return OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 def blob_directory(layout: Layout, blob_id: BlobId, *, create: bool) -> int:

@@ -15,6 +15,9 @@ A killed process leaves `used` too large, by what stands in its slot. `recount` 
 takes the sum for `used` if it is less. Bytes that go while it measures, it may have seen or not. So recounts are
 numbered, and what went while there was one stays counted (Q1), until the next.
 
+Where the file cannot be opened to write, a stand-in in memory that nobody shares takes its place, and nothing is
+written to the store, until `join` finds that it can be.
+
 It is not in the catalogue: a grant takes 15 microseconds here and never waits for another's transaction, and the bounds
 outlive a catalogue that has to be made anew. Its locks are in locks.py.
 """
@@ -63,8 +66,13 @@ class QuotaKeeper:
     def __init__(self, layout: Layout) -> None:
         self._path = layout.path
         self._root = layout.root
-        self._fd = layouts.open_file("quota", layout.root, create=True)
+        self.joined = True  # whether it is the store's own file
+        try:
+            self._fd = self._open()
+        except OSError:
+            self._fd, self.joined = self._stand_in(), False
         self._locks = QuotaLocks(self._fd)
+        self._owed: dict[str, int] = {}  # bounds that could not be written there yet
         self._mutex = threading.Lock()  # the update lock is one for all threads of this process
         self._pool = 0  # reserved, and nobody has it yet
         self._taken = 0  # reserved, and being written
@@ -78,6 +86,35 @@ class QuotaKeeper:
         self.damaged = self._seen.used == UNKNOWN and os.fstat(self._fd).st_size > 0  # when it was opened
         if self.damaged:
             log.warning("the store's quota is damaged: set its bounds again with --max-cache and --min-free")
+
+    def join(self) -> None:
+        """Work with the store's own file from here on, if that is not so. *Raises*: OSError; StoreError."""
+        with self._mutex:
+            if not self.joined:
+                stand_in, self._fd = self._fd, self._open()
+                os.close(stand_in)
+                self._locks, self.joined = QuotaLocks(self._fd), True
+        if self._owed:
+            self.set_bounds(None, None)
+
+    def _open(self) -> int:
+        """Open the file to write. *Raises*: OSError."""
+        fd = layouts.open_file("quota", self._root, create=True)
+        if not layouts.writable(fd):
+            os.close(fd)
+            raise layouts.read_only()
+        return fd
+
+    def _stand_in(self) -> int:
+        """Return a file in memory with what can be read of ours. *Raises*: OSError."""
+        stand_in = os.memfd_create("quota")
+        with contextlib.suppress(OSError):
+            fd = layouts.open_file("quota", self._root, create=False)
+            try:
+                os.pwrite(stand_in, os.pread(fd, records.QUOTA_SIZE, 0), 0)
+            finally:
+                os.close(fd)
+        return stand_in
 
     def close(self) -> None:
         """Give back what is reserved, and the slot."""
@@ -111,18 +148,24 @@ class QuotaKeeper:
     def set_bounds(self, max_cache: int | None, min_free: int | None) -> None:
         """Set the store's bounds, for all its processes from their next grant on. *Units*: bytes; None: as it is.
 
+        What cannot be written is not forgotten: `join` tries it again.
+
         *Raises*: StoreError, also when the file system cannot give the room of an evicted block back.
         """
         now = self.look()
         bounds = {"max_cache": max_cache, "min_free": min_free}
-        changes = {name: value for name, value in bounds.items() if value is not None and getattr(now, name) != value}
+        self._owed |= {name: value for name, value in bounds.items() if value is not None}
+        changes = {name: value for name, value in self._owed.items() if getattr(now, name) != value}
         if changes:
             if any(changes.values()):
                 self._refuse_without_holes()
             with self._mutex, self._changing() as quota:
                 self._write(dataclasses.replace(quota, **changes))
-            os.fdatasync(self._fd)  # a bound outlives a power loss
-            layouts.sync(self._root)
+            if self.joined:
+                os.fdatasync(self._fd)  # a bound outlives a power loss
+                layouts.sync(self._root)
+        if self.joined:
+            self._owed = {}
 
     def _refuse_without_holes(self) -> None:
         try:
@@ -172,6 +215,8 @@ class QuotaKeeper:
     def recount(self, measure: Callable[[], int]) -> None:
         """Make `used` what `measure` finds on the disk and what is reserved, where that is less, or far more.
 
+        On a full disk it may not be possible to write that down: then it stays as it is.
+
         Others may go on meanwhile: what they reserve after the slots were read is counted by the clock, and what they
         write from their slots at worst twice. *Locks*: takes update, for microseconds, not while measuring.
         """
@@ -181,7 +226,8 @@ class QuotaKeeper:
         with self._mutex, self._changing() as quota:
             most = found + reserved + quota.clock - before.clock
             if most < quota.used or quota.used < found:
-                self._write(dataclasses.replace(quota, used=most, recounts=quota.recounts + 1))
+                with contextlib.suppress(OSError):
+                    self._write(dataclasses.replace(quota, used=most, recounts=quota.recounts + 1))
 
     def _grant(self, length: int) -> int:
         """Move a batch from the quota to the pool; return what is lacking for `length` bytes."""
@@ -269,5 +315,6 @@ class QuotaKeeper:
             elif self._locks.slot_is_held(slot):
                 reserved += value
             elif value:
-                self._write_slot(slot, 0)
+                with contextlib.suppress(OSError):
+                    self._write_slot(slot, 0)
         return reserved

@@ -229,7 +229,7 @@ def test_status_has_the_keys_that_scripts_rely_on(nginx: Nginx, docroot: Path, m
     on_mount(under.read, mount.path("blob"), BLOCK, 5000)
     shown = json.loads(lazyfs("status", "--store", mount.store, "--json").stdout)
     assert set(shown) == {"store", "mounts"}
-    assert set(shown["store"]) == {"path", "format", "blobs", "bytes_on_disk", "max_cache", "min_free"}
+    assert set(shown["store"]) == {"path", "format", "blobs", "bytes_on_disk", "max_cache", "min_free", "degraded"}
     assert shown["store"] | {"bytes_on_disk": 0} == {
         "path": str(mount.store),
         "format": 1,
@@ -237,6 +237,7 @@ def test_status_has_the_keys_that_scripts_rely_on(nginx: Nginx, docroot: Path, m
         "bytes_on_disk": 0,
         "max_cache": None,
         "min_free": None,
+        "degraded": None,
     }
     assert BLOCK <= shown["store"]["bytes_on_disk"] <= 2 * BLOCK
     (described,) = shown["mounts"]

@@ -32,6 +32,7 @@ from typing import cast
 from lazyfs import records
 from lazyfs.extents import Extent
 from lazyfs.store import BlobFile, Store, trash
+from lazyfs.store.behind import Behind
 from lazyfs.store.blobfile import open_blob
 from lazyfs.store.catalogue import Catalogue
 from lazyfs.store.eviction import Evictor
@@ -74,7 +75,7 @@ class Host:
         self.layout = world.layout
         self.quota = QuotaKeeper(world.layout)
         self.evictor = Evictor(world.layout, self.quota, lambda blobs: None)
-        self.store = Store(world.layout, cast("Catalogue", None), self.quota, self.evictor, BLOCK)
+        self.store = Store(world.layout, cast("Catalogue", None), self.quota, self.evictor, cast("Behind", None), BLOCK)
         self.file: BlobFile | None = None
         self.left = False  # it writes nothing more
 

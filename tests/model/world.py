@@ -110,6 +110,7 @@ async def world(path: Path, origin: FakeOrigin, *, memory: int = 0, read_timeout
         assert not world.blobs._open, "a blob is open"
         assert not world.blobs._opening, "a blob is being opened"
         assert not origin.open, "an answer is open"
+        world.store.behind.settle()  # it may be seeing whether the blob is complete
         assert open_files(world.directory) == []
         assert locked(world.directory) is None
         world.store.close()

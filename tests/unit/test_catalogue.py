@@ -283,6 +283,16 @@ def test_rows_that_make_no_sense_are_not_shown(tmp_path: Path) -> None:
         assert [row.blob_id[4] for row in catalogue.blobs()] == ["3"]
 
 
-def test_where_it_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot be used now"), opened(tmp_path / "nowhere"):
-        pass
+def test_where_it_cannot_be_a_stand_in_works_and_later_gives_way(tmp_path: Path) -> None:
+    with opened(tmp_path / "later") as catalogue:
+        assert not catalogue.joined
+        catalogue.remember([KNOWN])
+        assert catalogue.known(URL) == KNOWN
+        with pytest.raises(StoreError, match="cannot be used now"):
+            catalogue.join()
+        (tmp_path / "later").mkdir()
+        catalogue.join()
+        assert catalogue.known(URL) is None, "what the stand-in heard is lost"
+        catalogue.remember([KNOWN])
+    with opened(tmp_path / "later") as catalogue:
+        assert catalogue.known(URL) == KNOWN

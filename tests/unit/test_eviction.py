@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -50,7 +51,7 @@ def put(store: Store, file: BlobFile, *blocks: int) -> list[int]:
         assert file.locks.try_blocks(Extent(index, index + 1))
         content = bytes([index + 1]) * BLOCK
         if (checksum := store.write(file, index, content)) != MISSING:
-            file.record(index, checksum)
+            store.record(partial(file.record, index, checksum), BLOCK)
             taken.append(index)
         file.locks.release_blocks(Extent(index, index + 1))
     return taken

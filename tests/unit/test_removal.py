@@ -31,10 +31,12 @@ def make(store: Store, url: str = URL, version: Version = OLD, digest: str | Non
     blob_id = blob_id_for(url, version, digest)
     with contextlib.closing(store.open_blob(blob_id, url, version.size, version)) as blob:
         fill(blob)
+    store.behind.settle()
     return blob_id
 
 
 def drop_row(store: Store, blob_id: BlobId) -> None:
+    store.behind.settle()
     store.catalogue.drop_blob(blob_id)
 
 
