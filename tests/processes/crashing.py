@@ -48,7 +48,7 @@ AIMS: Final = ("making room", "evictions", "written, not recorded", "gate", "pas
 AIMED_FOR: Final = 2.0
 """Seconds after which an aimed kill falls wherever it may."""
 
-MUST_HIT: Final = ("blocks locked", "answers cut short", "pass", "making room", "while the store was made")
+MUST_HIT: Final = ("blocks locked", "answers cut short", "pass", "MiB evicted", "while the store was made")
 """What some of a hundred kills must have cut short; else they show nothing."""
 
 PATIENCE: Final = 60.0
@@ -336,6 +336,8 @@ class Life:
             quota = store.quota.look()
             if abs(quota.used - store.bytes_on_disk()) > PAGE * len(self._blobs.sources):
                 self._wrong(f"after a recount {quota.used} bytes are counted, and {store.bytes_on_disk()} on the disk")
+            if self._bounded:  # what was reserved and is not there has gone between the kills
+                self._tally.hit["MiB evicted"] += (quota.clock - quota.used) >> 20
             if self._bounded and quota.used > self._bound:
                 self._wrong(f"{quota.used} bytes are used, and the bound is {self._bound}")
             for directory in self._store.glob("blobs/*/*"):
