@@ -215,6 +215,7 @@ async def test_an_evicted_block_is_fetched_again(here: World) -> None:
         await wait_all_tasks_blocked()
         assert len(here.origin.asked) - asked == 3
         assert blob.present_bytes() == SIZE
+    here.store.behind.settle()
     assert [row.complete for row in here.store.catalogue.blobs()] == [True]
 
 
