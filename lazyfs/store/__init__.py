@@ -22,6 +22,7 @@ from lazyfs.store import trash
 from lazyfs.store.behind import Behind
 from lazyfs.store.blobfile import BlobFile, look_into, open_blob, stand_in
 from lazyfs.store.catalogue import BlobRow, Catalogue
+from lazyfs.store.checking import reclaim
 from lazyfs.store.eviction import Evictor
 from lazyfs.store.layout import Layout, default_path, open_layout
 from lazyfs.store.quota import QuotaKeeper
@@ -130,8 +131,17 @@ class Store:
         """
         if self.quota.joined:
             trash.sweep(self.layout)
+            self._reclaim()
             self.evictor.recount()
             self.evictor.shrink()
+
+    def _reclaim(self) -> None:
+        """Give back what killed writers have left; what is counted of it goes with the next recount."""
+        for blob_id in layouts.blob_ids(self.layout):
+            unusable = contextlib.suppress(OSError, records.BadRecord)
+            with unusable, contextlib.closing(look_into(self.layout, blob_id)) as blob:
+                if layouts.disk_bytes(self.layout, blob_id) > blob.present_bytes():
+                    reclaim(blob)
 
     def write(self, file: BlobFile, index: int, block: Block) -> int:
         """Put a block in place and return the checksum to `record`; MISSING when the store does not take it.

@@ -50,6 +50,21 @@ def drop_block(blob: BlobFile, index: int) -> None:
     blob.discard(index)
 
 
+def reclaim(blob: BlobFile, *, give_back: bool = True) -> int:
+    """Give back the disk space of blocks that are missing, which who was killed before the map's entry leaves.
+
+    Returns how many blocks have some. *Raises*: OSError. *Locks*: tries the blocks', and releases them.
+    """
+    found = 0
+    for index in blob.unvouched():
+        with try_block(blob, index) as ours:
+            if ours and blob.entries(Extent(index, index + 1))[0] == MISSING:
+                found += 1
+                if give_back:
+                    blob.discard(index)
+    return found
+
+
 @contextlib.contextmanager
 def try_block(blob: BlobFile, index: int) -> Iterator[bool]:
     """Hold a block's lock, if nobody else does."""

@@ -20,10 +20,10 @@ from typing import Final
 
 from lazyfs import records
 from lazyfs.errors import StoreError
-from lazyfs.extents import Extent, Geometry
+from lazyfs.extents import Geometry
 from lazyfs.store import layout as layouts
 from lazyfs.store.blobfile import BlobFile, look_into, open_blob
-from lazyfs.store.checking import Verdict, check_block, drop_block, try_block
+from lazyfs.store.checking import Verdict, check_block, drop_block, reclaim
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import BlobLocks
 from lazyfs.versions import BlobId, digest_of
@@ -247,14 +247,7 @@ def _unvouched(layout: Layout, blob: BlobFile, *, repair: bool) -> Iterator[Find
     """Find the disk space of blocks that are missing: who was killed before the map's entry leaves that."""
     if layouts.disk_bytes(layout, blob.blob_id) <= blob.present_bytes():
         return
-    found = 0
-    for index in blob.unvouched():
-        with try_block(blob, index) as ours:
-            if ours and blob.entries(Extent(index, index + 1))[0] == records.MISSING:
-                found += 1
-                if repair:
-                    blob.discard(index)
-    if found:
+    if found := reclaim(blob, give_back=repair):
         what = f"space for {found} {'block' if found == 1 else 'blocks'} that its map does not know"
         yield Finding(blob.blob_id, what, damage=False, mended=repair)
 

@@ -193,6 +193,7 @@ def test_two_who_evict_at_once_choose_alike_and_do_not_evict_twice(store: Store,
 def test_a_blob_that_lost_a_block_is_not_called_complete(store: Store, one: BlobFile, two: BlobFile) -> None:
     with closing(store.open_blob(BlobId("url-" + "3" * 64), "http://a/three", 2 * BLOCK)) as three:
         put(store, three, 0, 1)
+        store.behind.settle()
         store.catalogue.mark_complete(three.blob_id)
         put(store, one, *range(15))
     assert {row.blob_id: row.complete for row in store.catalogue.blobs()}[three.blob_id] is False
@@ -245,6 +246,18 @@ def test_what_was_written_and_is_not_recorded_gives_its_room_back(store: Store, 
     assert store.quota.look().used == 0
 
 
+def test_what_a_killed_writer_left_is_given_back(store: Store, one: BlobFile, two: BlobFile) -> None:
+    put(store, one, 0, 1)
+    for index in (3, 4, 9):
+        assert store.write(one, index, b"x" * BLOCK) != MISSING  # and there it was killed
+    two.locks.try_blocks(Extent(7, 8))
+    assert store.write(two, 7, b"x" * BLOCK) != MISSING  # and this one lives
+    store.tidy()
+    assert on_disk(store) == 3
+    assert store.quota.look().used == 3 * BLOCK
+    assert present(one) == {0, 1}
+
+
 def test_a_disk_that_fails_is_left_alone_for_a_while(store: Store, one: BlobFile) -> None:
     with mock.patch.object(BlobFile, "write", side_effect=OSError(5, "Input/output error")) as write:
         assert put(store, one, *range(9)) == []
@@ -268,6 +281,7 @@ def test_what_loses_a_block_is_not_marked_complete_any_more_when_it_does(store: 
     with closing(store.open_blob(ONE, "http://a/one", BLOCKS * BLOCK)) as file:
         put(store, file, *range(BLOCKS))
         store.mark_complete(file)
+        store.behind.settle()
         evict = BlobFile.evict
         seen: list[bool] = []
 
@@ -288,4 +302,5 @@ def test_what_another_process_evicts_from_while_it_is_synced_is_not_marked_compl
         with closing(look_into(store.layout, ONE)) as other:
             other.evict(0, store.quota.clock)
         store.mark_complete(file)
+        store.behind.settle()
     assert [row.complete for row in store.catalogue.blobs()] == [False]

@@ -65,6 +65,7 @@ def test_it_looks_at_each_block_once_a_round_and_goes_round(store: Store, monkey
 def test_rot_becomes_a_missing_block(store: Store) -> None:
     used, whole = store.quota.look().used, [BLOB, OTHER]
     for blob_id in whole:
+        store.behind.settle()
         store.catalogue.mark_complete(blob_id)
     spoil(store, 1)
     with scrubbing_of(store) as scrub:
