@@ -20,10 +20,10 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -33,7 +33,6 @@ from lazyfs.errors import (
     DeadlineExceeded,
     DigestMismatch,
     LazyfsError,
-    OriginBadAnswer,
     OriginOffline,
     StoreError,
 )
@@ -45,10 +44,9 @@ from lazyfs.origin.client import Client
 from lazyfs.readahead import Readahead
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.layout import Layout
-from lazyfs.turns import Turns
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, digest_of
-from lazyfs.ways import REFUSED_FOR, Ways
+from lazyfs.ways import Ways
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +74,30 @@ class Limits:
     memory: int = 32 * 1024 * 1024
 
 
-class Blob:
-    """A blob that is open in this process, shared by all its readers; made by `Blobs.open`."""
+class Shared(Protocol):
+    """What the open blobs of a process share (blobs.py)."""
 
-    def __init__(self, blob_id: BlobId, file: BlobFile, known: Known, shared: Blobs) -> None:
+    store: Store
+    client: Client
+    counters: Counters
+    nursery: trio.Nursery
+    limits: Limits
+    memory: CheckedBlocks
+
+    def forget_if_idle(self, blob: Blob) -> None:
+        """Close a blob's files once nobody needs them."""
+
+    async def mark_complete(self, file: BlobFile) -> None:
+        """Record that all of a blob is in the store."""
+
+    async def throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:
+        """Let a blob that does not match its digest go."""
+
+
+class Blob:
+    """A blob that is open in this process, shared by all its readers; made by `Blobs.open` (blobs.py)."""
+
+    def __init__(self, blob_id: BlobId, file: BlobFile, known: Known, shared: Shared) -> None:
         self.blob_id = blob_id
         self.known = known
         self.geometry: Geometry = file.geometry
@@ -399,121 +417,6 @@ class Blob:
         self.closed = True
         self._shared.store.note_uses(self._file, self._used)
         self._file.close()
-
-
-class Blobs:
-    """The blobs that are open in this process, and what they share.
-
-    `nursery` runs the flights; it must outlive every reader. `on_mismatch` hears of blobs that were thrown away.
-    """
-
-    def __init__(self, store: Store, client: Client, counters: Counters, nursery: trio.Nursery, limits: Limits) -> None:
-        self.store = store
-        self.client = client
-        self.counters = counters
-        self.nursery = nursery
-        self.limits = limits
-        self.memory = CheckedBlocks(limits.memory)
-        self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
-        self._open: dict[BlobId, Blob] = {}
-        # Where bytes came from that were not a digest's, and until when they are not to be had from there again.
-        self._wrong: dict[tuple[BlobId, str], tuple[float, DigestMismatch]] = {}
-        self._opening = Turns[BlobId]()
-
-    async def open(self, blob_id: BlobId, known: Known, mirrors: Sequence[str] = ()) -> Blob:
-        """Open a blob, or share it with those who have it open; pair it with `close`.
-
-        `mirrors` are further URLs, in order. *Raises*: StoreError; OriginBadAnswer, when a digest is open with another
-        size; DigestMismatch, when all it could come from was found wrong a while ago.
-        """
-        async with self._opening.of(blob_id):
-            blob = self._open.get(blob_id)
-            if blob is not None and blob.mismatch is not None:  # its flight has ended, and nobody was here yet
-                await self._throw_away(blob, blob.mismatch)
-                blob = None
-            self._refuse_wrong(blob_id, (known.url, *mirrors))
-            if blob is not None and self.worth_another_try(blob):
-                blob = None
-            if blob is None:
-                try:
-                    file = await trio.to_thread.run_sync(
-                        self.store.open_blob, blob_id, known.url, known.version.size, known.version
-                    )
-                except OSError as exc:
-                    raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
-                blob = self._open[blob_id] = Blob(blob_id, file, known, self)
-            elif blob.geometry.size != known.version.size:  # only a digest may name blobs of two sizes: one is a lie
-                shown = urls.redact(known.url)
-                raise OriginBadAnswer(shown, f"{known.version.size} bytes, but this digest is open with another size")
-            blob.renew(known)
-            for url in (known.url, *mirrors):
-                blob.ways.add(url)
-                if (wrong := self._wrong.get((blob_id, url))) is not None and trio.current_time() < wrong[0]:
-                    blob.ways.refuse(url, wrong[1])
-            blob.opens += 1
-            return blob
-
-    def worth_another_try(self, blob: Blob) -> bool:
-        """Say whether a blob had better be opened anew, since the store may take it by now."""
-        return not (blob.stored or self.store.trouble.at_rest)
-
-    def _refuse_wrong(self, blob_id: BlobId, ways: Sequence[str]) -> None:
-        """Refuse what would only be fetched to be thrown away again. *Raises*: DigestMismatch."""
-        wrong = [self._wrong.get((blob_id, url), (-math.inf, None)) for url in ways]
-        if all(trio.current_time() < until for until, _ in wrong) and (error := wrong[0][1]) is not None:
-            raise DigestMismatch(error.url, error.reason)
-
-    def close(self, blob: Blob) -> None:
-        """Undo one `open`; what is under way for readers that have left is cancelled."""
-        blob.opens -= 1
-        if blob.opens == 0:
-            blob.release()
-            self.forget_if_idle(blob)
-
-    def forget_if_idle(self, blob: Blob) -> None:
-        """Close a blob's files once nobody needs them."""
-        if blob.idle and not blob.closed:
-            if self._open.get(blob.blob_id) is blob:
-                del self._open[blob.blob_id]
-            blob.close_file()
-
-    async def throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:
-        """Let a blob that does not match its digest go: who opens it from now on begins anew."""
-        async with self._opening.of(blob.blob_id):
-            if self._open.get(blob.blob_id) is blob:
-                await self._throw_away(blob, mismatch)
-
-    async def _throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:
-        del self._open[blob.blob_id]
-        self.memory.drop(blob.blob_id)
-        now = trio.current_time()
-        self._wrong = {key: noted for key, noted in self._wrong.items() if noted[0] > now}
-        for url in blob.ways.used:  # not with what was raised: that keeps its frames, and a block in them
-            self._wrong[blob.blob_id, url] = now + REFUSED_FOR, DigestMismatch(mismatch.url, mismatch.reason)
-        log.error("blob %s: %s", blob.blob_id, mismatch)
-        try:
-            with trio.CancelScope(shield=True):  # half of this would leave the wrong blob for the next to open
-                await trio.to_thread.run_sync(blob.set_aside, self.store.layout)
-        except OSError as exc:
-            log.warning("blob %s could not be thrown away: %s", blob.blob_id, exc.strerror or exc)
-        self.on_mismatch(blob.blob_id, mismatch)
-
-    async def present_bytes(self, blob_id: BlobId) -> int:
-        """Return how many bytes of a blob are in the store, open or not. *Raises*: StoreError."""
-        blob = self._open.get(blob_id)
-        if blob is not None:
-            return blob.present_bytes()
-        try:
-            return await trio.to_thread.run_sync(self.store.present_bytes, blob_id)
-        except OSError as exc:
-            raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
-
-    async def mark_complete(self, file: BlobFile) -> None:
-        """Record that all of a blob is in the store."""
-        try:
-            await trio.to_thread.run_sync(self.store.mark_complete, file)
-        except (OSError, LazyfsError) as exc:
-            log.warning("blob %s is whole but could not be marked so: %s", file.blob_id, exc)
 
 
 def _some(indexes: list[int]) -> list[int]:

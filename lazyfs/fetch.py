@@ -26,17 +26,18 @@ whatever its first reader does, because another reader would have to begin it ag
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final
 
 import trio
 
+from lazyfs.assembler import Assembler
 from lazyfs.channels import take_waiting
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, OriginError, StoreError
-from lazyfs.extents import Block, Extent, Geometry, runs
+from lazyfs.extents import Block, Extent, runs
 from lazyfs.flight import Flight, FlightTable, Hold
 from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.backoff import Backoff
@@ -474,41 +475,3 @@ async def read_stored(file: BlobFile, index: int, counters: Counters) -> bytearr
     except OSError:
         return None
     return block
-
-
-class Assembler:
-    """Receives a body that begins at byte `start`, a block's first, into whole blocks.
-
-    `head` are bytes of it that are here already. A block of which the body has only a part is dropped.
-    """
-
-    def __init__(self, geometry: Geometry, start: int, head: bytes) -> None:
-        self._geometry = geometry
-        self._index = start // geometry.block_size
-        self._head = head
-
-    async def blocks(self, answer: Answer | None) -> AsyncGenerator[tuple[int, Block], None]:
-        """Yield the blocks of the head and of what `answer` sends, each as soon as it is whole."""
-        filled = len(self._head)
-        while self._index < self._geometry.blocks:
-            block = bytearray(self._geometry.length(self._index))
-            block[:filled] = self._head[:filled]
-            if answer is None and filled < len(block):
-                return
-            if answer is not None and not await _fill(memoryview(block), filled, answer):
-                return
-            filled = 0
-            yield self._index, block
-            self._index += 1
-        if answer is not None:
-            await answer.receive_into(memoryview(bytearray(1)))  # its end, which proves the rest, frees the connection
-
-
-async def _fill(buffer: memoryview, filled: int, answer: Answer) -> bool:
-    """Fill a buffer from where it is filled to; False when the body ends before."""
-    while filled < len(buffer):
-        count = await answer.receive_into(buffer[filled:])
-        if not count:
-            return False
-        filled += count
-    return True

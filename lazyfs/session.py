@@ -16,7 +16,8 @@ from typing import Final
 import trio
 
 from lazyfs import records, scrubbing, urls
-from lazyfs.blob import Blobs, Limits
+from lazyfs.blob import Limits
+from lazyfs.blobs import Blobs
 from lazyfs.counters import Counters
 from lazyfs.entries import Entry, Kind, Refusal
 from lazyfs.errors import LazyfsError, SourceError, StoreError, UsageError

@@ -25,7 +25,8 @@ from typing import Final
 import trio
 
 from lazyfs import urls
-from lazyfs.blob import Blob, Blobs
+from lazyfs.blob import Blob
+from lazyfs.blobs import Blobs
 from lazyfs.entries import Entry, Refusal
 from lazyfs.errors import (
     BlobChanged,

@@ -13,7 +13,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lazyfs.blob import Blobs, Limits
+from lazyfs.blob import Limits
+from lazyfs.blobs import Blobs
 from lazyfs.counters import Counters
 from lazyfs.errors import (
     BlobChanged,

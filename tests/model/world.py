@@ -16,7 +16,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lazyfs import records
-from lazyfs.blob import Blob, Blobs, Limits
+from lazyfs.blob import Blob, Limits
+from lazyfs.blobs import Blobs
 from lazyfs.counters import Counters
 from lazyfs.extents import Extent
 from lazyfs.store import BlobFile, Store

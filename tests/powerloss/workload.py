@@ -19,7 +19,8 @@ from typing import Final
 import trio
 
 from lazyfs import records
-from lazyfs.blob import Blob, Blobs, Limits
+from lazyfs.blob import Blob, Limits
+from lazyfs.blobs import Blobs
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch
 from lazyfs.extents import Extent

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import trio
 
-from lazyfs.blob import Blobs, Limits
+from lazyfs.blob import Limits
+from lazyfs.blobs import Blobs
 from lazyfs.counters import Counters
 from lazyfs.origin.client import Client, ClientOptions
 from lazyfs.store import Store

@@ -28,7 +28,8 @@ from pathlib import Path
 
 import trio
 
-from lazyfs.blob import Blobs, Limits
+from lazyfs.blob import Limits
+from lazyfs.blobs import Blobs
 from lazyfs.counters import Counters
 from lazyfs.origin.client import Client, ClientOptions
 from lazyfs.records import MIN_BLOCK_SIZE as BLOCK
@@ -180,7 +181,7 @@ def main() -> None:
     """Measure, print a line, and end with 1 when it took longer than is promised."""
     options = _parser().parse_args()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lazyfs.blob", "lazyfs.origin.client", "lazyfs.store", "tests.model.world"])
+    context.set_forkserver_preload(["lazyfs.blobs", "lazyfs.origin.client", "lazyfs.store", "tests.model.world"])
     with tempfile.TemporaryDirectory(prefix="lazyfs-takeover-") as name, _load(options.load):
         took = sorted(rounds(Path(name) / "store", options.rounds, context, options.seed))
     median, worst = statistics.median(took), took[-1]
