@@ -270,12 +270,12 @@ class QuotaKeeper:
 
         It gets our bounds, if it is new, and is measured before anything is reserved. What we had in the pool is lost.
         """
-        if os.fstat(self._fd).st_nlink:
+        if not self.joined or os.fstat(self._fd).st_nlink:
             return
         try:
-            fd = layouts.open_file("quota", self._root, create=True)
+            fd = self._open()
         except OSError:
-            return  # what has its name is no file: ours does as well
+            return  # what has its name is no file, or read-only: ours does as well
         os.close(self._fd)
         self._fd, self._locks = fd, QuotaLocks(fd)
         self._pool, self._slot = 0, -1
