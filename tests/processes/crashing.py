@@ -329,6 +329,9 @@ class Life:
 
     def _look_at_the_store(self) -> None:
         """Look at the store as the next process finds it: nothing may have to be repaired."""
+        checked = lazyfs("fsck", "--store", self._store, timeout=120)
+        if checked.returncode != 0:
+            self._wrong(f"fsck ends with {checked.returncode}: {checked.stdout}{checked.stderr}")
         with contextlib.closing(Store.open(self._store)) as store:
             if (used := store.quota.look().used) < store.bytes_on_disk() - PAGE * len(self._blobs.sources):
                 self._wrong(f"{used} bytes are counted and {store.bytes_on_disk()} are on the disk")
