@@ -171,11 +171,14 @@ def pack_sum(sha256: bytes) -> bytes:
     return sha256[:24] + _CHECK.pack(xxhash.xxh3_64_intdigest(sha256[:24]))
 
 
+def sum_is_known(data: bytes) -> bool:
+    """Say whether an encoded sum is one."""
+    return len(data) >= SUM_SIZE and bool(_CHECK.unpack_from(data, 24)[0] == xxhash.xxh3_64_intdigest(data[:24]))
+
+
 def sum_matches(data: bytes, sha256: bytes) -> bool | None:
     """Say whether an encoded sum is that of `sha256`; None when it is not known."""
-    if len(data) < SUM_SIZE or _CHECK.unpack_from(data, 24)[0] != xxhash.xxh3_64_intdigest(data[:24]):
-        return None
-    return data[:24] == sha256[:24]
+    return data[:24] == sha256[:24] if sum_is_known(data) else None
 
 
 def pack_quota(quota: Quota) -> bytes:

@@ -164,8 +164,7 @@ class Store:
             return records.MISSING
         finally:
             self.quota.written(len(block))
-        with contextlib.suppress(OSError):
-            file.note_arrival(index, self.quota.clock, self.quota.room)
+        file.note_arrival(index, self.quota.clock, self.quota.room)
         return checksum
 
     def mark_complete(self, file: BlobFile) -> None:

@@ -87,7 +87,7 @@ class BlobFile:
 
         *Locks*: takes in-use shared (held until `close`).
         """
-        return self.locks.try_use() and os.fstat(self._files.lock).st_nlink > 0
+        return self.locks.try_use() and not self.removed
 
     def entries(self, run: Extent) -> tuple[int, ...]:
         """Return the map entries of a run of blocks; 0 is a missing block, as is one whose entry cannot be read."""
@@ -175,7 +175,10 @@ class BlobFile:
 
     def is_as_before(self, index: int, block: Block) -> bool | None:
         """Say whether a block is what it was when it was evicted; None when that is not known. *Raises*: OSError."""
-        return self._has_sum(index + 1, hashlib.sha256(block).digest())
+        known = self._read_sum(index + 1)
+        if not records.sum_is_known(known):  # the usual case, not worth hashing the block for
+            return None
+        return records.sum_matches(known, hashlib.sha256(block).digest())
 
     def note_whole(self, digest: str) -> None:
         """Remember that the whole blob has matched its SHA-256. *Raises*: OSError."""
@@ -183,16 +186,16 @@ class BlobFile:
 
     def was_whole(self, digest: str) -> bool:
         """Say whether the whole blob has once matched its SHA-256. *Raises*: OSError."""
-        return self._has_sum(0, bytes.fromhex(digest)) is True
+        return records.sum_matches(self._read_sum(0), bytes.fromhex(digest)) is True
 
     def _write_sum(self, place: int, sha256: bytes) -> None:
         if self._files.sums is not None:
             os.pwrite(self._files.sums, records.pack_sum(sha256), place * records.SUM_SIZE)
 
-    def _has_sum(self, place: int, sha256: bytes) -> bool | None:
+    def _read_sum(self, place: int) -> bytes:
         if self._files.sums is None:
-            return None
-        return records.sum_matches(os.pread(self._files.sums, records.SUM_SIZE, place * records.SUM_SIZE), sha256)
+            return b""
+        return os.pread(self._files.sums, records.SUM_SIZE, place * records.SUM_SIZE)
 
     def leave_page_cache(self, index: int) -> None:
         """Have the kernel forget a block that it has read, so that the next read is the disk's."""
