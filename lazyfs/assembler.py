@@ -36,7 +36,7 @@ class Assembler:
         length, longest = 1, max(1, LARGEST_PIECE // self._geometry.block_size)
         while self._index < self._geometry.blocks:
             run = Extent(self._index, min(self._index + length, self._geometry.blocks))
-            blocks = [bytearray(self._geometry.length(index)) for index in run.blocks()]
+            blocks = [buffers.unfilled(self._geometry.length(index)) for index in run.blocks()]
             rest = [memoryview(block) for block in blocks]
             while rest:
                 whole = len(blocks) - len(rest)

@@ -1,8 +1,22 @@
-"""Lists of buffers that are filled one after the other.  Pure."""
+"""Buffers that are filled one after the other.  Pure."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator
+
+_new = ctypes.pythonapi.PyByteArray_FromStringAndSize
+_new.argtypes, _new.restype = [ctypes.c_void_p, ctypes.c_ssize_t], ctypes.py_object
+
+
+def unfilled(length: int) -> bytearray:
+    """Return a buffer with anything in it, which must be filled before anybody sees it.
+
+    `bytearray(length)` clears it first, which takes a tenth of the time that it takes to fetch a block on loopback.
+    *Source*: the C API's PyByteArray_FromStringAndSize, for whose string NULL stands for none.
+    """
+    block: bytearray = _new(None, length)
+    return block
 
 
 def advance(rest: list[memoryview], count: int) -> None:

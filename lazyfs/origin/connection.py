@@ -23,6 +23,12 @@ from lazyfs.buffers import advance
 SOON: Final = 0.05
 """Seconds after which what has come is handed out, although there is room for more."""
 
+WORTH_A_THREAD: Final = 512 * 1024
+"""Bytes; the event loop has other things to do than to copy as many out of the kernel, or to decrypt them."""
+
+_receivers = trio.CapacityLimiter(8)
+"""Of their own: the threads that all share may all wait for a disk."""
+
 _RECORDS: Final = 32 * 1024
 """Bytes that OpenSSL may have taken from the socket and not handed out: a record's, and to spare."""
 
@@ -62,7 +68,7 @@ class Connection:
 
     def has_news(self) -> bool:
         """Say whether there is anything to be read: of an idle one its end, or what would pass for an answer."""
-        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+        if self._decrypted():
             return True
         try:
             socket.socket.recv(self._socket, 1, socket.MSG_PEEK)  # what lies in the socket, also for TLS
@@ -90,32 +96,45 @@ class Connection:
         after `SOON`. None may be empty.
         """
         rest, count = list(buffers), 0
-        until, waited = trio.current_time() + SOON, False
+        until = trio.current_time() + SOON
+        await trio.lowlevel.checkpoint_if_cancelled()
+        why: OSError | None = None if self._decrypted() else BlockingIOError()
+        while True:
+            if why is not None:
+                await self._wait_for(rest, until, why)
+            came, why = await self._taken(rest)
+            count += came
+            if why is None or (count and (trio.current_time() >= until or not isinstance(why, _NOT_NOW))):
+                return count  # what is wrong with the connection, if anything is, will be so the next time
+            if not isinstance(why, _NOT_NOW):
+                raise why
+
+    async def _taken(self, rest: list[memoryview]) -> tuple[int, OSError | None]:
+        """Do `_take`, in a thread if it may be much: to copy a MiB out of the kernel takes as long as 50 wake-ups."""
+        if sum(map(len, rest)) < WORTH_A_THREAD:
+            return self._take(rest)
+        return await trio.to_thread.run_sync(self._take, rest, limiter=_receivers)
+
+    def _take(self, rest: list[memoryview]) -> tuple[int, OSError | None]:
+        """Fill what is left to fill with what is here; return how much that was, and why not more: None at the end."""
+        count = 0
         while rest:
             try:
-                came = self._receive_now(rest)
-            except _NOT_NOW as why:
-                if count and trio.current_time() >= until:
-                    break
-                await self._wait_for(rest, until, why)
-                waited = True
-                continue
-            except OSError:
-                if count:
-                    break  # it fails again the next time
-                raise
+                if isinstance(self._socket, ssl.SSLSocket):
+                    came = self._socket.recv_into(rest[0])
+                else:
+                    came = self._socket.recvmsg_into(rest)[0]
+            except OSError as why:
+                return count, why
             if not came:
                 break
             count += came
             advance(rest, came)
-        if not waited:
-            await trio.lowlevel.checkpoint()
-        return count
+        return count, None
 
-    def _receive_now(self, rest: Sequence[memoryview]) -> int:
-        if isinstance(self._socket, ssl.SSLSocket):
-            return self._socket.recv_into(rest[0])
-        return self._socket.recvmsg_into(rest)[0]
+    def _decrypted(self) -> int:
+        """Return how many bytes have come that are no longer in the socket."""
+        return self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
 
     async def _wait_for(self, rest: Sequence[memoryview], until: float, why: OSError) -> None:
         """Wait for all that is lacking, or until then for a part of it, or longer for any."""

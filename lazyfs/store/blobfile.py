@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lazyfs import records, replacement
+from lazyfs.buffers import unfilled
 from lazyfs.errors import StoreError
 from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.store import holes, trash
@@ -111,7 +112,7 @@ class BlobFile:
         if entry == records.MISSING:
             self._all_before = min(self._all_before, index)  # it may have been evicted
             return None
-        block = bytearray(self.geometry.length(index))
+        block = unfilled(self.geometry.length(index))
         offset = index * self.geometry.block_size
         if self._read_into(block, offset, wait=wait) < len(block):
             return None
@@ -134,7 +135,7 @@ class BlobFile:
 
         *Locks*: the block's, held. *Raises*: OSError.
         """
-        block = bytearray(self.geometry.length(index))
+        block = unfilled(self.geometry.length(index))
         filled = self._read_into(block, index * self.geometry.block_size, wait=True)
         return self._verified(index, checksum, block) if filled == len(block) else None
 

@@ -99,20 +99,21 @@ def test_the_end_is_told_after_what_came_before_it() -> None:
     between(main)
 
 
-def test_a_failure_is_told_after_what_came_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_told_after_what_came_before_it() -> None:
     async def main(connection: Connection, peer: socket.socket) -> None:
-        def reset(rest: object) -> int:
-            raise ConnectionResetError
+        class Resetting(socket.socket):
+            def recvmsg_into(self, into: list[memoryview]) -> tuple[int]:  # type: ignore[override]
+                try:
+                    return (super().recvmsg_into(into)[0],)
+                except BlockingIOError:
+                    raise ConnectionResetError from None
 
-        def once(rest: list[memoryview]) -> int:
-            monkeypatch.setattr(connection, "_receive_now", reset)
-            rest[0][:3] = b"abc"
-            return 3
-
-        monkeypatch.setattr(connection, "_receive_now", once)
+        peer.sendall(b"abc")
+        connection = Connection(Resetting(fileno=connection._socket.detach()))
         assert await connection.receive_into(buffers(10)) == 3
         with pytest.raises(ConnectionResetError):
             await connection.receive_into(buffers(10))
+        connection.close()
 
     between(main)
 
