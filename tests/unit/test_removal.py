@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lazyfs.errors import StoreError
 from lazyfs.store import Store, gc, trash
 from lazyfs.store import layout as layouts
 from lazyfs.store.removal import Kept, remove
@@ -94,6 +97,34 @@ def test_a_blob_that_comes_again_in_mid_removal_keeps_its_row(store: Store, monk
     assert in_store(store) == listed(store) == {blob_id}
     assert store.present_bytes(blob_id) == OLD.size
     assert store.catalogue.version_of(blob_id) is not None
+
+
+def test_what_is_not_complete_any_more_is_not_marked_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob_id = make(store)
+    store.catalogue.mark_complete(blob_id)
+    marked: list[bool] = []
+    rename = os.rename
+
+    def watched(*args: Any, **kwargs: Any) -> None:
+        marked.extend(row.complete for row in store.catalogue.blobs())
+        rename(*args, **kwargs)
+
+    monkeypatch.setattr(os, "rename", watched)
+    assert remove(store.layout, store.catalogue, blob_id) == 2 * BLOCK
+    assert marked == [False], "the power may go before the row does"
+
+
+def test_a_blob_goes_although_the_catalogue_cannot_be_written(store: Store) -> None:
+    blob_id = make(store)
+    store.catalogue.mark_complete(blob_id)
+    with contextlib.closing(sqlite3.connect(store.layout.catalogue)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store.catalogue._database._at.writes.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(StoreError, match="locked"):
+            remove(store.layout, store.catalogue, blob_id)
+    assert in_store(store) == set()
+    assert os.listdir(store.layout.trash) == []
+    assert collect(store).rows == 1
 
 
 # Pins.
