@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from lazyfs.sizes import format_size, parse_size
-from lazyfs.store import Store
+from lazyfs.store import BlobRow, Store
 from lazyfs.versions import BlobId
 from tests import under
 from tests.mounts import Leftovers, Mount, Mounts, Task, lazyfs, on_mount, reap, start
@@ -73,7 +73,7 @@ def measure(mounts: Mounts, nginx: Nginx, size: int, blobs: int, idle: float, mo
 
 
 def _make(path: Path, size: int, blobs: int, *, orphans: bool) -> None:
-    """Put blobs into a store, all their blocks marked present; as orphans, or as blobs that the catalogue knows."""
+    """Put blobs into a store, all their blocks marked present; as orphans of long ago, or as blobs that are known."""
     began, dice = time.monotonic(), random.Random(size)
     with contextlib.closing(Store.open(path)) as store:
         for _ in range(blobs):
@@ -85,7 +85,8 @@ def _make(path: Path, size: int, blobs: int, *, orphans: bool) -> None:
                     blob.record(index, 1)
                 blob.sync()
             if orphans:
-                store.catalogue.drop_blob(blob_id)
+                store.behind.settle()
+                store.catalogue.correct(BlobRow(blob_id, "", size // blobs, unit, False, last_used=0.0))
     print(f"made {blobs} blobs of {format_size(size)} together in {time.monotonic() - began:.1f} s", flush=True)
 
 
