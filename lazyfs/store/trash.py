@@ -29,9 +29,6 @@ from lazyfs.versions import BlobId
 STEP: Final = 16 * 1024 * 1024
 """Bytes of data deleted at a time: in 64 extents they take ext4 some 8 ms."""
 
-WORTH_A_PAUSE: Final = 0.001
-"""Seconds that a step may take without a pause of the same length after it."""
-
 _NO_FILE: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO})
 """What `open_file` fails with where there is no file, or something else."""
 
@@ -205,7 +202,8 @@ def _shorten(directory: int) -> None:
     """Give back the disk space of a blob's data little by little, so that this gives way, and can be interrupted.
 
     To free one large extent takes no time, but a blob that was fetched at random may have one for each block: 8 GiB in
-    32767 extents are 4 to 14 s of ext4's time here. Readers beside it are not delayed either way (`tools/removal`).
+    32767 extents are 4 to 14 s of ext4's time here. Each step has a pause of its own length: without them, on two busy
+    cores, 2.5 times as many calls took over 50 ms beside it as without it; with them, 1.2 times (`tools/removal`).
     """
     data = _open("data", directory)
     if data is None:
@@ -214,8 +212,7 @@ def _shorten(directory: int) -> None:
         for size in range(os.fstat(data).st_size - STEP, 0, -STEP):
             began = time.monotonic()
             os.ftruncate(data, size)
-            if (taken := time.monotonic() - began) > WORTH_A_PAUSE:
-                time.sleep(taken)
+            time.sleep(time.monotonic() - began)
     finally:
         os.close(data)
 
