@@ -329,17 +329,16 @@ def _examine(path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path, *, alone: bool = False) -> Iterator[None]:
-    """Hold the catalogue lock. *Raises*: StoreError, when another process holds it for too long."""
-    try:
+    """Hold the catalogue lock. *Raises*: Unusable, also when another process holds it for too long."""
+    with reported(path):
         fd = os.open(path.with_name("quota"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise Unusable(f"the catalogue {path} cannot be used now: {exc.strerror or exc}") from exc
     try:
         deadline = time.monotonic() + OPEN_SECONDS
-        while not StoreLocks(fd).try_catalogue(alone=alone):
-            if time.monotonic() > deadline:
-                raise Unusable(f"the catalogue {path} is held by a process that does not go on")
-            time.sleep(0.001)
+        with reported(path):
+            while not StoreLocks(fd).try_catalogue(alone=alone):
+                if time.monotonic() > deadline:
+                    raise Unusable(f"the catalogue {path} is held by a process that does not go on")
+                time.sleep(0.001)
         yield
     finally:
         os.close(fd)
