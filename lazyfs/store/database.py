@@ -4,7 +4,8 @@
          └─> damaged ── catalogue lock, exclusive; still damaged? ── set aside ── made anew, from the blobs ──^
 
 Damage is what SQLite calls corrupt, what is no database, a table that is not ours, and a name that is no plain file. A
-full disk or a database that somebody locks is not: that passes. The damaged one stays as `catalogue.db.damaged-DATE`
+full disk or a database that somebody locks is not: that passes. A page that the disk fails to read is corrupt, too, to
+SQLite, and to us at the second look: it may never be read again. The damaged one stays as `catalogue.db.damaged-DATE`
 until the next.
 
 It may come to light in any process, while others have the same file open. Whoever finds it sets the file aside, and
