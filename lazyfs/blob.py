@@ -91,7 +91,7 @@ class Shared(Protocol):
         """Record that all of a blob is in the store."""
 
     async def throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:
-        """Let a blob that does not match its digest go."""
+        """Let a blob that does not match its digest go. *Cancellation*: none."""
 
 
 class Blob:
@@ -267,11 +267,11 @@ class Blob:
     async def _lead(self, flight: Flight) -> None:
         try:
             await self._fetcher.lead(flight)
-            if self._fetcher.mismatch is not None:
-                await self._shared.throw_away(self, self._fetcher.mismatch)
-            else:
+            if self._fetcher.mismatch is None:
                 await self._note_complete()
         finally:
+            if self._fetcher.mismatch is not None:
+                await self._shared.throw_away(self, self._fetcher.mismatch)
             self._end_use()
 
     def _end_use(self) -> None:

@@ -99,10 +99,14 @@ class Blobs:
             blob.close_file()
 
     async def throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:
-        """Let a blob that does not match its digest go: who opens it from now on begins anew."""
-        async with self._opening.of(blob.blob_id):
-            if self._open.get(blob.blob_id) is blob:
-                await self._throw_away(blob, mismatch)
+        """Let a blob that does not match its digest go: who opens it from now on begins anew.
+
+        *Cancellation*: none, also when the process ends: the next to open it would meet the wrong blob again.
+        """
+        with trio.CancelScope(shield=True):
+            async with self._opening.of(blob.blob_id):
+                if self._open.get(blob.blob_id) is blob:
+                    await self._throw_away(blob, mismatch)
 
     async def _throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:
         del self._open[blob.blob_id]
@@ -113,8 +117,7 @@ class Blobs:
             self._wrong[blob.blob_id, url] = now + REFUSED_FOR, DigestMismatch(mismatch.url, mismatch.reason)
         log.error("blob %s: %s", blob.blob_id, mismatch)
         try:
-            with trio.CancelScope(shield=True):  # half of this would leave the wrong blob for the next to open
-                await trio.to_thread.run_sync(blob.set_aside, self.store.layout)
+            await trio.to_thread.run_sync(blob.set_aside, self.store.layout)
         except OSError as exc:
             log.warning("blob %s could not be thrown away: %s", blob.blob_id, exc.strerror or exc)
         self.on_mismatch(blob.blob_id, mismatch)

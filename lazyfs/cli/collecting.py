@@ -44,6 +44,7 @@ def collect(store_path: Path, max_cache: int | None, *, as_json: bool) -> None:
         described = {
             "old_versions": done.old_versions,
             "orphans": done.orphans,
+            "listed": done.listed,
             "leftovers": done.leftovers,
             "rows": done.rows,
             "run_files": files,
@@ -70,6 +71,8 @@ def _print(done: gc.Collected, files: int, left: int) -> None:
     ]
     removed = [part for part in parts if not part.startswith("0 ")]
     click.echo(f"removed {', '.join(removed) or 'nothing'}; freed {format_size(done.freed)}")
+    if done.listed:
+        click.echo(f"listed {counted(done.listed, 'blob')} again that the catalogue had lost")
     click.echo(f"evicted {format_size(done.evicted)}; {format_size(left)} are left")
     if kept := [f"{number} {why}" for why, number in done.kept.items() if number]:
         click.echo(f"kept, although it might have gone: {', '.join(kept)}")

@@ -4,7 +4,8 @@
          └─> damaged ── catalogue lock, exclusive; still damaged? ── set aside ── made anew, from the blobs ──^
 
 Damage is what SQLite calls corrupt, what is no database, a table that is not ours, and a name that is no plain file. A
-full disk or a database that somebody locks is not: that passes. The damaged one stays as `catalogue.db.damaged-DATE`
+full disk or a database that somebody locks is not: that passes. A page that the disk fails to read is corrupt, too, to
+SQLite, and to us at the second look: it may never be read again. The damaged one stays as `catalogue.db.damaged-DATE`
 until the next.
 
 It may come to light in any process, while others have the same file open. Whoever finds it sets the file aside, and
@@ -329,17 +330,16 @@ def _examine(path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path, *, alone: bool = False) -> Iterator[None]:
-    """Hold the catalogue lock. *Raises*: StoreError, when another process holds it for too long."""
-    try:
+    """Hold the catalogue lock. *Raises*: Unusable, also when another process holds it for too long."""
+    with reported(path):
         fd = os.open(path.with_name("quota"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise Unusable(f"the catalogue {path} cannot be used now: {exc.strerror or exc}") from exc
     try:
         deadline = time.monotonic() + OPEN_SECONDS
-        while not StoreLocks(fd).try_catalogue(alone=alone):
-            if time.monotonic() > deadline:
-                raise Unusable(f"the catalogue {path} is held by a process that does not go on")
-            time.sleep(0.001)
+        with reported(path):
+            while not StoreLocks(fd).try_catalogue(alone=alone):
+                if time.monotonic() > deadline:
+                    raise Unusable(f"the catalogue {path} is held by a process that does not go on")
+                time.sleep(0.001)
         yield
     finally:
         os.close(fd)

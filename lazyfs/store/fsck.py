@@ -22,12 +22,12 @@ from typing import Final
 
 from lazyfs import records
 from lazyfs.errors import StoreError
-from lazyfs.store import database
+from lazyfs.store import database, trash
 from lazyfs.store import layout as layouts
 from lazyfs.store.blobfile import look_into
 from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.eviction import Evictor
-from lazyfs.store.inspection import Finding, Inspection, check_mode, delete, inspect, nobody_has, remove
+from lazyfs.store.inspection import Finding, Inspection, check_mode, inspect
 from lazyfs.store.layout import Layout
 from lazyfs.store.quota import QuotaKeeper
 from lazyfs.versions import BlobId, is_blob_id
@@ -114,14 +114,14 @@ class Fsck:
         if _TEMPORARY.fullmatch(name):
             if time.time() - os.stat(name, dir_fd=root, follow_symlinks=False).st_mtime > _OLD:
                 if self._repair:
-                    remove(name, root)
+                    trash.remove(name, root)
                 yield Finding(STORE, f"the temporary file {name}", damage=False, mended=self._repair)
         elif name not in (*_FILES, *_DIRECTORIES):
             if not _OTHERS.fullmatch(name):
                 yield Finding(STORE, f"{name!r} is not ours, and is left alone", damage=False)
         elif not self._fits(root, name):
             if self._repair:
-                remove(name, root)
+                trash.remove(name, root)
             kind = "directory" if name in _DIRECTORIES else "file"
             yield Finding(STORE, f"{name} is not a {kind}", mended=self._repair)
         else:
@@ -168,7 +168,7 @@ class Fsck:
 
     def _strange(self, where: str, name: str, dir_fd: int) -> Finding:
         if self._repair:
-            remove(name, dir_fd)
+            trash.remove(name, dir_fd)
         return Finding(STORE, f"{where!r} is no blob of ours", mended=self._repair)
 
     # What is said of the blobs.
@@ -229,8 +229,8 @@ class Fsck:
         for name in sorted(os.listdir(layout.trash)):
             with contextlib.suppress(FileNotFoundError):
                 strange = not _STAGED.fullmatch(name) or not _is_directory(name, layout.trash)
-                if strange or nobody_has(layout, name):
-                    gone = self._repair and delete(layout, name)
+                if strange or trash.is_left(layout, name):
+                    gone = self._repair and trash.take_over(layout, name)
                     yield Finding(STORE, f"trash/{name}", damage=strange, mended=gone)
 
     def _run(self, layout: Layout) -> Iterator[Finding]:
@@ -243,7 +243,7 @@ class Fsck:
                     strange = not (stat.S_ISREG(kind) or stat.S_ISSOCK(kind))
                     if dead or strange:
                         if self._repair:
-                            remove(name, run)
+                            trash.remove(name, run)
                         what = "is not ours" if strange else "nobody listens there"
                         yield Finding(STORE, f"run/{name}: {what}", damage=strange, mended=self._repair)
         finally:

@@ -4,8 +4,9 @@ An *old version* is a blob whose URL names another blob now, as far as the catal
 mount leads. A blob that is known by its digest is never one: whoever names the digest can use it. So what names point
 to is served after a restart without the network as before.
 
-An *orphan* is a directory that no row of the catalogue knows. It stays when it is pinned; and when the catalogue knows
-no blob at all, it is the catalogue that was lost: the blobs are taken into it again.
+An *orphan* is a blob that no row of the catalogue knows. Its row may be lost, or only late: rows are written behind
+(behind.py), on a full disk perhaps hours later. So it is listed again, without its URL, which whoever opens it next
+tells, and it is of no use when nobody has done so for long. A directory without a map is of no use at once.
 
 What is in use is left alone, and so is what is pinned.
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from lazyfs.records import BadRecord
+from lazyfs.records import BadRecord, NewerRecord
 from lazyfs.store import Store, trash
 from lazyfs.store import layout as layouts
 from lazyfs.store.blobfile import look_into
@@ -27,7 +28,7 @@ from lazyfs.store.removal import Kept, remove
 from lazyfs.versions import BlobId
 
 LONG_GONE: Final = 90 * 86400.0
-"""Seconds for which nobody asked for a name or a listing of which the store has nothing."""
+"""Seconds for which nobody asked for a name or a listing of which the store has nothing, or for an orphan."""
 
 Led = Callable[[list[BlobId]], set[BlobId]]
 """Returns those of some blobs to which names of running mounts lead."""
@@ -35,10 +36,14 @@ Led = Callable[[list[BlobId]], set[BlobId]]
 
 @dataclass
 class Collected:
-    """What a collection did. *Units*: bytes of the disk; the rest are numbers of blobs, entries, or rows."""
+    """What a collection did. *Units*: bytes of the disk; the rest are numbers of blobs, entries, or rows.
+
+    `listed` are orphans that the catalogue knows again.
+    """
 
     old_versions: int = 0
     orphans: int = 0
+    listed: int = 0
     leftovers: int = 0
     rows: int = 0
     freed: int = 0
@@ -58,8 +63,7 @@ def collect(store: Store, led: Led, max_cache: int | None = None) -> Collected:
     there = set(layouts.blob_ids(store.layout))  # before the rows: a blob that comes in between is in use
     done.kept["pinned"] = sum(layouts.is_pinned(store.layout, blob_id) for blob_id in there)
     _drop_rows(store, there, done)
-    orphans = _orphans(store, there)
-    done.orphans = _remove(store, (blob_id for blob_id in orphans if store.catalogue.blob(blob_id) is None), done)
+    done.orphans = _remove(store, _orphans(store, there, done), done)
     old = [blob_id for blob_id in store.catalogue.outdated() if blob_id in there]
     named = led(old) if old else set()
     done.kept["named by a mount"] += len(named)
@@ -80,22 +84,20 @@ def _drop_rows(store: Store, there: set[BlobId], done: Collected) -> None:
             done.rows += 1
 
 
-def _orphans(store: Store, there: set[BlobId]) -> list[BlobId]:
-    known = {row.blob_id for row in store.catalogue.blobs()}
-    orphans = there - known
-    adopted = {blob_id for blob_id in orphans if not known or layouts.is_pinned(store.layout, blob_id)}
-    for blob_id in adopted:
-        _adopt(store, blob_id)
-    return sorted(orphans - adopted)
-
-
-def _adopt(store: Store, blob_id: BlobId) -> None:
-    """Put a row into the catalogue for a blob that has none; its URL is known when it is opened the next time."""
-    with (
-        contextlib.suppress(FileNotFoundError, BadRecord),
-        contextlib.closing(look_into(store.layout, blob_id)) as blob,
-    ):
-        store.catalogue.add_blob(blob_id, "", blob.geometry.size, blob.geometry.block_size)
+def _orphans(store: Store, there: set[BlobId], done: Collected) -> list[BlobId]:
+    """List orphans again, and return those of no use."""
+    rows = store.catalogue.blobs()
+    useless = [row.blob_id for row in rows if not row.url and row.last_used < time.time() - LONG_GONE]
+    for blob_id in sorted(there.difference(row.blob_id for row in rows)):
+        try:
+            with contextlib.closing(look_into(store.layout, blob_id)) as blob:
+                store.catalogue.add_blob(blob_id, "", blob.geometry.size, blob.geometry.block_size)
+                done.listed += 1
+        except NewerRecord:
+            continue  # who wrote it knows what to do with it
+        except (FileNotFoundError, BadRecord):
+            useless.append(blob_id)
+    return useless
 
 
 def _remove(store: Store, blob_ids: Iterable[BlobId], done: Collected) -> int:

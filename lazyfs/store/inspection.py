@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -22,10 +20,10 @@ from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.extents import Geometry
 from lazyfs.store import layout as layouts
+from lazyfs.store import trash
 from lazyfs.store.blobfile import BlobFile, look_into, open_blob
 from lazyfs.store.checking import Verdict, check_block, drop_block, reclaim
 from lazyfs.store.layout import Layout
-from lazyfs.store.locks import BlobLocks
 from lazyfs.versions import BlobId, digest_of
 
 FILES: Final = frozenset({"data", "map", "lock", "uses", "sums", "pin"})
@@ -100,60 +98,8 @@ def inspect(layout: Layout, seen: Inspection, *, repair: bool) -> Iterator[Findi
 
 def _useless(layout: Layout, blob_id: BlobId, directory: int, why: str, *, repair: bool) -> Finding:
     if repair:
-        _throw_away(layout, blob_id, directory)
+        trash.throw_away(layout, blob_id, directory)
     return Finding(blob_id, f"{why}: all of it is dropped" if repair else why, mended=repair)
-
-
-def _throw_away(layout: Layout, blob_id: BlobId, directory: int) -> None:
-    """Take a blob that is of no use out of the store, whatever it is, in use or not.
-
-    Who has it open goes on with its own descriptors. Should the name lead to a new blob by now, that stays.
-
-    *Raises*: OSError. *Locks*: tries the removed blob's own in-use lock.
-    """
-    if not layouts.leads_to(layout, blob_id, directory):
-        return
-    name = f"{blob_id}.{secrets.token_hex(4)}"
-    shelf = layouts.open_directory(layouts.shelf_of(blob_id), layout.blobs)
-    try:
-        os.rename(blob_id, name, src_dir_fd=shelf, dst_dir_fd=layout.trash)
-    except FileNotFoundError:
-        return
-    finally:
-        os.close(shelf)
-    delete(layout, name)
-
-
-def nobody_has(layout: Layout, name: str) -> bool:
-    """Say whether an entry of the trash is left over: nobody deletes it, or has it open. *Raises*: OSError."""
-    with _entry(layout, name) as free:
-        return free
-
-
-def delete(layout: Layout, name: str) -> bool:
-    """Delete an entry of the trash, whatever it is, unless somebody has it; say whether it is gone. *Raises*: OSError.
-
-    *Locks*: tries its in-use lock, held until it is deleted.
-    """
-    with _entry(layout, name) as free:
-        if free:
-            with contextlib.suppress(FileNotFoundError):
-                remove(name, layout.trash)
-        return free
-
-
-@contextlib.contextmanager
-def _entry(layout: Layout, name: str) -> Iterator[bool]:
-    """Hold the in-use lock of an entry of the trash, if it has one; say whether nobody else does."""
-    with contextlib.ExitStack() as held:
-        free = True
-        with contextlib.suppress(OSError):  # without a directory, or a lock in it, nobody can have it
-            directory = layouts.open_directory(name, layout.trash)
-            held.callback(os.close, directory)
-            lock = layouts.open_file("lock", directory, create=False)
-            held.callback(os.close, lock)
-            free = BlobLocks(lock).try_own()
-        yield free
 
 
 def _wrong_mode(name: str, dir_fd: int, wanted: int) -> str:
@@ -189,18 +135,10 @@ def _files(directory: int, blob_id: BlobId, *, repair: bool) -> Generator[Findin
             broken = f"{name} is not a file"
         else:
             if repair:
-                remove(name, directory)
+                trash.remove(name, directory)
             what = f"{name} is not a file" if name in FILES else f"{name!r} is not ours"
             yield Finding(blob_id, what, mended=repair)
     return broken
-
-
-def remove(name: str, dir_fd: int) -> None:
-    """Remove what does not belong where it is, whatever it is. *Raises*: OSError."""
-    if stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-        shutil.rmtree(name, dir_fd=dir_fd)
-    else:
-        os.unlink(name, dir_fd=dir_fd)
 
 
 def _size(directory: int, name: str) -> int | None:

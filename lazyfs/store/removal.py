@@ -1,17 +1,24 @@
 """Removing a whole blob: its directory first, then what the catalogue says of it, then its bytes.
 
-    blobs/ab/ID/ ──rename, in-use lock held (trash.py)──> trash/ ──> row dropped ──> bytes deleted, lock released
+    row no longer "complete", synced
+      ──> blobs/ab/ID/ ──rename, in-use lock held (trash.py)──> trash/ ──> row dropped ──> bytes deleted, lock released
 
 A process that is killed between two of these steps leaves a row whose directory is gone, or an entry of the trash:
 gc.py takes care of the one, whoever sweeps the trash next of the other. With the row dropped first, nobody would list
 the blob any more. A reader that comes in between makes the blob anew: its row is younger than the removal, and stays.
+
+The first step is there for a power loss, which may keep the rename and lose the drop: else the row would call complete
+what is gone, or what has come again since in part. It is done before the lock is taken, for which whoever opens the
+blob waits. Should that be in use, it is whole and not marked so, which costs nobody anything.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import time
 
+from lazyfs.errors import StoreError
 from lazyfs.store import layout as layouts
 from lazyfs.store import trash
 from lazyfs.store.catalogue import Catalogue
@@ -32,6 +39,8 @@ def remove(layout: Layout, catalogue: Catalogue, blob_id: BlobId) -> int | Kept:
 
     The quota counts them until its next recount. *Locks*: tries in-use, exclusively. *Raises*: OSError; StoreError.
     """
+    with contextlib.suppress(StoreError):  # on a full disk the room is needed more
+        catalogue.mark_incomplete([blob_id])
     staged = trash.stage(layout, blob_id)
     if staged is None:
         return _why(layout, catalogue, blob_id)

@@ -119,14 +119,14 @@ def main() -> None:
             for mode in [Mode[word.upper()] for word in options.mode or ("once", "from", "every")]:
                 directory = Path(name) / f"{error}-{mode.name}"
                 directory.mkdir()
-                wrong += _walk(directory, error, mode, options.every)
+                wrong += _walk(directory, error, mode, options.every, options.start)
     sys.exit(1 if wrong else 0)
 
 
-def _walk(directory: Path, error: str, mode: Mode, every: int) -> int:
+def _walk(directory: Path, error: str, mode: Mode, every: int, start: int) -> int:
     ends, failed, wrong = Counter[str](), 0, 0
     with walker(directory) as walked:
-        for fault in faults(walked, error, mode, every):
+        for fault in faults(walked, error, mode, every, start):
             found = walked.attempt(fault)
             ends[found.get("end", "wrong")] += 1
             failed += found.get("failed", 0)
@@ -142,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--error", action="append", choices=tuple(KINDS), help="repeatable (all)")
     parser.add_argument("--mode", action="append", choices=("once", "from", "every"), help="repeatable (all)")
     parser.add_argument("--every", type=int, default=1, help="only each so many calls (1)")
+    parser.add_argument("--start", type=int, default=1, help="the first of them (1)")
     parser.add_argument("--directory", help="where the stores are made (the temporary directory)")
     return parser
 

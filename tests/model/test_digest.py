@@ -29,7 +29,9 @@ WRONG = CONTENT[: BLOCK + 7] + b"?" + CONTENT[BLOCK + 8 :]
 Play = Callable[[World], Awaitable[None]]
 
 
-def scenario(play: Play, path: Path, *, served: bytes, ranged: bool = True, counted: bool = True) -> None:
+def scenario(
+    play: Play, path: Path, *, served: bytes, ranged: bool = True, counted: bool = True, seed: int = 0
+) -> None:
     """Play with a blob whose digest is CONTENT's and whose origin serves `served`."""
 
     async def main() -> None:
@@ -38,7 +40,7 @@ def scenario(play: Play, path: Path, *, served: bytes, ranged: bool = True, coun
             here.blob_id = BlobId("sha256-" + hashlib.sha256(CONTENT).hexdigest())
             await play(here)
 
-    run(main)
+    run(main, seed=seed)
 
 
 def directories(here: World) -> list[str]:
@@ -85,6 +87,21 @@ def test_the_last_block_of_a_wrong_blob_is_never_given_out(order: tuple[int, ...
         assert directories(here) == []
 
     scenario(play, tmp_path, served=WRONG)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_wrong_blob_is_thrown_away_also_when_its_reader_ends_the_process(seed: int, tmp_path: Path) -> None:
+    """Whoever reads it next would meet it again, and that from an origin that is right by then."""
+
+    async def play(here: World) -> None:
+        with here.elsewhere() as other:
+            here.commit(other, 1)
+            other.note_sum(2, WRONG[:BLOCK])  # it was evicted
+        await here.read(0, SIZE)
+
+    with pytest.raises(BaseExceptionGroup):  # it cancels all that goes on
+        scenario(play, tmp_path, served=CONTENT, seed=seed)
+    assert len(list((tmp_path / "store" / "trash").iterdir())) == 1
 
 
 def test_what_is_remembered_of_a_wrong_blob_is_little_and_not_for_ever(tmp_path: Path) -> None:

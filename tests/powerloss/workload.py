@@ -24,7 +24,8 @@ from lazyfs.blobs import Blobs
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch
 from lazyfs.extents import Extent
-from lazyfs.store import Store, trash
+from lazyfs.store import Store
+from lazyfs.store.removal import remove
 from lazyfs.verify import record_verified
 from lazyfs.versions import BlobId, Known, blob_id_for
 from tests.fakes import URL, FakeOrigin
@@ -123,15 +124,6 @@ def mix(store: Store) -> None:
             record_verified(file, index, block, file.write(index, block), served.blob_id.partition("-")[2], URL)
 
 
-def remove(store: Store, name: str) -> None:
-    """Take a blob out of the store; of what the catalogue says of it, that it is complete goes first."""
-    store.catalogue.mark_incomplete([BLOBS[name].blob_id])
-    staged = trash.stage(store.layout, BLOBS[name].blob_id)
-    if staged is not None:
-        trash.delete(store.layout, staged)
-        store.catalogue.drop_blob(BLOBS[name].blob_id)
-
-
 def run(path: Path, seed: int) -> None:
     """Do it all; the seed says in which order."""
     dice = random.Random(seed)
@@ -149,8 +141,9 @@ def run(path: Path, seed: int) -> None:
             trio.run(fill, store, name, dice)
         mix(store)
         store.tidy()
-        remove(store, dice.choice(names))
-        remove(store, "mixed")
+        store.behind.settle()
+        for name in (names[-1], "mixed"):  # the first of them has just been marked complete
+            remove(store.layout, store.catalogue, BLOBS[name].blob_id)
         trio.run(fill, store, dice.choice(names), dice)
         store.close()
         store = Store.open(path, BLOCK)

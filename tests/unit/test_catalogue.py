@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from lazyfs.errors import StoreError
 from lazyfs.store.catalogue import BlobRow, Catalogue
+from lazyfs.store.locks import StoreLocks
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 from tests.unit.stores import in_processes
 
@@ -296,3 +299,18 @@ def test_where_it_cannot_be_a_stand_in_works_and_later_gives_way(tmp_path: Path)
         catalogue.remember([KNOWN])
     with opened(tmp_path / "later") as catalogue:
         assert catalogue.known(URL) == KNOWN
+
+
+def test_a_disk_that_fails_a_lock_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some take a call of the disk's, and fail as it does."""
+
+    def fails(_locks: StoreLocks, *, alone: bool) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    catalogue = Catalogue(tmp_path / "catalogue.db")
+    monkeypatch.setattr(StoreLocks, "try_catalogue", fails)
+    with contextlib.closing(Catalogue(tmp_path / "catalogue.db")) as other:
+        assert not other.joined
+        with pytest.raises(StoreError, match="cannot be used now: Input/output error"):
+            other.join()
+    catalogue.close()

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import xxhash
 
+from lazyfs import records
+from lazyfs.errors import StoreError
 from lazyfs.store import Store, gc, trash
 from lazyfs.store import layout as layouts
+from lazyfs.store.blobfile import open_blob
 from lazyfs.store.removal import Kept, remove
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 from tests.unit.stores import BLOCK, fill
 
 URL = "http://h/a?sig=secret"
+EMPTY = BlobId("url-" + "0" * 64)
 OLD, NEW = Version(2 * BLOCK, '"old"'), Version(2 * BLOCK, '"new"')
 
 
@@ -94,6 +102,34 @@ def test_a_blob_that_comes_again_in_mid_removal_keeps_its_row(store: Store, monk
     assert in_store(store) == listed(store) == {blob_id}
     assert store.present_bytes(blob_id) == OLD.size
     assert store.catalogue.version_of(blob_id) is not None
+
+
+def test_what_is_not_complete_any_more_is_not_marked_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob_id = make(store)
+    store.catalogue.mark_complete(blob_id)
+    marked: list[bool] = []
+    rename = os.rename
+
+    def watched(*args: Any, **kwargs: Any) -> None:
+        marked.extend(row.complete for row in store.catalogue.blobs())
+        rename(*args, **kwargs)
+
+    monkeypatch.setattr(os, "rename", watched)
+    assert remove(store.layout, store.catalogue, blob_id) == 2 * BLOCK
+    assert marked == [False], "the power may go before the row does"
+
+
+def test_a_blob_goes_although_the_catalogue_cannot_be_written(store: Store) -> None:
+    blob_id = make(store)
+    store.catalogue.mark_complete(blob_id)
+    with contextlib.closing(sqlite3.connect(store.layout.catalogue)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store.catalogue._database._at.writes.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(StoreError, match="locked"):
+            remove(store.layout, store.catalogue, blob_id)
+    assert in_store(store) == set()
+    assert os.listdir(store.layout.trash) == []
+    assert collect(store).rows == 1
 
 
 # Pins.
@@ -177,16 +213,43 @@ def test_old_versions_that_a_mount_shows_or_somebody_reads_or_has_pinned_stay(st
     assert done.kept == {"named by a mount": 1, "in use": 1, "pinned": 1}
 
 
-def test_an_orphan_goes_when_nobody_has_it_open(store: Store) -> None:
-    orphan, other = make(store), make(store, "http://h/b")
-    with contextlib.closing(store.open_blob(orphan, URL, OLD.size)):
-        drop_row(store, orphan)
-        assert collect(store).kept["in use"] == 1
-    assert collect(store).orphans == 1
-    assert in_store(store) == {other}
+def test_orphans_are_listed_again_and_go_when_nobody_opens_them_for_long(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, read, pinned, gone, other = blobs = [make(store, f"http://h/{name}") for name in "abcde"]
+    store.pin(pinned, "http://h/c", OLD.size)
+    for blob_id in blobs[:4]:
+        drop_row(store, blob_id)
+    done = collect(store)
+    assert (done.orphans, done.listed) == (0, 4)
+    assert in_store(store) == listed(store) == set(blobs)
+    make(store, "http://h/a")
+    monkeypatch.setattr(gc, "LONG_GONE", -10.0)
+    with contextlib.closing(open_blob(store.layout, read, OLD.size, BLOCK)):
+        done = collect(store)
+    assert (done.orphans, done.listed, done.kept["in use"]) == (1, 0, 1)
+    assert in_store(store) == listed(store) == {opened, read, pinned, other}
+    assert gone not in in_store(store)
 
 
-def test_the_blobs_of_a_catalogue_that_was_lost_are_no_orphans(store: Store) -> None:
+def test_a_blob_whose_row_could_not_be_written_for_long_is_no_orphan(store: Store) -> None:
+    make(store, "http://h/b")
+    with contextlib.closing(Store.open(store.layout.path, BLOCK)) as late:
+        late.catalogue._database._at.writes.execute("PRAGMA busy_timeout = 0")
+        with contextlib.closing(sqlite3.connect(store.layout.catalogue, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            blob_id = blob_id_for(URL, OLD, None)
+            with contextlib.closing(late.open_blob(blob_id, URL, OLD.size, OLD)) as blob:
+                fill(blob)
+            while not late.behind._reason:
+                time.sleep(0.001)
+        assert blob_id not in listed(store)
+        done = collect(store)
+        assert (done.orphans, done.listed) == (0, 1)
+        assert store.present_bytes(blob_id) == OLD.size
+
+
+def test_the_blobs_of_a_catalogue_that_was_lost_are_listed_again(store: Store) -> None:
     blobs = {make(store), make(store, "http://h/b")}
     for blob_id in blobs:
         drop_row(store, blob_id)
@@ -194,6 +257,29 @@ def test_the_blobs_of_a_catalogue_that_was_lost_are_no_orphans(store: Store) -> 
     assert in_store(store) == listed(store) == blobs
     make(store)
     assert {row.url for row in store.catalogue.blobs()} == {"http://h/a", ""}, "it is known again who has it"
+
+
+@pytest.mark.parametrize("left", [[], ["lock"], ["lock", "map", "data"]])
+def test_a_directory_without_a_map_goes_when_nobody_has_it(store: Store, left: list[str]) -> None:
+    blob_id = make(store)
+    os.close(layouts.blob_directory(store.layout, EMPTY, create=True))
+    directory = store.layout.path / "blobs" / layouts.shelf_of(EMPTY) / EMPTY
+    for name in left:
+        (directory / name).touch()
+    assert collect(store).orphans == 1
+    assert in_store(store) == listed(store) == {blob_id}
+
+
+def test_a_blob_that_a_newer_one_has_written_stays(store: Store) -> None:
+    blob_id, other = make(store), make(store, "http://h/b")
+    drop_row(store, blob_id)
+    with (store.layout.path / "blobs" / layouts.shelf_of(blob_id) / blob_id / "map").open("r+b") as file:
+        header = file.read(8) + (records.FORMAT + 1).to_bytes(4, "little") + file.read(48)[4:]
+        file.seek(0)
+        file.write(header + xxhash.xxh3_64_intdigest(header).to_bytes(8, "little"))
+    done = collect(store)
+    assert (done.orphans, done.listed) == (0, 0)
+    assert in_store(store) == {blob_id, other}
 
 
 def test_rows_and_leftovers_of_a_killed_remover_go(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,32 @@ def test_leftovers_of_a_killed_remover_are_swept(layout: Layout, left: set[str])
     assert trash.sweep(layout) == 1
     assert trash.sweep(layout) == 0
     assert in_trash(layout) == []
+
+
+def strange_file(entry: Path) -> None:
+    entry.write_bytes(b"x")
+
+
+def strange_link(entry: Path) -> None:
+    entry.symlink_to(entry.parent.parent / "blobs")
+
+
+def strange_lock(entry: Path) -> None:
+    (entry / "lock").mkdir(parents=True)
+
+
+def strange_data(entry: Path) -> None:
+    (entry / "data" / "deep").mkdir(parents=True)
+    (entry / "lock").symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("strange", [strange_file, strange_link, strange_lock, strange_data])
+def test_what_is_no_blob_is_swept_too(layout: Layout, strange: Callable[[Path], None]) -> None:
+    make(layout)
+    strange(layout.path / "trash" / "strange")
+    assert trash.sweep(layout) == 1
+    assert in_trash(layout) == []
+    assert directory(layout).exists()
 
 
 def test_an_opener_that_comes_too_late_does_not_stop_the_deletion(
