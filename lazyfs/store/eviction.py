@@ -191,9 +191,8 @@ class Evictor:
         run = Extent(candidate.block, candidate.block + 1)
         if blob is None or not _is_as_it_was(blob, candidate):
             return 0
-        if candidate.blob_id not in blobs.losing:
-            blobs.losing.add(candidate.blob_id)
-            self._tell({candidate.blob_id})
+        blobs.losing.add(candidate.blob_id)
+        self._tell({candidate.blob_id})  # each time: who fetched the last one back may have marked it complete since
         if not blob.locks.try_blocks(run):
             return 0
         try:
