@@ -40,6 +40,7 @@ from lazyfs.errors import (
 )
 from lazyfs.given import GivenBlob
 from lazyfs.listings import Lister, Listings
+from lazyfs.passthrough import Passthrough
 from lazyfs.problems import Problems
 from lazyfs.resolve import Resolver
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below, cookie
@@ -92,6 +93,8 @@ class Vfs:
         )
         resolver.on_change = self._changed
         blobs.on_mismatch = self._mismatched
+        self.passthrough = Passthrough(blobs.store, blobs.counters, nursery)
+        blobs.on_whole = self.passthrough.look
         for _ in range(RESOLVING):
             nursery.start_soon(self._resolve_announced, announced.clone())
         nursery.start_soon(self._resolve_again)
@@ -352,6 +355,10 @@ class Vfs:
         there, opens = self._open.get(inode, (blob, 0))
         self._open[inode] = (there, opens + 1)
         return inode
+
+    def enter(self, handle: int) -> int | None:
+        """Note that the kernel has what was just opened; as `Passthrough.enter`."""
+        return self.passthrough.enter(handle, self._open[handle][0])
 
     async def _keep_up(self, file: File, known: Known, began: float) -> None:
         """See to it that what a file was when it was opened is known, at once or behind. *Raises*: as `_check`."""

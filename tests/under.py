@@ -12,6 +12,7 @@ import mmap
 import os
 import pickle
 import random
+import signal
 import stat
 import sys
 import threading
@@ -380,6 +381,20 @@ def hold_and_read(path: str) -> bytes:
         os.write(1, b"!")
         os.read(0, 1)
         return file.read()
+
+
+def interrupted_reads(path: str, count: int) -> None:
+    """Read a file in as many processes, one after the other, each killed before it has its bytes, most at once."""
+    dice = random.Random(1)
+    for _ in range(count):
+        child = os.fork()
+        if child == 0:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+            os.preadv(fd, [mmap.mmap(-1, 4096)], 4096 * dice.randrange(64))
+            os._exit(0)
+        time.sleep(dice.random() * 0.002)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def _main() -> None:
