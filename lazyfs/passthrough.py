@@ -8,9 +8,9 @@
 An inode is read either past us or by us, never both at once: the kernel fails an open that says otherwise. Who has it
 open by us when its blob becomes whole goes on like that; the next open after the last of these has closed it goes past.
 
-What is read past us is not checked, so all of the blob is looked through first, once in the life of a daemon unless its
-files change (store/passage.py has what must hold). Nobody waits for that. What somebody else does to the data of a blob
-that is being read past us, its readers see.
+What is read past us is not checked, so all of the blob is looked through first, by one daemon of the host, once since
+that has started unless its files change (store/passage.py has what must hold). Nobody waits for that. What somebody
+else does to the data of a blob that is being read past us, its readers see.
 
 *Source*: Linux 6.9 and 6.18, fs/fuse/iomode.c, fs/fuse/passthrough.c.
 """
@@ -138,14 +138,14 @@ class Passthrough:
         """Give the kernel a blob's data, if all of it is known to be sound. Takes some 50 microseconds."""
         if self._kernel is None or not (blob.geometry.size and blob.file.complete()):
             return None
-        seen = self._seen.get(blob.blob_id)
+        seen = self._seen.get(blob.blob_id) or passage.recall(blob.file)
         try:
-            fd = passage.take(self._store.layout, blob.file, seen) if seen is not None else None
-            if fd is not None:
+            if seen is not None and (fd := passage.take(self._store.layout, blob.file, seen)) is not None:
                 try:
                     backing = self._kernel.register(fd)
                 finally:
                     os.close(fd)
+                self._seen[blob.blob_id] = seen
                 blob.note_whole_use()
                 return backing
         except OSError as exc:
@@ -172,6 +172,8 @@ class Passthrough:
             if not await trio.to_thread.run_sync(file.complete):
                 return None
             before = passage.glance(file)
+            if passage.recall(file) == before:  # another daemon did it meanwhile
+                return before
             step = max(1, PIECE // file.geometry.block_size)
             for start in range(0, file.geometry.blocks, step):
                 run = Extent(start, min(start + step, file.geometry.blocks))
@@ -182,6 +184,7 @@ class Passthrough:
                     return None
                 await trio.sleep(from_disk / RATE)
             if passage.glance(file) == before:
+                passage.remember(file, before)
                 return before
         return None
 

@@ -17,12 +17,18 @@ it reads from it, so the lease outlives a daemon that was killed, and ends with 
 P2, in all orders: an evictor has the block's lock when it looks for leases. Either it looks after ours is there, and
 leaves the block alone; or before, and then we find it at work when we look for locks, or done: then the map is another.
 
+What was looked through is remembered beside the map, for the daemons that come, until the host starts anew: what a power
+loss does to files that were sound, their dates need not tell.
+
 *Source*: fcntl(2), open file description locks; Linux 6.9, fs/fuse/passthrough.c; `tools/interleavings`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from lazyfs import records
@@ -36,6 +42,10 @@ _PIECE: Final = 1 << 20
 """Bytes of the map that are read in one go: those of 32 GiB of blob."""
 
 
+_REMEMBERED: Final = "user.lazyfs.looked"
+"""An extended attribute of the map, which `Glance` does not see."""
+
+
 class Glance(NamedTuple):
     """What tells that a blob's files are as they were: the data by its dates, the map by its content."""
 
@@ -46,6 +56,23 @@ class Glance(NamedTuple):
 def glance(file: BlobFile) -> Glance:
     """Take a glance at a blob. *Raises*: OSError."""
     return _glance(file, file.files.data)
+
+
+def remember(file: BlobFile, seen: Glance) -> None:
+    """Remember that a blob was looked through, if its file system has room for that."""
+    words = _boot(), *map(str, seen.data), str(seen.entries)
+    with contextlib.suppress(OSError):
+        os.setxattr(file.files.map, _REMEMBERED, " ".join(words).encode())
+
+
+def recall(file: BlobFile) -> Glance | None:
+    """Return what a blob was when it was last looked through since the host has started; None when it was not."""
+    try:
+        boot, *numbers = os.getxattr(file.files.map, _REMEMBERED).decode().split()
+        *data, entries = map(int, numbers)
+    except (OSError, ValueError):
+        return None
+    return Glance(tuple(data), entries) if boot == _boot() else None
 
 
 def check(file: BlobFile, run: Extent) -> int | None:
@@ -88,6 +115,12 @@ def take(layout: Layout, file: BlobFile, seen: Glance) -> int | None:
         if not kept:
             os.close(fd)
     return fd if kept else None
+
+
+@functools.cache
+def _boot() -> str:
+    """Return what no other run of this host's kernel has. *Source*: random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _glance(file: BlobFile, data: int) -> Glance:

@@ -129,6 +129,28 @@ def test_a_whole_blob_goes_past_us_once_it_was_looked_through(store: Store) -> N
     play(store, body)
 
 
+def test_another_daemon_need_not_look_through_what_one_has(store: Store) -> None:
+    async def first(world: World) -> None:
+        world.passthrough.begin(world.kernel)
+        world.commit(0, 1, 2, 3)
+        world.passthrough.look(BLOB)
+        await world.looked_through()
+
+    def second(world: World) -> None:
+        world.passthrough.begin(world.kernel)
+        assert world.enter() is not None
+        world.leave()
+
+    def third(world: World) -> None:
+        world.passthrough.begin(world.kernel)
+        os.utime(world.file.files.data)
+        assert world.enter() is None
+        world.leave()
+
+    for body in (first, second, third):
+        play(store, body)
+
+
 def test_an_incomplete_blob_is_not_looked_through(store: Store) -> None:
     def body(world: World) -> None:
         world.passthrough.begin(world.kernel)
