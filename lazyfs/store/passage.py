@@ -17,7 +17,7 @@ it reads from it, so the lease outlives a daemon that was killed, and ends with 
 P2, in all orders: an evictor has the block's lock when it looks for leases. Either it looks after ours is there, and
 leaves the block alone; or before, and then we find it at work when we look for locks, or done: then the map is another.
 
-What was looked through is remembered beside the map, for the daemons that come, until the host starts anew: what a power
+What was looked through is remembered beside the map, for the daemons to come, until the host starts anew: what a power
 loss does to files that were sound, their dates need not tell.
 
 *Source*: fcntl(2), open file description locks; Linux 6.9, fs/fuse/passthrough.c; `tools/interleavings`.
