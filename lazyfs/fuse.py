@@ -102,7 +102,7 @@ class Adapter(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Take back look-ups."""
         for inode, lookups in inode_list:
-            self.vfs.tree.forget(inode, lookups)
+            self.vfs.forget(inode, lookups)
 
     @_translated
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:

@@ -1,12 +1,14 @@
 """Which opens go past the daemon: the kernel then reads a blob that is whole straight from the store.
 
     open ── others have the inode open? ── yes ── as they do
-               └ no ── is the blob whole, and was it looked through? ── yes, and it is as it was ── past us, until the
-                          │                                                                        last one closes it
+               └ no ── is the blob whole, and was it looked through? ── yes, and it is as it was ── past us
                           └ no ── by us; if it is whole, it is looked through behind, for the next time
 
 An inode is read either past us or by us, never both at once: the kernel fails an open that says otherwise. Who has it
 open by us when its blob becomes whole goes on like that; the next open after the last of these has closed it goes past.
+
+A mapping outlives the file it was made of, and of that the kernel tells nobody. But it keeps the inode in use, so what
+the kernel was given is taken back when it forgets the inode; some time after the last close it is asked to.
 
 What is read past us is not checked, so all of the blob is looked through first, by one daemon of the host, once since
 that has started unless its files change (store/passage.py has what must hold). Nobody waits for that. What somebody
@@ -20,9 +22,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import trio
 
@@ -42,6 +45,9 @@ log = logging.getLogger(__name__)
 RATE: Final = 256 * 1024 * 1024
 """Bytes a second that are read from the disk to look a blob through; what is in memory takes no such time."""
 
+LINGER: Final = 1.0
+"""Seconds after the last close until the kernel is asked to forget the inode: many are opened again at once."""
+
 PIECE: Final = 8 * 1024 * 1024
 """Bytes that are looked through in one go."""
 
@@ -58,7 +64,7 @@ class Kernel(Protocol):
         """Give the kernel a file to read from and return its id; it keeps the open file. *Raises*: OSError."""
 
     def unregister(self, backing: int) -> None:
-        """Take a file back that no open has any more."""
+        """Take a file back that nobody reads any more."""
 
 
 @dataclass(slots=True)
@@ -69,16 +75,29 @@ class _Opened:
     opens: int = 0
 
 
+class _Given(NamedTuple):
+    """What the kernel was given for an inode: the blob as it was then, and the kernel's id."""
+
+    seen: Glance
+    backing: int
+
+
 class Passthrough:
-    """The opens of a mount, and the blobs that were looked through for them."""
+    """The opens of a mount, and the blobs that were looked through for them.
+
+    `on_idle` is called with an inode that the kernel should forget; `forgotten` says that it has.
+    """
 
     def __init__(self, store: Store, counters: Counters, nursery: trio.Nursery) -> None:
         self.refusal: str | None = "the mount has not begun"
+        self.on_idle: Callable[[int], None] = lambda inode: None
         self._store = store
         self._counters = counters
         self._nursery = nursery
         self._kernel: Kernel | None = None  # None exactly when there is a refusal
         self._opened: dict[int, _Opened] = {}
+        self._given: dict[int, list[_Given]] = {}  # by inode, until it is forgotten
+        self._lingering: set[int] = set()
         self._seen: dict[BlobId, Glance] = {}
         self._looking: set[BlobId] = set()
         self._turn = trio.Lock()  # one blob is looked through at a time
@@ -113,7 +132,7 @@ class Passthrough:
         """
         opened = self._opened.get(inode)
         if opened is None:
-            opened = self._opened[inode] = _Opened(self._handed_over(blob))
+            opened = self._opened[inode] = _Opened(self._handed_over(inode, blob))
         opened.opens += 1
         if opened.backing is not None:
             self._counters.passthrough_opens += 1
@@ -125,8 +144,21 @@ class Passthrough:
         opened.opens -= 1
         if not opened.opens:
             del self._opened[inode]
-            if opened.backing is not None and self._kernel is not None:
-                self._kernel.unregister(opened.backing)
+            if inode in self._given and inode not in self._lingering:
+                self._lingering.add(inode)
+                self._nursery.start_soon(self._linger, inode)
+
+    def forgotten(self, inode: int) -> None:
+        """Take back what the kernel was given for an inode that nobody uses any more, nor has mapped."""
+        for given in self._given.pop(inode, ()):
+            if self._kernel is not None:
+                self._kernel.unregister(given.backing)
+
+    async def _linger(self, inode: int) -> None:
+        await trio.sleep(LINGER)
+        self._lingering.discard(inode)
+        if inode in self._given and inode not in self._opened:
+            self.on_idle(inode)
 
     def look(self, blob_id: BlobId) -> None:
         """Have a blob looked through that seems to be whole, unless it is or was."""
@@ -134,18 +166,22 @@ class Passthrough:
             self._looking.add(blob_id)
             self._nursery.start_soon(self._look, blob_id)
 
-    def _handed_over(self, blob: Blob) -> int | None:
+    def _handed_over(self, inode: int, blob: Blob) -> int | None:
         """Give the kernel a blob's data, if all of it is known to be sound. Takes some 50 microseconds."""
         if self._kernel is None or not (blob.geometry.size and blob.file.complete()):
             return None
         seen = self._seen.get(blob.blob_id) or passage.recall(blob.file)
+        before = self._given.get(inode)
         try:
+            if before and before[-1].seen == seen == passage.glance(blob.file):
+                return before[-1].backing
             if seen is not None and (fd := passage.take(self._store.layout, blob.file, seen)) is not None:
                 try:
                     backing = self._kernel.register(fd)
                 finally:
                     os.close(fd)
                 self._seen[blob.blob_id] = seen
+                self._given.setdefault(inode, []).append(_Given(seen, backing))
                 blob.note_whole_use()
                 return backing
         except OSError as exc:

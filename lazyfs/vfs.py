@@ -94,6 +94,7 @@ class Vfs:
         resolver.on_change = self._changed
         blobs.on_mismatch = self._mismatched
         self.passthrough = Passthrough(blobs.store, blobs.counters, nursery)
+        self.passthrough.on_idle = self._let_go
         blobs.on_whole = self.passthrough.look
         for _ in range(RESOLVING):
             nursery.start_soon(self._resolve_announced, announced.clone())
@@ -359,6 +360,17 @@ class Vfs:
     def enter(self, handle: int) -> int | None:
         """Note that the kernel has what was just opened; as `Passthrough.enter`."""
         return self.passthrough.enter(handle, self._open[handle][0])
+
+    def forget(self, inode: int, lookups: int) -> None:
+        """Take back look-ups of the kernel's."""
+        if self.tree.forget(inode, lookups):
+            self.passthrough.forgotten(inode)
+
+    def _let_go(self, inode: int) -> None:
+        """Have the kernel forget an inode, as soon as nobody uses it; one without a name it forgets by itself."""
+        node = self.tree.node(inode)
+        if node is not None and node.attached and node.parent is not None:
+            self.on_stale(node.parent.inode, node.name)
 
     async def _keep_up(self, file: File, known: Known, began: float) -> None:
         """See to it that what a file was when it was opened is known, at once or behind. *Raises*: as `_check`."""

@@ -52,7 +52,7 @@ class Library:
         return int(fcntl.ioctl(self._descriptor, _BACKING_OPEN, request))
 
     def unregister(self, backing: int) -> None:
-        """Take a file back that no open has any more."""
+        """Take a file back that nobody reads any more."""
         with contextlib.suppress(OSError):  # the mount is gone, and all its files with it
             fcntl.ioctl(self._descriptor, _BACKING_CLOSE, bytearray(_BACKING_ID.pack(backing)))
 

@@ -1,6 +1,6 @@
 """A blob that the kernel reads past us: what must be true of it before, and what keeps it so meanwhile.
 
-Whoever reads past us has its bytes unchecked, and for as long as a file is open or mapped nobody can take them back.
+Whoever reads past us has its bytes unchecked, and for as long as a file is open or mapped nobody can take it back.
 So two things hold of every descriptor that `take` returns:
 
  P1  Every block was found to match its checksum, and since then neither the map nor the data has changed (`Glance`).

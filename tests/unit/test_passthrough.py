@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from lazyfs import passthrough
 from lazyfs.blob import Blob
 from lazyfs.counters import Counters
 from lazyfs.extents import Geometry
@@ -69,6 +70,7 @@ class World:
         self.counters = Counters()
         self.kernel = FakeKernel()
         self.passthrough = Passthrough(store, self.counters, nursery)
+        self.passthrough.on_idle = self.passthrough.forgotten
 
     def enter(self, inode: int = 1) -> int | None:
         return self.passthrough.enter(inode, cast("Blob", self.blob))
@@ -90,6 +92,11 @@ class World:
 def store(tmp_path: Path) -> Iterator[Store]:
     with closing(Store.open(tmp_path / "store", BLOCK)) as store:
         yield store
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passthrough, "LINGER", 0)
 
 
 def play(store: Store, body: Callable[[World], object]) -> None:
@@ -125,6 +132,9 @@ def test_a_whole_blob_goes_past_us_once_it_was_looked_through(store: Store) -> N
         for inode in (1, 2, 1):
             world.leave(inode)
         assert world.passthrough.state()["open"] == 0
+        assert len(world.kernel.files) == 2, "they may still be mapped"
+        assert world.enter() == first, "it is opened again before the kernel has forgotten it"
+        world.leave()
 
     play(store, body)
 
