@@ -37,7 +37,7 @@ class Blobs:
         self.limits = limits
         self.memory = CheckedBlocks(limits.memory)
         self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
-        self.on_whole: Callable[[BlobId], None] = lambda blob_id: None
+        self.on_whole: Callable[[BlobFile], None] = lambda file: None
         self._open: dict[BlobId, Blob] = {}
         # Where bytes came from that were not a digest's, and until when they are not to be had from there again.
         self._wrong: dict[tuple[BlobId, str], tuple[float, DigestMismatch]] = {}
@@ -138,4 +138,4 @@ class Blobs:
         except (OSError, LazyfsError) as exc:
             log.warning("blob %s is whole but could not be marked so: %s", file.blob_id, exc)
         else:
-            self.on_whole(file.blob_id)
+            self.on_whole(file)

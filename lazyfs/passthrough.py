@@ -42,6 +42,9 @@ from lazyfs.versions import BlobId
 
 log = logging.getLogger(__name__)
 
+LEAST: Final = 1024 * 1024
+"""Bytes of a blob that is worth it: smaller ones take one request or two, and the kernel keeps their pages."""
+
 RATE: Final = 256 * 1024 * 1024
 """Bytes a second that are read from the disk to look a blob through; what is in memory takes no such time."""
 
@@ -160,15 +163,16 @@ class Passthrough:
         if inode in self._given and inode not in self._opened:
             self.on_idle(inode)
 
-    def look(self, blob_id: BlobId) -> None:
+    def look(self, file: BlobFile) -> None:
         """Have a blob looked through that seems to be whole, unless it is or was."""
-        if self._kernel is not None and blob_id not in self._looking and blob_id not in self._seen:
-            self._looking.add(blob_id)
-            self._nursery.start_soon(self._look, blob_id)
+        wanted = self._kernel is not None and file.geometry.size >= LEAST
+        if wanted and file.blob_id not in self._looking and file.blob_id not in self._seen:
+            self._looking.add(file.blob_id)
+            self._nursery.start_soon(self._look, file.blob_id)
 
     def _handed_over(self, inode: int, blob: Blob) -> int | None:
         """Give the kernel a blob's data, if all of it is known to be sound. Takes some 50 microseconds."""
-        if self._kernel is None or not (blob.geometry.size and blob.file.complete()):
+        if self._kernel is None or blob.geometry.size < LEAST or not blob.file.complete():
             return None
         seen = self._seen.get(blob.blob_id) or passage.recall(blob.file)
         before = self._given.get(inode)
@@ -188,7 +192,7 @@ class Passthrough:
             log.info("blob %s is not read past the daemon: %s", blob.blob_id, exc.strerror or exc)
             return None
         self._seen.pop(blob.blob_id, None)
-        self.look(blob.blob_id)
+        self.look(blob.file)
         return None
 
     async def _look(self, blob_id: BlobId) -> None:
@@ -210,16 +214,16 @@ class Passthrough:
             before = passage.glance(file)
             if passage.recall(file) == before:  # another daemon did it meanwhile
                 return before
-            step = max(1, PIECE // file.geometry.block_size)
+            step, sound = max(1, PIECE // file.geometry.block_size), True
             for start in range(0, file.geometry.blocks, step):
                 run = Extent(start, min(start + step, file.geometry.blocks))
                 from_disk = await trio.to_thread.run_sync(passage.check, file, run)
-                if from_disk is None:
-                    log.info("blob %s is not all there, or not sound: it is read by the daemon for now", blob_id)
-                    await trio.to_thread.run_sync(self._store.catalogue.mark_incomplete, [blob_id])
-                    return None
-                await trio.sleep(from_disk / RATE)
-            if passage.glance(file) == before:
+                sound = sound and from_disk is not None
+                await trio.sleep((from_disk or 0) / RATE)
+            if not sound:
+                log.info("blob %s is damaged: it is read by the daemon until it is mended", blob_id)
+                await trio.to_thread.run_sync(self._store.catalogue.mark_incomplete, [blob_id])
+            elif passage.glance(file) == before:
                 passage.remember(file, before)
                 return before
         return None

@@ -23,7 +23,7 @@
 #include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <stdint.h>
-#include <string.h>
+#include <stdio.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -71,6 +71,7 @@ static int descriptor = -1;  /* the FUSE descriptor */
 static uint64_t init_unique; /* of the INIT that is not answered yet */
 static uint64_t next_handle; /* what the next open is answered with, when `next_backing` is not 0 */
 static int32_t next_backing;
+static int (*libfuse_reply_open)(fuse_req_t, const struct fuse_file_info *);
 
 /* Return libfuse's own function. Our names come first in every other search, so libfuse is asked by its file. */
 static void *of_libfuse(const char *name)
@@ -78,7 +79,7 @@ static void *of_libfuse(const char *name)
 	Dl_info libfuse;
 	void *handle;
 
-	if (!dladdr((void *)fuse_session_custom_io, &libfuse))
+	if (!dladdr((void *)fuse_session_fd, &libfuse))
 		return NULL;
 	handle = dlopen(libfuse.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
 	return handle ? dlsym(handle, name) : NULL;
@@ -129,8 +130,11 @@ int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
 	int (*mount)(struct fuse_session *, const char *) = of_libfuse("fuse_session_mount");
 	int result;
 
-	if (!mount)
+	libfuse_reply_open = of_libfuse("fuse_reply_open");
+	if (!mount || !libfuse_reply_open) {
+		fprintf(stderr, "this libfuse does not fit lazyfs's C part: install lazyfs again\n");
 		return -1;
+	}
 	result = mount(session, mountpoint);
 	if (result)
 		return result;
@@ -146,14 +150,12 @@ int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
 int fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info)
 {
 	struct open_out reply = { .fh = info->fh, .open_flags = OPEN_PASSTHROUGH, .backing_id = next_backing };
-	int (*reply_open)(fuse_req_t, const struct fuse_file_info *);
 
 	if (next_backing && info->fh == next_handle) {
 		next_backing = 0;
 		return fuse_reply_buf(request, (const char *)&reply, sizeof(reply));
 	}
-	reply_open = of_libfuse("fuse_reply_open");
-	return reply_open ? reply_open(request, info) : -ENOSYS;
+	return libfuse_reply_open(request, info);
 }
 
 /* What Python calls. */

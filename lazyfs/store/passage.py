@@ -76,12 +76,12 @@ def recall(file: BlobFile) -> Glance | None:
 
 
 def check(file: BlobFile, run: Extent) -> int | None:
-    """Look at a run of blocks, and return how many bytes of it came from the disk; None when one is not sound.
+    """Look at a run of blocks, and return how many bytes of it came from the disk; None when one is unsound.
 
     Who finds one that is damaged makes it missing, so that it is fetched when it is read. What came from the disk
     leaves the page cache again. Blocks on the disk. *Raises*: OSError.
     """
-    from_disk = 0
+    from_disk, sound = 0, True
     for index in run.blocks():
         try:
             block = file.read(index, wait=False)
@@ -90,10 +90,10 @@ def check(file: BlobFile, run: Extent) -> int | None:
             file.leave_page_cache(index)
             from_disk += file.geometry.length(index)
         if block is None:
+            sound = False
             if file.entries(Extent(index, index + 1))[0] != records.MISSING:
                 file.forget(index)
-            return None
-    return from_disk
+    return from_disk if sound else None
 
 
 def take(layout: Layout, file: BlobFile, seen: Glance) -> int | None:

@@ -97,6 +97,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passthrough, "LINGER", 0)
+    monkeypatch.setattr(passthrough, "LEAST", SIZE)
 
 
 def play(store: Store, body: Callable[[World], object]) -> None:
@@ -143,7 +144,7 @@ def test_another_daemon_need_not_look_through_what_one_has(store: Store) -> None
     async def first(world: World) -> None:
         world.passthrough.begin(world.kernel)
         world.commit(0, 1, 2, 3)
-        world.passthrough.look(BLOB)
+        world.passthrough.look(world.file)
         await world.looked_through()
 
     def second(world: World) -> None:
@@ -177,7 +178,7 @@ def test_an_inode_stays_as_it_was_opened_until_its_last_close(store: Store) -> N
         world.passthrough.begin(world.kernel)
         assert world.enter() is None
         world.commit(0, 1, 2, 3)
-        world.passthrough.look(BLOB)
+        world.passthrough.look(world.file)
         await world.looked_through()
         assert world.enter() is None, "one was opened before"
         world.leave()
@@ -194,7 +195,7 @@ def test_what_changes_goes_by_us_and_is_looked_through_again(store: Store) -> No
     async def body(world: World) -> None:
         world.passthrough.begin(world.kernel)
         world.commit(0, 1, 2, 3)
-        world.passthrough.look(BLOB)
+        world.passthrough.look(world.file)
         await world.looked_through()
         world.file.evict(1, 1)
         world.commit(1)
@@ -212,7 +213,7 @@ def test_a_damaged_blob_does_not(store: Store) -> None:
         world.passthrough.begin(world.kernel)
         world.commit(0, 1, 2, 3)
         os.pwrite(world.file.files.data, b"damage", BLOCK)
-        world.passthrough.look(BLOB)
+        world.passthrough.look(world.file)
         await world.looked_through()
         assert world.enter() is None
         world.leave()
@@ -249,7 +250,7 @@ def test_one_open_that_the_kernel_refuses_goes_by_us(store: Store) -> None:
     async def body(world: World) -> None:
         world.passthrough.begin(world.kernel)
         world.commit(0, 1, 2, 3)
-        world.passthrough.look(BLOB)
+        world.passthrough.look(world.file)
         await world.looked_through()
         world.kernel.error = errno.ENFILE
         assert world.enter() is None
