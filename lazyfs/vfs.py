@@ -369,8 +369,9 @@ class Vfs:
     def _let_go(self, inode: int) -> None:
         """Have the kernel forget an inode, as soon as nobody uses it; one without a name it forgets by itself."""
         node = self.tree.node(inode)
-        if node is not None and node.attached and node.parent is not None:
-            self.on_stale(node.parent.inode, node.name)
+        named = node.file if isinstance(node, Pending) else node
+        if named is not None and named.attached and named.parent is not None:
+            self.on_stale(named.parent.inode, named.name)
 
     async def _keep_up(self, file: File, known: Known, began: float) -> None:
         """See to it that what a file was when it was opened is known, at once or behind. *Raises*: as `_check`."""
