@@ -6,6 +6,7 @@ Where the kernel does not let a daemon of the tests do that, `status` says why, 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from tests import mounts as real
 from tests import under
 from tests.integration.test_mount import BLOCK, MIB, digest, made
 from tests.mounts import Mount, Mounts, on_mount, run, start
-from tests.servers import Nginx
+from tests.servers import MisbehavingOrigin, Nginx
 
 ON = ["--passthrough", "--scrub", "0"]
 WHY_NOT = "not built|Linux 6.9|CAP_SYS_ADMIN|overlayfs"
@@ -118,6 +119,25 @@ def test_nothing_is_evicted_that_is_read_past_a_daemon(nginx: Nginx, docroot: Pa
     while left_by_gc(mount):  # until the kernel has forgotten the inode
         time.sleep(0.1)
     assert on_mount(under.sha256, mount.path("kept")) == digest(kept)
+
+
+def test_what_stood_in_for_a_name_is_let_go_of(
+    origin: MisbehavingOrigin, docroot: Path, mounts: Mounts, tmp_path: Path
+) -> None:
+    """A name that is opened before its origin has answered has an inode of its own."""
+    source, manifest = made(docroot, "kept", 2 * MIB), tmp_path / "manifest.jsonl"
+    entry = {"path": "kept", "digest": f"sha256:{digest(source)}"}
+    manifest.write_text(json.dumps({**entry, "url": origin.url("", "kept")}) + "\n")
+    first = mounts(manifest, options=ON)
+    on = make_whole(first, "kept")
+    manifest.write_text(json.dumps({**entry, "url": origin.url("delay=2", "kept")}) + "\n")
+    second = mounts(manifest, options=ON)
+    assert on_mount(under.sha256, second.path("kept")) == digest(source)
+    assert past(second)[0] == int(on), "it was looked through for the other mount"
+    first.umount()
+    (data,) = mounts.store.glob("blobs/*/*/data")
+    while data.stat().st_blocks:  # nobody looks at the name meanwhile, or the kernel would find out by itself
+        assert real.lazyfs("gc", "--store", mounts.store, "--max-cache", "64K").returncode == 0
 
 
 def test_readers_outlive_a_daemon_that_is_killed(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
