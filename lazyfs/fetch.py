@@ -29,11 +29,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
+from itertools import chain
 from typing import Final
 
 import trio
 
-from lazyfs.assembler import Assembler
+from lazyfs.assembler import Assembler, Piece
 from lazyfs.channels import take_waiting
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, OriginError, StoreError
@@ -54,8 +55,8 @@ log = logging.getLogger(__name__)
 LONGEST_RUN: Final = 16 * 1024 * 1024
 """Bytes in one ranged request at the most: what a new demand may have to share a connection's worth with."""
 
-UNCOMMITTED: Final = 16
-"""Blocks of a flight that may have landed and not be in the store yet; then receiving waits for the disk."""
+UNCOMMITTED: Final = 4
+"""Pieces of a flight that may have landed and not be in the store yet; then receiving waits for the disk."""
 
 _POLL_FIRST: Final = 0.001
 _POLL_LARGEST: Final = 0.01
@@ -341,14 +342,13 @@ class Fetcher:
         awaited: dict[int, Block] = {}  # kept for those who wait, as the store may not take it
         checksums: dict[int, int] = {}
         try:
-            async with aclosing(assembler.blocks(answer)) as blocks:
-                async for index, block in blocks:
-                    if index not in flight.blocks:
-                        continue
-                    if flight.awaited(index):
-                        awaited[index] = block
-                    if self._owned(index):
-                        checksums[index] = await trio.to_thread.run_sync(self._store.write, self._file, index, block)
+            async with aclosing(assembler.pieces(answer)) as pieces:
+                async for piece in pieces:
+                    for index, block in piece:
+                        if flight.awaited(index):
+                            awaited[index] = block
+                    ours = {index: block for index, block in piece if index in flight.blocks and self._owned(index)}
+                    await trio.to_thread.run_sync(self._write, ours, checksums)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._take_back, checksums)
@@ -363,20 +363,21 @@ class Fetcher:
 
     async def _land_and_commit(self, flight: Flight, answer: Answer | None, assembler: Assembler) -> None:
         """Land what arrives, at once, and have it committed behind."""
-        send, receive = trio.open_memory_channel[tuple[int, Block]](UNCOMMITTED)
+        send, receive = trio.open_memory_channel[Piece](UNCOMMITTED)
         failure: OriginError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._commit_behind, flight, receive)
             with send:
                 try:
-                    async with aclosing(assembler.blocks(answer)) as blocks:
-                        async for index, block in blocks:
-                            if index in flight.blocks:
-                                self._counters.blocks_fetched += 1
-                                if self._digest is None:
+                    async with aclosing(assembler.pieces(answer)) as pieces:
+                        async for piece in pieces:
+                            ours = [(index, block) for index, block in piece if index in flight.blocks]
+                            self._counters.blocks_fetched += len(ours)
+                            if self._digest is None:
+                                for index, block in ours:
                                     self._land(flight, index, block)
-                                with trio.CancelScope(shield=True):  # what has landed is committed
-                                    await send.send((index, block))
+                            with trio.CancelScope(shield=True):  # what has landed is committed
+                                await send.send(ours)
                 except OriginError as exc:
                     failure = exc  # raised outside the nursery, which would wrap it into a group
         if failure is not None:
@@ -388,14 +389,14 @@ class Fetcher:
             self._lock(Extent(index, index + 1))
         return index in self._locked
 
-    async def _commit_behind(self, flight: Flight, landed: trio.MemoryReceiveChannel[tuple[int, Block]]) -> None:
+    async def _commit_behind(self, flight: Flight, landed: trio.MemoryReceiveChannel[Piece]) -> None:
         """Commit what lands, in batches, to the end: also when the flight is cancelled meanwhile."""
         with trio.CancelScope(shield=True), landed:
-            async for first in landed:
-                batch = [first, *take_waiting(landed)]
+            async for piece in landed:
+                batch = list(chain(piece, *take_waiting(landed)))
                 if self.mismatch is not None:
                     continue
-                ours = [item for item in batch if not self._file.writable or self._owned(item[0])]
+                ours = {index: block for index, block in batch if not self._file.writable or self._owned(index)}
                 if not await self._in_thread(flight, partial(self._commit, ours)):
                     continue
                 if self._digest is not None:
@@ -413,14 +414,25 @@ class Fetcher:
             return False
         return True
 
-    def _commit(self, batch: list[tuple[int, Block]]) -> None:
+    def _write(self, blocks: Mapping[int, Block], checksums: dict[int, int]) -> None:
+        """Put blocks in place, and their checksums, or MISSING, into `checksums`. Runs in a worker thread."""
+        for run in runs(sorted(blocks), _UNBOUNDED):
+            written = self._store.write(self._file, run.start, [blocks[index] for index in run.blocks()])
+            checksums.update(zip(run.blocks(), written, strict=True))
+
+    def _commit(self, blocks: Mapping[int, Block]) -> None:
         """Put blocks in place, each before its entry (I1). Runs in a worker thread. *Locks*: theirs, held."""
-        for index, block in batch:
-            checksum = self._store.write(self._file, index, block)
-            if checksum == MISSING:
-                self._bypass(index, block)
-            else:
-                self._record(index, block, checksum)
+        checksums: dict[int, int] = {}
+        self._write(blocks, checksums)
+        for index in [index for index, checksum in checksums.items() if checksum == MISSING]:
+            del checksums[index]
+            self._bypass(index, blocks[index])
+        if self._digest is None:
+            for run in runs(sorted(checksums), _UNBOUNDED):
+                self._record(run, partial(self._file.record, run.start, *(checksums[index] for index in run.blocks())))
+        else:
+            for index, checksum in checksums.items():
+                self._record_block(index, blocks[index], checksum)
 
     def _bypass(self, index: int, block: Block) -> None:
         self._counters.blocks_bypassed += 1
@@ -428,15 +440,18 @@ class Fetcher:
             with suppress(OSError):  # on a disk that fails it cannot be known
                 check_unrecorded(self._file, index, block, self._ways.shown)
 
-    def _record(self, index: int, block: Block, checksum: int) -> None:
-        if self._digest is None:
-            record = partial(self._file.record, index, checksum)
-        else:
-            record = partial(record_verified, self._file, index, block, checksum, self._digest, self._ways.shown)
+    def _record_block(self, index: int, block: Block, checksum: int) -> None:
+        step = partial(self._file.record, index, checksum)
+        if self._digest is not None:
+            step = partial(record_verified, self._file, index, block, checksum, self._digest, self._ways.shown)
+        self._record(Extent(index, index + 1), step)
+
+    def _record(self, run: Extent, step: Callable[[], None]) -> None:
         try:
-            self._store.record(record, len(block))
+            self._store.record(step, len(self._file.geometry.bytes_of(run)))
         except OSError as exc:
-            self._store.take_back(self._file, index, exc)
+            for index in run.blocks():
+                self._store.take_back(self._file, index, exc)
 
     def _record_written(self, checksums: Mapping[int, int]) -> None:
         """Record blocks that were put in place before they were proven. Runs in a worker thread."""
@@ -452,7 +467,7 @@ class Fetcher:
             if block is None:
                 self._store.take_back(self._file, index)
             else:
-                self._record(index, block, checksum)
+                self._record_block(index, block, checksum)
 
     def _take_back(self, checksums: Mapping[int, int]) -> None:
         for index, checksum in checksums.items():

@@ -155,9 +155,9 @@ def unpack_map_header(data: bytes) -> MapHeader:
     return MapHeader(block_size, size)
 
 
-def pack_entry(value: int) -> bytes:
-    """Encode one entry of a map."""
-    return _CHECK.pack(value)
+def pack_entries(*values: int) -> bytes:
+    """Encode entries of a map."""
+    return struct.pack(f"<{len(values)}Q", *values)
 
 
 def unpack_entries(data: bytes, count: int) -> tuple[int, ...]:

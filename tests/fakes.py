@@ -17,6 +17,7 @@ from unittest import mock
 import trio
 import trio.testing
 
+from lazyfs.buffers import put
 from lazyfs.errors import BlobChanged, OriginError, OriginRefused, OriginUnreachable
 from lazyfs.extents import Extent
 from lazyfs.origin.client import Attempt, Client, Found
@@ -157,16 +158,16 @@ class FakeAnswer:
         """As `Answer.aclose`."""
         self._origin.open -= 1
 
-    async def receive_into(self, buffer: memoryview) -> int:
+    async def receive_into(self, *buffers: memoryview) -> int:
         """As `Answer.receive_into`."""
-        assert buffer, "an empty buffer says nothing"
+        assert all(buffers), "an empty buffer says nothing"
         await trio.lowlevel.checkpoint()
         if self._fault.stall is not None:
             await self._fault.stall.wait()
-        count = min(len(buffer), self._piece, len(self._rest), self._left)
+        count = min(self._piece, len(self._rest), self._left)
         if self._rest and not count:
             raise OriginUnreachable(URL, "reset")
-        buffer[:count] = self._rest[:count]
+        count = put(buffers, self._rest[:count])
         self._rest, self._left = self._rest[count:], self._left - count
         self._origin.sent += count
         return count

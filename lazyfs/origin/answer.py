@@ -55,10 +55,10 @@ class Request:
         self._received = 0
         self._judged = False
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Fill the start of a non-empty buffer with the next bytes of the body; 0 at its end."""
+    async def receive_into(self, *buffers: memoryview) -> int:
+        """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end."""
         await self._slot.give_way()
-        count = await self.reply.receive_into(buffer)
+        count = await self.reply.receive_into(*buffers)
         self._slot.heard()
         self._received += count
         if self._received >= _WELL:
@@ -143,14 +143,14 @@ class Answer:
         self._counters = counters
         self._due = len(body.extent)
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Fill the start of a non-empty buffer with the next bytes of the body and return how many; 0 at its end.
+    async def receive_into(self, *buffers: memoryview) -> int:
+        """Fill the start of some buffers, none empty, with the next bytes of the body; return how many, 0 at its end.
 
         *Raises*: OriginBadAnswer, when there are more or fewer than `body.extent`; OriginUnreachable. Where the body is
         not `counted`, what was received is proven only by the end.
         """
         with self._request.judged():
-            count = await self._request.receive_into(buffer)
+            count = await self._request.receive_into(*buffers)
             self._counters.origin_bytes += count
             self._due -= count
             if self._due < 0 or (self._due and not count):

@@ -31,6 +31,7 @@ import httpx
 import trio
 
 from lazyfs import __version__, urls
+from lazyfs.buffers import put
 from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable, UsageError
 from lazyfs.origin import wire
 from lazyfs.origin.wire import Place
@@ -50,6 +51,9 @@ ENVIRONMENT: Final = "env"
 """As `proxy`: use what http_proxy, https_proxy and no_proxy say."""
 
 _PIECE: Final = 64 * 1024
+
+_FIRST: Final = 1024
+"""Bytes that show that a body has begun: the rest goes straight to where it is wanted."""
 
 _TIMEOUT = httpx.Timeout(wire.CONNECT_TIMEOUT, read=wire.HEAD_TIMEOUT, pool=None)
 
@@ -89,21 +93,21 @@ class Reply:
         self._waited = 0.0  # seconds, of the rate's window
         self._received = 0  # bytes, in it
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Fill the start of a non-empty buffer with the next bytes of the body; 0 at its end.
+    async def receive_into(self, *buffers: memoryview) -> int:
+        """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end.
 
         *Raises*: OriginUnreachable, also when they come too slowly. *Cancellation*: at any time; then close it.
         """
         if self._rest:
-            return self._hand_out(buffer)
+            return self._hand_out(buffers)
         began = trio.current_time()
         count = 0
         with _transport_errors(self.url), trio.move_on_after(RATE_WINDOW) as patience:
             if self._exchange is not None:
-                count = await self._exchange.receive_into(buffer)
+                count = await self._exchange.receive_into(*buffers)
             else:
                 self._rest = memoryview(await anext(self._pieces, b""))
-                count = self._hand_out(buffer)
+                count = self._hand_out(buffers)
         if patience.cancelled_caught:
             raise OriginUnreachable(urls.redact(self.url), f"no byte came for {RATE_WINDOW:g} s")
         self._waited += trio.current_time() - began
@@ -118,13 +122,12 @@ class Reply:
     async def wait_for_body(self) -> None:
         """Wait until the body has begun or is known to be empty. *Raises*: as `receive_into`."""
         if not self._rest:
-            piece = bytearray(_PIECE)
+            piece = bytearray(_FIRST)
             count = await self.receive_into(memoryview(piece))
             self._rest = memoryview(piece)[:count]
 
-    def _hand_out(self, buffer: memoryview) -> int:
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
+    def _hand_out(self, buffers: Sequence[memoryview]) -> int:
+        count = put(buffers, self._rest)
         self._rest = self._rest[count:]
         return count
 
@@ -257,7 +260,7 @@ class _Wire(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close the idle connections."""
-        await self._pool.aclose()
+        self._pool.close()
 
 
 class _WireStream(httpx.AsyncByteStream):
@@ -274,7 +277,7 @@ class _WireStream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Give the connection back, or close it."""
-        await self._exchange.aclose()
+        self._exchange.close()
 
 
 class _transport_errors:  # noqa: N801 - reads as the context manager it is

@@ -1,7 +1,7 @@
-"""HTTP/1.1 over sockets of our own: one request at a time on a connection, bodies received into the caller's buffer.
+"""HTTP/1.1 over connections of our own: one request at a time on each, bodies received into the caller's buffers.
 
 httpx's own transport takes a body through six layers in pieces of 64 KiB at the most; here a body with a length goes
-from the socket straight into a block (measured on loopback: 0.09 ms instead of 0.45 ms a request, and half of the CPU
+from the socket straight into blocks (measured on loopback: 0.09 ms instead of 0.45 ms a request, and half of the CPU
 time for each byte). Heads are parsed by h11, and so are bodies that are chunked or end with the connection.
 
 The pool is a list of idle connections; nothing waits in it, so nothing is lost when a request is
@@ -26,6 +26,9 @@ from typing import Any, Final
 
 import h11
 import trio
+
+from lazyfs.buffers import cut, put
+from lazyfs.origin.connection import Connection
 
 IDLE_FOR: Final = 30.0
 """Seconds for which an idle connection is kept; common servers keep theirs for 60 or 75."""
@@ -85,13 +88,12 @@ class Head:
 
 
 class Exchange:
-    """One request and its answer. Close it with `aclose`, read to the end or not."""
+    """One request and its answer. Close it, read to the end or not."""
 
-    def __init__(self, pool: Pool, place: Place, stream: trio.abc.Stream, *, reused: bool) -> None:
+    def __init__(self, pool: Pool, place: Place, connection: Connection, *, reused: bool) -> None:
         self._pool = pool
         self._place = place
-        self._stream = stream
-        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        self._connection = connection
         self._reused = reused
         self._heard = False  # whether any byte of an answer has come
         self._http = h11.Connection(h11.CLIENT)
@@ -107,7 +109,7 @@ class Exchange:
             raise Unsendable("no HTTP request") from None  # not in h11's words, which quote a header
         message = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
         with _InTime(HEAD_TIMEOUT, "no answer"):
-            await self._stream.send_all(message)
+            await self._connection.send_all(message)
             while True:
                 event = await self._next_event()
                 if isinstance(event, h11.Response):
@@ -115,39 +117,32 @@ class Exchange:
         self._frame(event)
         return Head(event.status_code, list(event.headers.raw_items()))
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Fill the start of a non-empty buffer with the next bytes of the body; 0 at its end.
+    async def receive_into(self, *buffers: memoryview) -> int:
+        """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end.
 
         Waits for as long as it takes. *Raises*: WireError, also when the connection ends before the body does.
         """
         if not self._rest and self._due is None:
             self._rest = memoryview(await self._next_data())
         if self._rest:
-            count = min(len(buffer), len(self._rest))
-            buffer[:count] = self._rest[:count]
+            count = put(buffers, self._rest)
             self._rest = self._rest[count:]
             return count
         if not self._due:
             return 0
-        buffer = buffer[: self._due]
-        if self._socket is None:
-            piece = await self._receive(len(buffer))
-            count = len(piece)
-            buffer[:count] = piece
-        else:
-            with _failures():
-                count = await self._socket.recv_into(buffer)
+        with _failures():
+            count = await self._connection.receive_into(list(cut(buffers, self._due)))
         if count == 0:
             raise WireError("the connection was closed in mid-answer")
         self._due -= count
         return count
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Give the connection back where the answer was read to its end, else close it."""
         if self._due == 0 and not self._rest and self._reusable:
-            self._pool.give_back(self._place, self._stream)
+            self._pool.give_back(self._place, self._connection)
         else:
-            await trio.aclose_forcefully(self._stream)
+            self._connection.close()
 
     @property
     def unanswered(self) -> bool:
@@ -196,7 +191,7 @@ class Exchange:
 
     async def _receive(self, most: int) -> bytes:
         with _failures():
-            return bytes(await self._stream.receive_some(most))
+            return await self._connection.receive(most)
 
 
 class Pool:
@@ -204,75 +199,73 @@ class Pool:
 
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
-        self._idle: list[tuple[float, Place, trio.abc.Stream]] = []  # those idle longest first
+        self._idle: list[tuple[float, Place, Connection]] = []  # those idle longest first
 
     async def exchange(self, place: Place, target: bytes, headers: Headers) -> tuple[Exchange, Head]:
         """Send a GET to an origin and return the exchange with the answer's head. *Raises*: WireError."""
         while True:
-            stream = self._take(place)
-            reused = stream is not None
-            exchange = Exchange(self, place, stream or await self._connect(place), reused=reused)
+            connection = self._take(place)
+            reused = connection is not None
+            exchange = Exchange(self, place, connection or await self._connect(place), reused=reused)
             try:
                 return exchange, await exchange.begin(target, headers)
             except Closed:
-                await exchange.aclose()
+                exchange.close()
                 if not exchange.unanswered:
                     raise
             except BaseException:
-                with trio.CancelScope(shield=True):
-                    await exchange.aclose()
+                exchange.close()
                 raise
 
-    def give_back(self, place: Place, stream: trio.abc.Stream) -> None:
+    def give_back(self, place: Place, connection: Connection) -> None:
         """Take a connection that may be used again; close those, of any origin, that are idle for too long."""
-        self._idle.append((time.monotonic(), place, stream))
+        self._idle.append((time.monotonic(), place, connection))
         oldest = time.monotonic() - IDLE_FOR
         while self._idle[0][0] < oldest or len(self._idle) > IDLE_MAX:
-            _close(self._idle.pop(0)[2])
+            self._idle.pop(0)[2].close()
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close all idle connections."""
         while self._idle:
-            await trio.aclose_forcefully(self._idle.pop()[2])
+            self._idle.pop()[2].close()
 
-    def _take(self, place: Place) -> trio.abc.Stream | None:
+    def _take(self, place: Place) -> Connection | None:
         """Return an origin's connection used last, unless it is idle for too long or its server has closed it."""
         oldest = time.monotonic() - IDLE_FOR
         for number in reversed(range(len(self._idle))):
-            since, there, stream = self._idle[number]
+            since, there, connection = self._idle[number]
             if there != place:
                 continue
             del self._idle[number]
-            if since >= oldest and not _says_something(stream):
-                return stream
-            _close(stream)
+            if since >= oldest and not connection.has_news():
+                return connection
+            connection.close()
         return None
 
-    async def _connect(self, place: Place) -> trio.abc.Stream:
+    async def _connect(self, place: Place) -> Connection:
         try:
             with _InTime(CONNECT_TIMEOUT, "no connection"):
                 return await self._connected(place)
         except WireError as exc:
             raise Unconnected(*exc.args) from exc
 
-    async def _connected(self, place: Place) -> trio.abc.Stream:
+    async def _connected(self, place: Place) -> Connection:
         scheme, host, port = place
         try:
-            stream = await trio.open_tcp_stream(host, port)
+            connection = await Connection.open(host, port)
         except OSError as exc:
             raise WireError(f"cannot connect: {words(exc)}") from exc
         if scheme == "http":
-            return stream
-        secured = trio.SSLStream(stream, self._trust(place), server_hostname=host, https_compatible=True)
+            return connection
         try:
-            await secured.do_handshake()
-        except trio.BrokenResourceError as exc:
-            await trio.aclose_forcefully(stream)
-            raise WireError(f"no TLS connection: {words(exc.__cause__ or exc)}") from exc
+            await connection.secure(self._trust(place), host)
+        except OSError as exc:
+            connection.close()
+            raise WireError(f"no TLS connection: {words(exc)}") from exc
         except BaseException:
-            await trio.aclose_forcefully(stream)
+            connection.close()
             raise
-        return secured
+        return connection
 
 
 class Lookups(trio.abc.HostnameResolver):
@@ -317,14 +310,14 @@ class _InTime:
 
 
 class _failures:  # noqa: N801 - reads as the context manager it is
-    """Turn trio's and the system's errors into WireError."""
+    """Turn the system's errors into WireError."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
-        if isinstance(exc, (trio.BrokenResourceError, trio.ClosedResourceError, OSError)):
-            raise Closed(f"the connection failed: {words(exc.__cause__ or exc)}") from exc
+        if isinstance(exc, OSError):
+            raise Closed(f"the connection failed: {words(exc)}") from exc
 
 
 def words(exc: BaseException) -> str:
@@ -341,19 +334,3 @@ def words(exc: BaseException) -> str:
     if isinstance(exc, OSError) and exc.__cause__ is not None:
         return words(exc.__cause__)
     return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
-
-
-def _socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType:
-    inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-    assert isinstance(inner, trio.SocketStream)
-    return inner.socket
-
-
-def _says_something(stream: trio.abc.Stream) -> bool:
-    """Say whether there is something to be read of an idle connection: its end, or what would pass for an answer."""
-    decrypted = stream.pending() if isinstance(stream, trio.SSLStream) else 0
-    return bool(decrypted) or _socket_of(stream).is_readable()
-
-
-def _close(stream: trio.abc.Stream) -> None:
-    _socket_of(stream).close()

@@ -7,7 +7,7 @@ import errno
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from lazyfs import records
 from lazyfs.errors import StoreError, StoreTooSmall
-from lazyfs.extents import Block
+from lazyfs.extents import Block, Extent
 from lazyfs.sizes import format_size
 from lazyfs.store import layout as layouts
 from lazyfs.store import trash
@@ -143,29 +143,36 @@ class Store:
                 if layouts.disk_bytes(self.layout, blob_id) > blob.present_bytes():
                     reclaim(blob)
 
-    def write(self, file: BlobFile, index: int, block: Block) -> int:
-        """Put a block in place and return the checksum to `record`; MISSING when the store does not take it.
+    def write(self, file: BlobFile, start: int, blocks: Sequence[Block]) -> list[int]:
+        """Put a run of blocks in place and return the checksums to `record`; MISSING for what the store does not take.
 
         It does not when its bounds leave no room, or its disk fails (`trouble`). Blocks on the disk, also to evict.
-        *Locks*: the block's, held; tries those of other blocks.
+        *Locks*: the blocks', held; tries those of others.
         """
+        checksums = [records.MISSING] * len(blocks)
+        taken = self._take(file, blocks)
+        for number, block in enumerate(blocks[:taken]):
+            try:
+                checksums[number] = self.with_room(partial(file.write, start + number, block), len(block))
+            except OSError as exc:
+                self.take_back(file, start + number, exc)
+            finally:
+                self.quota.written(len(block))
+        if taken:
+            file.note_arrival(Extent(start, start + taken), self.quota.clock, self.quota.room)
+        return checksums
+
+    def _take(self, file: BlobFile, blocks: Sequence[Block]) -> int:
+        """Reserve room for blocks, and return for how many of the first there is some."""
+        taken = 0
         if self.trouble.at_rest or not (file.writable and self.quota.joined):
-            return records.MISSING
+            return taken
         try:
-            if not self.evictor.take(len(block)):
-                return records.MISSING
+            while taken < len(blocks) and self.evictor.take(len(blocks[taken])):
+                taken += 1
         except (OSError, StoreError) as exc:
             self.trouble.failed(exc)
-            return records.MISSING
-        try:
-            checksum = self.with_room(partial(file.write, index, block), len(block))
-        except OSError as exc:
-            self.take_back(file, index, exc)
-            return records.MISSING
-        finally:
-            self.quota.written(len(block))
-        file.note_arrival(index, self.quota.clock, self.quota.room)
-        return checksum
+        return taken
 
     def mark_complete(self, file: BlobFile) -> None:
         """Record, behind, that all of a blob is in the store, if it is: it is synced first. Blocks on the disk.

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lazyfs import records, replacement
+from lazyfs.buffers import unfilled
 from lazyfs.errors import StoreError
 from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.store import holes, trash
@@ -111,7 +112,7 @@ class BlobFile:
         if entry == records.MISSING:
             self._all_before = min(self._all_before, index)  # it may have been evicted
             return None
-        block = bytearray(self.geometry.length(index))
+        block = unfilled(self.geometry.length(index))
         offset = index * self.geometry.block_size
         if self._read_into(block, offset, wait=wait) < len(block):
             return None
@@ -134,13 +135,13 @@ class BlobFile:
 
         *Locks*: the block's, held. *Raises*: OSError.
         """
-        block = bytearray(self.geometry.length(index))
+        block = unfilled(self.geometry.length(index))
         filled = self._read_into(block, index * self.geometry.block_size, wait=True)
         return self._verified(index, checksum, block) if filled == len(block) else None
 
-    def record(self, index: int, checksum: int) -> None:
-        """Mark a block present. *Locks*: the block's, held; its bytes have been written (I1). *Raises*: OSError."""
-        os.pwrite(self._map, records.pack_entry(checksum), _entry_offset(index))
+    def record(self, start: int, *checksums: int) -> None:
+        """Mark blocks present: their bytes have been written (I1). *Locks*: theirs, held. *Raises*: OSError."""
+        os.pwrite(self._map, records.pack_entries(*checksums), _entry_offset(start))
 
     def forget(self, index: int) -> None:
         """Mark a block missing, its bytes being wrong. *Locks*: none needed: at worst it is fetched once more.
@@ -252,10 +253,9 @@ class BlobFile:
                     if entry != records.MISSING:
                         yield index, use
 
-    def note_arrival(self, index: int, clock: int, room: int) -> None:
-        """Note that a block comes into the store. *Units*: as replacement.py."""
-        (use,) = self.uses(Extent(index, index + 1))
-        self._note(index, replacement.on_arrival(use, clock, room))
+    def note_arrival(self, run: Extent, clock: int, room: int) -> None:
+        """Note that blocks come into the store. *Units*: as replacement.py."""
+        self._note(run.start, *(replacement.on_arrival(use, clock, room) for use in self.uses(run)))
 
     def note_uses(self, blocks: Iterable[int], clock: int, room: int) -> None:
         """Note that blocks were read. *Units*: as replacement.py."""
@@ -264,9 +264,9 @@ class BlobFile:
                 if (now := replacement.on_use(use, clock, room)) != use:
                     self._note(index, now)
 
-    def _note(self, index: int, use: int) -> None:
-        with contextlib.suppress(OSError):  # it is a hint
-            os.pwrite(self.files.uses, records.pack_entry(use), index * records.USE_SIZE)
+    def _note(self, start: int, *uses: int) -> None:
+        with contextlib.suppress(OSError):  # they are hints
+            os.pwrite(self.files.uses, records.pack_entries(*uses), start * records.USE_SIZE)
 
     def complete(self) -> bool:
         """Say whether every block is marked present; looks only at what was not present the last time."""

@@ -65,18 +65,20 @@ class _Queue:
 
     def __init__(self) -> None:
         self.bytes = 0
+        self._most = 1 << 64  # no use beyond it is among the oldest that were found so far
         self._found: list[Candidate] = []
         self._ordered: deque[Candidate] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._ordered)
 
-    def add(self, candidate: Candidate, length: int) -> None:
+    def add(self, use: int, blob_id: BlobId, block: int) -> None:
         """Take a candidate that a look through the store has found."""
-        self.bytes += length
-        self._found.append(candidate)
-        if len(self._found) > 4 * CANDIDATES:
-            self._found = heapq.nsmallest(CANDIDATES, self._found)
+        if use <= self._most:
+            self._found.append(Candidate(use, blob_id, block))
+            if len(self._found) > 4 * CANDIDATES:
+                self._found = heapq.nsmallest(CANDIDATES, self._found)
+                self._most = self._found[-1].use
 
     def order(self) -> None:
         """Keep the oldest candidates, in order: the look is over."""
@@ -175,7 +177,7 @@ class Evictor:
                     self._look_through()
                     fresh = True
             if freed:
-                self._tell(blobs.ids)  # once more: it may have been marked complete meanwhile
+                self._tell(blobs.losing)  # once more: it may have been marked complete meanwhile
         return freed
 
     def _next(self, *, fresh: bool) -> Candidate | None:
@@ -191,7 +193,9 @@ class Evictor:
         run = Extent(candidate.block, candidate.block + 1)
         if blob is None or not _is_as_it_was(blob, candidate):
             return 0
-        self._tell({candidate.blob_id})
+        if candidate.blob_id not in blobs.losing:
+            blobs.losing.add(candidate.blob_id)
+            self._tell({candidate.blob_id})
         if not blob.locks.try_blocks(run):
             return 0
         try:
@@ -202,7 +206,7 @@ class Evictor:
                 blob.evict(candidate.block, self._quota.clock)
         finally:
             blob.locks.release_blocks(run)
-        self._queue_of(candidate).bytes -= length
+        (self._hot if replacement.is_hot(candidate.use) else self._cold).bytes -= length
         return length
 
     def _tell(self, blob_ids: set[BlobId]) -> None:
@@ -235,18 +239,14 @@ class Evictor:
 
     def _add_blocks(self, blob: BlobFile) -> int:
         """Find a blob's candidates, and return how many bytes of it are present."""
-        kept = _is_kept(self._layout, blob)
-        total = 0
+        if _is_kept(self._layout, blob):
+            return blob.present_bytes()
+        before = self._cold.bytes + self._hot.bytes
         for index, use in blob.present():
-            length = blob.geometry.length(index)
-            total += length
-            if not kept:
-                candidate = Candidate(use, blob.blob_id, index)
-                self._queue_of(candidate).add(candidate, length)
-        return total
-
-    def _queue_of(self, candidate: Candidate) -> _Queue:
-        return self._hot if replacement.is_hot(candidate.use) else self._cold
+            queue = self._hot if replacement.is_hot(use) else self._cold
+            queue.bytes += blob.geometry.length(index)
+            queue.add(use, blob.blob_id, index)
+        return self._cold.bytes + self._hot.bytes - before
 
 
 def _is_as_it_was(blob: BlobFile, candidate: Candidate) -> bool:
@@ -258,6 +258,7 @@ class _Blobs:
     """Blobs that are being evicted from, each opened once."""
 
     def __init__(self, layout: Layout) -> None:
+        self.losing = set[BlobId]()  # of which blocks are evicted
         self._layout = layout
         self._open: dict[BlobId, BlobFile | None] = {}
 
@@ -268,11 +269,6 @@ class _Blobs:
         for blob in self._open.values():
             if blob is not None:
                 blob.close()
-
-    @property
-    def ids(self) -> set[BlobId]:
-        """Those that there still are."""
-        return {blob_id for blob_id, blob in self._open.items() if blob is not None}
 
     def get(self, blob_id: BlobId) -> BlobFile | None:
         """Return a blob that is there, and let nobody remove it."""

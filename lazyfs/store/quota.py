@@ -248,7 +248,8 @@ class QuotaKeeper:
         over = quota.used + length - quota.max_cache if quota.max_cache else 0
         if quota.min_free:
             disk = os.fstatvfs(self._root)
-            over = max(over, quota.min_free + length - disk.f_bavail * disk.f_frsize)
+            unwritten = self._pool + self._taken  # of ours: it is free now, and will not be
+            over = max(over, quota.min_free + unwritten + length - disk.f_bavail * disk.f_frsize)
         return max(0, over)
 
     @contextlib.contextmanager
@@ -302,7 +303,7 @@ class QuotaKeeper:
         return slot
 
     def _write_slot(self, slot: int, value: int) -> None:
-        os.pwrite(self._fd, records.pack_entry(value), records.QUOTA_SIZE + slot * records.SLOT_SIZE)
+        os.pwrite(self._fd, records.pack_entries(value), records.QUOTA_SIZE + slot * records.SLOT_SIZE)
 
     def _live_slots(self) -> int:
         """Return what live processes have reserved and may not have written; clear the slots of others."""

@@ -293,7 +293,7 @@ def idle(session: Session) -> set[int]:
     """Return the descriptors of the connections that wait to be used again."""
     transport_of_ours = session.client._sender._transport._http._transport
     assert isinstance(transport_of_ours, transport._Wire)
-    return {wire._socket_of(stream).fileno() for _, _, stream in transport_of_ours._pool._idle}
+    return {connection._socket.fileno() for _, _, connection in transport_of_ours._pool._idle}
 
 
 def _sockets(origin: MisbehavingOrigin) -> set[int]:

@@ -165,16 +165,16 @@ def test_a_degraded_store_is_tried_again_after_a_while(disk: Disk, store: Path) 
         disk.fill()
         missing = opened.open_blob(BLOB, "http://h/", 4 * BLOCK)
         assert not missing.writable
-        assert opened.write(missing, 0, bytes(BLOCK)) == records.MISSING
+        assert opened.write(missing, 0, [bytes(BLOCK)]) == [records.MISSING]
         missing.close()
         for _ in range(ERRORS):
             opened.open_blob(BLOB, "http://h/", 4 * BLOCK).close()
         assert trouble.degraded
         disk.give_back()
         blob = opened.open_blob(BLOB, "http://h/", 4 * BLOCK)
-        assert opened.write(blob, 0, bytes(BLOCK)) == records.MISSING, "it is at rest"
+        assert opened.write(blob, 0, [bytes(BLOCK)]) == [records.MISSING], "it is at rest"
         now[0] += PAUSE
-        checksum = opened.write(blob, 0, bytes(BLOCK))
+        checksum = opened.write(blob, 0, [bytes(BLOCK)])[0]
         assert checksum != records.MISSING
         opened.record(lambda: blob.record(0, checksum), BLOCK)
         assert trouble.reason == ""

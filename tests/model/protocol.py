@@ -119,7 +119,7 @@ class World:
             maker.quota.set_bounds(self.scenario.bound * BLOCK, None)
             maker.evictor.recount()
             for index in self.scenario.present:
-                maker.blob.record(index, maker.store.write(maker.blob, index, self.block(index)))
+                maker.blob.record(index, maker.store.write(maker.blob, index, [self.block(index)])[0])
             maker.quota.close()
         self.kernel.close_all(-1)
         for number in range(len(self.scenario.bodies)):

@@ -157,7 +157,7 @@ def write(*blocks: int) -> Body:
             run = Extent(index, index + 1)
             if host.blob.locks.try_blocks(run):
                 if host.blob.entries(run)[0] == records.MISSING:
-                    checksum = host.store.write(host.blob, index, host.world.block(index))
+                    checksum = host.store.write(host.blob, index, [host.world.block(index)])[0]
                     if checksum != records.MISSING:
                         host.blob.record(index, checksum)
                 host.blob.locks.release_blocks(run)

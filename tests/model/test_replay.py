@@ -54,7 +54,7 @@ def test_the_store_evicts_as_the_simulation_does(tmp_path: Path, monkeypatch: py
                     hits += 1
                     store.note_uses(file, [block])
                     continue
-                checksum = store.write(file, block, bytes(BLOCK))
+                checksum = store.write(file, block, [bytes(BLOCK)])[0]
                 assert checksum != MISSING
                 file.record(block, checksum)
     assert hits == pytest.approx(replays.two_queues(trace, room), rel=0.05)

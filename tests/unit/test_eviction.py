@@ -50,7 +50,7 @@ def put(store: Store, file: BlobFile, *blocks: int) -> list[int]:
     for index in blocks:
         assert file.locks.try_blocks(Extent(index, index + 1))
         content = bytes([index + 1]) * BLOCK
-        if (checksum := store.write(file, index, content)) != MISSING:
+        if (checksum := store.write(file, index, [content])[0]) != MISSING:
             store.record(partial(file.record, index, checksum), BLOCK)
             taken.append(index)
         file.locks.release_blocks(Extent(index, index + 1))
@@ -232,7 +232,7 @@ def test_blobs_that_cannot_be_looked_into_are_passed_over(store: Store, one: Blo
 
 def test_a_short_last_block(store: Store, one: BlobFile) -> None:
     with closing(store.open_blob(TWO, "http://a/two", BLOCK + 100)) as short:
-        checksum = store.write(short, 1, b"x" * 100)
+        checksum = store.write(short, 1, [b"x" * 100])[0]
         short.record(1, checksum)
         put(store, one, *range(20))
     store.evictor.recount()
@@ -240,7 +240,7 @@ def test_a_short_last_block(store: Store, one: BlobFile) -> None:
 
 
 def test_what_was_written_and_is_not_recorded_gives_its_room_back(store: Store, one: BlobFile) -> None:
-    assert store.write(one, 0, b"x" * BLOCK) != MISSING
+    assert store.write(one, 0, [b"x" * BLOCK]) != [MISSING]
     store.take_back(one, 0)
     assert on_disk(store) == 0
     assert store.quota.look().used == 0
@@ -249,9 +249,9 @@ def test_what_was_written_and_is_not_recorded_gives_its_room_back(store: Store, 
 def test_what_a_killed_writer_left_is_given_back(store: Store, one: BlobFile, two: BlobFile) -> None:
     put(store, one, 0, 1)
     for index in (3, 4, 9):
-        assert store.write(one, index, b"x" * BLOCK) != MISSING  # and there it was killed
+        assert store.write(one, index, [b"x" * BLOCK]) != [MISSING]  # and there it was killed
     two.locks.try_blocks(Extent(7, 8))
-    assert store.write(two, 7, b"x" * BLOCK) != MISSING  # and this one lives
+    assert store.write(two, 7, [b"x" * BLOCK]) != [MISSING]  # and this one lives
     store.tidy()
     assert on_disk(store) == 3
     assert store.quota.look().used == 3 * BLOCK

@@ -28,7 +28,7 @@ def put(store: Store, blob_id: BlobId = BLOB, blocks: range = range(4), content:
     """Put blocks of a blob into a store, as a flight would."""
     with contextlib.closing(store.open_blob(blob_id, "http://h/x", SIZE)) as blob:
         for index in blocks:
-            blob.record(index, store.write(blob, index, content[index * BLOCK : (index + 1) * BLOCK]))
+            blob.record(index, store.write(blob, index, [content[index * BLOCK : (index + 1) * BLOCK]])[0])
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def _senseless_row(path: Path) -> None:
 def _wrong_digest(path: Path) -> None:
     blob = path / "blobs" / DIGEST[7:9] / DIGEST
     overwrite(blob / "data", 0, bytes(BLOCK))
-    overwrite(blob / "map", records.MAP_HEADER_SIZE, records.pack_entry(records.checksum(bytes(BLOCK))))
+    overwrite(blob / "map", records.MAP_HEADER_SIZE, records.pack_entries(records.checksum(bytes(BLOCK))))
 
 
 def _too_little(path: Path) -> None:
@@ -168,7 +168,7 @@ def _socket(store: Store) -> None:
 
 def _unrecorded(store: Store) -> None:
     with contextlib.closing(store.open_blob(BLOB, "http://h/x", SIZE)) as opened:
-        assert store.write(opened, 2, bytes(BLOCK)) != records.MISSING
+        assert store.write(opened, 2, [bytes(BLOCK)]) != [records.MISSING]
 
 
 def _reserved(store: Store) -> None:

@@ -22,7 +22,7 @@ EXAMPLE = bytes.fromhex(
 
 def test_the_worked_example() -> None:
     assert records.pack_map_header(MapHeader(256 * 1024, 262_145)) == EXAMPLE + bytes.fromhex("c439e201d909ac29")
-    first = records.pack_entry(records.checksum(bytes(256 * 1024)))
+    first = records.pack_entries(records.checksum(bytes(256 * 1024)))
     assert first == bytes.fromhex("28b95fe835c0642d")
     assert records.unpack_entries(first + bytes(8), 2) == (0x2D64C035E85FB928, records.MISSING)
 
@@ -65,7 +65,7 @@ def test_another_format_is_refused_though_its_check_holds(body: bytes) -> None:
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=9), st.integers(0, 12), st.integers(0, 7))
 def test_a_short_map_ends_in_missing_blocks(entries: list[int], count: int, torn: int) -> None:
-    data = b"".join(map(records.pack_entry, entries)) + bytes([255] * torn)
+    data = b"".join(map(records.pack_entries, entries)) + bytes([255] * torn)
     assert records.unpack_entries(data, count) == tuple((entries + [records.MISSING] * count)[:count])
 
 
@@ -117,7 +117,7 @@ def test_a_newer_record_is_told_from_a_damaged_one() -> None:
 
 def test_the_uses() -> None:
     assert replacement.on_arrival(replacement.NEVER, 0x0102, 1) == 0x0204
-    assert records.pack_entry(replacement.on_use(0x0204, 0x0304, 1)) == bytes.fromhex("0906000000000000")
+    assert records.pack_entries(replacement.on_use(0x0204, 0x0304, 1)) == bytes.fromhex("0906000000000000")
     assert records.unpack_entries(bytes.fromhex("0906000000000000 04"), 2) == (0x0609, replacement.NEVER)
     assert records.USE_SIZE == records.SLOT_SIZE == 8
 

@@ -252,20 +252,21 @@ def test_a_digest_is_never_of_two_sizes(tmp_path: Path) -> None:
 
 def test_idle_connections_are_bounded_over_all_origins() -> None:
     from lazyfs.origin import wire
+    from lazyfs.origin.connection import Connection
 
     async def main() -> None:
         pool = wire.Pool(lambda _: ssl.create_default_context())
         others = []
         for number in range(wire.IDLE_MAX + 20):
-            ours, theirs = trio.socket.socketpair()
+            ours, theirs = socket.socketpair()
             others.append(theirs)
-            pool.give_back(("http", f"host{number}", 80), trio.SocketStream(ours))
+            pool.give_back(("http", f"host{number}", 80), Connection(ours))
         assert len(pool._idle) == wire.IDLE_MAX
         assert pool._take(("http", "host0", 80)) is None
         newest = pool._take(("http", f"host{wire.IDLE_MAX + 19}", 80))
         assert newest is not None
-        await newest.aclose()
-        await pool.aclose()
+        newest.close()
+        pool.close()
         for other in others:
             other.close()
 
