@@ -194,6 +194,11 @@ class Blob:
             raise failure[0]
 
     @property
+    def file(self) -> BlobFile:
+        """Its files; they stay open while it has opens."""
+        return self._file
+
+    @property
     def stored(self) -> bool:
         """Whether the store could take blocks of it, or only those that it had when the blob was opened, if any."""
         return self._file.writable
@@ -337,6 +342,16 @@ class Blob:
 
     async def _write_uses(self) -> None:
         used, self._used = self._used, set()
+        await self._write_down(used)
+
+    def note_whole_use(self) -> None:
+        """Note that all of it is read, past us: nobody will say which blocks."""
+        for start in range(0, self.geometry.blocks, _LOOKED_AT):
+            self._busy += 1
+            run = range(start, min(start + _LOOKED_AT, self.geometry.blocks))
+            self._shared.nursery.start_soon(self._write_down, run)
+
+    async def _write_down(self, used: Iterable[int]) -> None:
         try:
             await trio.to_thread.run_sync(self._shared.store.note_uses, self._file, used)
         finally:

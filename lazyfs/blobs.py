@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 class Blobs:
     """The blobs that are open in this process, and what they share.
 
-    `nursery` runs the flights; it must outlive every reader. `on_mismatch` hears of blobs that were thrown away.
+    `nursery` runs the flights; it must outlive every reader. `on_mismatch` hears of blobs that were thrown away,
+    `on_whole` of those that are all in the store now.
     """
 
     def __init__(self, store: Store, client: Client, counters: Counters, nursery: trio.Nursery, limits: Limits) -> None:
@@ -36,6 +37,7 @@ class Blobs:
         self.limits = limits
         self.memory = CheckedBlocks(limits.memory)
         self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
+        self.on_whole: Callable[[BlobFile], None] = lambda file: None
         self._open: dict[BlobId, Blob] = {}
         # Where bytes came from that were not a digest's, and until when they are not to be had from there again.
         self._wrong: dict[tuple[BlobId, str], tuple[float, DigestMismatch]] = {}
@@ -138,3 +140,5 @@ class Blobs:
             await trio.to_thread.run_sync(self.store.mark_complete, file)
         except (OSError, LazyfsError) as exc:
             log.warning("blob %s is whole but could not be marked so: %s", file.blob_id, exc)
+        else:
+            self.on_whole(file)

@@ -18,6 +18,7 @@ class Counters:
     blocks_hit: int = 0  # they were in memory or in the store
     blocks_bypassed: int = 0  # fetched, read, and not taken by the store, which is full or failing
     blocks_corrupt: int = 0  # present, but not matching their checksum
+    passthrough_opens: int = 0  # opens whose reads go past the daemon, and count as none
     blocks_scrubbed: int = 0  # looked at although nobody read them
     retries: int = 0
     hedges: int = 0  # requests sent beside one that was slow

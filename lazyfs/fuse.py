@@ -20,12 +20,16 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
+from lazyfs import native  # before pyfuse3, whose calls it takes
+
+# isort: split
 import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, InodeT, ReaddirToken, RequestContext
 
 from lazyfs import mountinfo
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
+from lazyfs.passthrough import Passthrough
 from lazyfs.tree import Directory, File, Node, Pending, Symlink
 from lazyfs.vfs import Vfs, symlink_target
 
@@ -41,7 +45,7 @@ MAX_REQUESTS: Final = 10_000
 """Requests under way at a time: pyfuse3's own limit of 99 lets as many stalled reads stop `ls` as well."""
 
 WAKE_EVERY: Final = 0.5
-"""Seconds between two timer signals; see `serve`."""
+"""Seconds between two timer signals; see `_never_blocked`."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,7 +102,7 @@ class Adapter(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Take back look-ups."""
         for inode, lookups in inode_list:
-            self.vfs.tree.forget(inode, lookups)
+            self.vfs.forget(inode, lookups)
 
     @_translated
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
@@ -141,7 +145,12 @@ class Adapter(pyfuse3.Operations):
         """Open a file to read."""
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise FUSEError(errno.EROFS)
-        return FileInfo(fh=FileHandleT(await self.vfs.open(inode)), keep_cache=True)
+        handle = FileHandleT(await self.vfs.open(inode))
+        backing = self.vfs.enter(handle)
+        if backing is None or native.LIBRARY is None:
+            return FileInfo(fh=handle, keep_cache=True)
+        native.LIBRARY.answer_next(handle, backing)
+        return FileInfo(fh=handle)
 
     @_translated
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -151,6 +160,7 @@ class Adapter(pyfuse3.Operations):
     @_translated
     async def release(self, fh: FileHandleT) -> None:
         """Close a file."""
+        self.vfs.passthrough.leave(fh)
         self.vfs.release(fh)
 
     @_translated
@@ -244,27 +254,57 @@ async def _main(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def serve(vfs: Vfs, mountpoint: str, options: frozenset[str], *, task_status: trio.TaskStatus[None]) -> None:
-    """Mount, report readiness when the kernel has shaken hands, and answer it until the mount is gone.
-
-    *Raises*: RuntimeError with libfuse's words. *Cancellation*: unmounts.
+@contextlib.contextmanager
+def _never_blocked() -> Iterator[None]:
+    """See to it that a read of the FUSE descriptor ends, also without the C library, which does that itself.
 
     The timer signal is for a race in pyfuse3: it reads the FUSE descriptor when that has become readable, but a request
     that is interrupted in between is gone, and the read then blocks the whole process until the next request. A signal
     ends it with EINTR, after which pyfuse3 looks again.
     """
-    adapter = Adapter(vfs)
-    with _libfuse_heard():
-        pyfuse3.init(adapter, mountpoint, set(OPTIONS | options))
-    mounted = mountinfo.mount_at(mountpoint)
+    if native.LIBRARY is not None:
+        yield
+        return
     signal.signal(signal.SIGALRM, lambda _number, _frame: None)
     signal.setitimer(signal.ITIMER_REAL, WAKE_EVERY, WAKE_EVERY)
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_main, nursery.cancel_scope)
-            await adapter.answering.wait()
-            task_status.started()
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _begin_passthrough(passthrough: Passthrough, *, wanted: bool) -> None:
+    """Let opens go past us, or say why they do not, when the kernel has shaken hands."""
+    if not wanted:
+        passthrough.refuse("--no-passthrough")
+    elif native.LIBRARY is None:
+        passthrough.refuse("its C part was not built: install gcc and libfuse3-dev (3.14 or newer), then lazyfs again")
+    elif not native.LIBRARY.agreed:
+        passthrough.refuse("the kernel does not offer it: that takes Linux 6.9, with CONFIG_FUSE_PASSTHROUGH")
+    else:
+        passthrough.begin(native.LIBRARY)
+
+
+async def serve(
+    vfs: Vfs, mountpoint: str, options: frozenset[str], *, passthrough: bool, task_status: trio.TaskStatus[None]
+) -> None:
+    """Mount, report readiness when the kernel has shaken hands, and answer it until the mount is gone.
+
+    `passthrough` says whether it is wanted. *Raises*: RuntimeError with libfuse's words. *Cancellation*: unmounts.
+    """
+    adapter = Adapter(vfs)
+    if native.LIBRARY is not None:
+        native.LIBRARY.want(passthrough)
+    with _libfuse_heard():
+        pyfuse3.init(adapter, mountpoint, set(OPTIONS | options))
+    mounted = mountinfo.mount_at(mountpoint)
+    try:
+        with _never_blocked():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_main, nursery.cancel_scope)
+                await adapter.answering.wait()
+                _begin_passthrough(vfs.passthrough, wanted=passthrough)
+                task_status.started()
+    finally:
         # What is mounted there by now may be somebody else's.
         pyfuse3.close(unmount=mountinfo.mount_at(mountpoint) == mounted)

@@ -114,7 +114,8 @@ async def _serve_fuse(
     store = str(mount.settings.store).replace("\\", "\\\\").replace(",", "\\,")
     try:
         options = mount.options | {f"fsname=lazyfs#{store}"}
-        await fuse.serve(session.vfs, mount.mountpoint, options, task_status=task_status)
+        passthrough = mount.settings.passthrough
+        await fuse.serve(session.vfs, mount.mountpoint, options, passthrough=passthrough, task_status=task_status)
     except RuntimeError as exc:
         raise UsageError(f"cannot mount at {mount.mountpoint}: {exc}{_remedy()}") from exc
     scope.cancel()
@@ -153,6 +154,7 @@ def _operations(session: Session, mount: Mount, directory: Path) -> dict[str, co
             "counters": session.counters.as_dict(),
             "problems": problems.count,
             "reasons": problems.reasons,
+            "passthrough": session.vfs.passthrough.state(),
             "degraded": trouble.reason if trouble.degraded else None,
             "log": str(directory / mount.log),
         }

@@ -42,7 +42,8 @@ class Settings:
 
     `mirrors` are (FROM, TO): what starts with FROM may be had at the same path under TO. *Units*: `block_size` bytes;
     `fresh_for` the seconds for which what is known of a URL is not asked again; `max_cache` and `min_free` bytes, 0 for
-    no bound, None for the one that the store has; `scrub_rate` bytes a second, of mounts.
+    no bound, None for the one that the store has. Of mounts only: `scrub_rate` bytes a second, and whether the kernel
+    may read what is whole straight from the store (`passthrough`).
     """
 
     store: Path
@@ -54,6 +55,7 @@ class Settings:
     max_cache: int | None = None
     min_free: int | None = None
     scrub_rate: int = scrubbing.RATE
+    passthrough: bool = True
 
 
 class Session:

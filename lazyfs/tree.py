@@ -225,16 +225,17 @@ class Tree:
         """Count one look-up that the kernel has been told of."""
         node.lookups += 1
 
-    def forget(self, inode: int, lookups: int) -> None:
-        """Take back look-ups; a detached node goes with its last one."""
+    def forget(self, inode: int, lookups: int) -> bool:
+        """Take back look-ups, and say whether none is left; a detached node goes with its last one."""
         node = self._inodes.get(inode)
         if node is None:
-            return
+            return True
         node.lookups = max(0, node.lookups - lookups)
         if node.lookups == 0 and not node.attached:
             del self._inodes[inode]
             if isinstance(node, Pending):
                 node.file.pending = None
+        return node.lookups == 0
 
     def _add_directory(self, entry: Entry, name: str, parent: Directory, there: Node | None) -> Node | Refusal:
         if there is None:

@@ -40,6 +40,7 @@ from lazyfs.errors import (
 )
 from lazyfs.given import GivenBlob
 from lazyfs.listings import Lister, Listings
+from lazyfs.passthrough import Passthrough
 from lazyfs.problems import Problems
 from lazyfs.resolve import Resolver
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below, cookie
@@ -92,6 +93,9 @@ class Vfs:
         )
         resolver.on_change = self._changed
         blobs.on_mismatch = self._mismatched
+        self.passthrough = Passthrough(blobs.store, blobs.counters, nursery)
+        self.passthrough.on_idle = self._let_go
+        blobs.on_whole = self.passthrough.look
         for _ in range(RESOLVING):
             nursery.start_soon(self._resolve_announced, announced.clone())
         nursery.start_soon(self._resolve_again)
@@ -352,6 +356,22 @@ class Vfs:
         there, opens = self._open.get(inode, (blob, 0))
         self._open[inode] = (there, opens + 1)
         return inode
+
+    def enter(self, handle: int) -> int | None:
+        """Note that the kernel has what was just opened; as `Passthrough.enter`."""
+        return self.passthrough.enter(handle, self._open[handle][0])
+
+    def forget(self, inode: int, lookups: int) -> None:
+        """Take back look-ups of the kernel's."""
+        if self.tree.forget(inode, lookups):
+            self.passthrough.forgotten(inode)
+
+    def _let_go(self, inode: int) -> None:
+        """Have the kernel forget an inode, as soon as nobody uses it; one without a name it forgets by itself."""
+        node = self.tree.node(inode)
+        named = node.file if isinstance(node, Pending) else node
+        if named is not None and named.attached and named.parent is not None:
+            self.on_stale(named.parent.inode, named.name)
 
     async def _keep_up(self, file: File, known: Known, began: float) -> None:
         """See to it that what a file was when it was opened is known, at once or behind. *Raises*: as `_check`."""

@@ -6,12 +6,14 @@ returns what it returns or raises what it raises. Only the standard library is i
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import mmap
 import os
 import pickle
 import random
+import signal
 import stat
 import sys
 import threading
@@ -380,6 +382,34 @@ def hold_and_read(path: str) -> bytes:
         os.write(1, b"!")
         os.read(0, 1)
         return file.read()
+
+
+def hold_mapping(path: str) -> str:
+    """Map a file, close it, say so with a byte, and hash the mapping when standard input ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    fd = os.open(path, os.O_RDONLY)
+    size = os.fstat(fd).st_size
+    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)  # Python's own would keep a descriptor
+    os.close(fd)
+    os.write(1, b"!")
+    os.read(0, 1)
+    return hashlib.sha256((ctypes.c_char * size).from_address(address)).hexdigest()
+
+
+def interrupted_reads(path: str, count: int) -> None:
+    """Read a file in as many processes, one after the other, each killed before it has its bytes, most at once."""
+    dice = random.Random(1)
+    for _ in range(count):
+        child = os.fork()
+        if child == 0:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+            os.preadv(fd, [mmap.mmap(-1, 4096)], 4096 * dice.randrange(64))
+            os._exit(0)
+        time.sleep(dice.random() * 0.002)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def _main() -> None:

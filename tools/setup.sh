@@ -32,7 +32,9 @@ ready() {
         [ "$found" = "$(stamp)" ]
 }
 
-stamp() { echo "$(origin_of_venv) $(cat "$root/pyproject.toml" "$root/tools/setup.sh" | cksum)"; }
+stamp() {
+    echo "$(origin_of_venv) $(cd "$root" && cat pyproject.toml setup.py tools/setup.sh lazyfs/native/front.c | cksum)"
+}
 
 origin_of_venv() { printf '%s %s' "$root" "$(readlink -f "$venv/bin/python")"; }
 

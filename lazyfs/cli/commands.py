@@ -128,6 +128,8 @@ def commands() -> None:
 @click.option("--allow-other", is_flag=True, help="Let other users read the mount.")
 @click.option("--scrub", "scrub_rate", type=Size(), default="4M", metavar="SIZE",
               help="Bytes a second at which blobs that nobody has open are checked (0: not at all).")  # fmt: skip
+@click.option("--passthrough/--no-passthrough", default=True,
+              help="Have the kernel read what is whole straight from the store, where it can.")  # fmt: skip
 @click.option("-o", "mount_options", multiple=True, metavar="OPTS", help="Options for FUSE, with commas between them.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("mountpoint", type=click.Path(path_type=Path))
@@ -152,7 +154,7 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     if options["allow_other"]:
         fuse_options.add("allow_other")
     settings = settings_of(_store_path(options["store"]), sources, options)
-    settings = replace(settings, scrub_rate=options["scrub_rate"])
+    settings = replace(settings, scrub_rate=options["scrub_rate"], passthrough=options["passthrough"])
     mounting.mount(sources, mountpoint, settings, frozenset(fuse_options), foreground=options["foreground"])
 
 

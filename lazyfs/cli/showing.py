@@ -135,6 +135,10 @@ def _print_mount(mount: dict[str, Any]) -> None:
         f" {counters['blocks_hit']} hit, {counters['blocks_bypassed']} not kept,"
         f" {counters['blocks_scrubbed']} scrubbed, {counters['blocks_corrupt']} corrupt"
     )
+    past = mount["passthrough"]
+    now, ever = past["open"], counters["passthrough_opens"]
+    shown = f"{now} open now, {ever} so far" if past["on"] else f"off: {past['reason']}"
+    click.echo(f"  past it   {shown}")
     if mount["degraded"]:
         click.echo(
             f"  store     degraded: {mount['degraded']}; what it lacks is fetched and not kept, until it is better"

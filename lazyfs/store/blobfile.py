@@ -73,7 +73,7 @@ class BlobFile:
         self.geometry = geometry
         self.writable = files.writable  # without that nobody locks its blocks, or puts any into it
         self.locks = BlobLocks(files.lock)
-        self._files = files
+        self.files = files
         self._data, self._map = files.data, files.map
         self._gate = threading.Lock()  # for the threads of this process, as the descriptor is one
         self._nowait = os.RWF_NOWAIT
@@ -81,7 +81,7 @@ class BlobFile:
 
     def close(self) -> None:
         """Close the blob. *Locks*: releases all that this process holds of it."""
-        self._files.close()
+        self.files.close()
 
     def claim(self) -> bool:
         """Use a blob that was only looked into; False when it is being removed, or gone. *Raises*: OSError.
@@ -156,7 +156,7 @@ class BlobFile:
 
         Of a blob that is known by its digest it is remembered what the block was. *Units*: `clock` as replacement.py.
         """
-        if self._files.sums is not None and (block := self.read(index, wait=True)) is not None:
+        if self.files.sums is not None and (block := self.read(index, wait=True)) is not None:
             self.note_sum(index, block)
         self.forget(index)
         self.discard(index)
@@ -190,13 +190,13 @@ class BlobFile:
         return records.sum_matches(self._read_sum(0), bytes.fromhex(digest)) is True
 
     def _write_sum(self, place: int, sha256: bytes) -> None:
-        if self._files.sums is not None:
-            os.pwrite(self._files.sums, records.pack_sum(sha256), place * records.SUM_SIZE)
+        if self.files.sums is not None:
+            os.pwrite(self.files.sums, records.pack_sum(sha256), place * records.SUM_SIZE)
 
     def _read_sum(self, place: int) -> bytes:
-        if self._files.sums is None:
+        if self.files.sums is None:
             return b""
-        return os.pread(self._files.sums, records.SUM_SIZE, place * records.SUM_SIZE)
+        return os.pread(self.files.sums, records.SUM_SIZE, place * records.SUM_SIZE)
 
     def leave_page_cache(self, index: int) -> None:
         """Have the kernel forget a block that it has read, so that the next read is the disk's."""
@@ -232,12 +232,12 @@ class BlobFile:
     @property
     def removed(self) -> bool:
         """Whether its files have been deleted."""
-        return os.fstat(self._files.lock).st_nlink == 0
+        return os.fstat(self.files.lock).st_nlink == 0
 
     def uses(self, run: Extent) -> tuple[int, ...]:
         """Return when the blocks of a run were last used, present or not (replacement.py), as far as that is known."""
         try:
-            data = os.pread(self._files.uses, len(run) * records.USE_SIZE, run.start * records.USE_SIZE)
+            data = os.pread(self.files.uses, len(run) * records.USE_SIZE, run.start * records.USE_SIZE)
         except OSError:
             data = b""
         return records.unpack_entries(data, len(run))
@@ -266,7 +266,7 @@ class BlobFile:
 
     def _note(self, start: int, *uses: int) -> None:
         with contextlib.suppress(OSError):  # they are hints
-            os.pwrite(self._files.uses, records.pack_entries(*uses), start * records.USE_SIZE)
+            os.pwrite(self.files.uses, records.pack_entries(*uses), start * records.USE_SIZE)
 
     def complete(self) -> bool:
         """Say whether every block is marked present; looks only at what was not present the last time."""
@@ -310,7 +310,7 @@ class BlobFile:
         *Locks*: takes the gate. *Raises*: OSError.
         """
         with self.gate():
-            trash.set_aside(layout, self.blob_id, self._files.lock)
+            trash.set_aside(layout, self.blob_id, self.files.lock)
 
     def present_bytes(self) -> int:
         """Return how many bytes of the blob are marked present; reads the whole map."""

@@ -5,10 +5,11 @@
             └──────────────────────────────────── used up ────────────────────────────────────────┘
 
 A candidate was chosen a while ago, by a look that takes no lock. It is evicted only if, with its block's lock held, it
-is still as it was: present, not used since, and of a blob that is neither pinned nor leased by who fills it. So a block
-that is being fetched is never touched, and once a blob is pinned, no eviction of it begins. The map entry goes first,
-the bytes after: whoever reads it meanwhile, here or in another process, finds bytes that do not match, which look like
-a missing block (blobfile.py, I2). Who evicts from a blob uses it: nobody removes it meanwhile.
+is still as it was: present, not used since, and of a blob that is neither pinned nor leased, by who fills it or by the
+kernel (passage.py). So a block that is being fetched is never touched, and once a blob is pinned, no eviction of it
+begins. The map entry goes first, the bytes after: whoever reads it meanwhile, here or in another process, finds bytes
+that do not match, which look like a missing block (blobfile.py, I2). Who evicts from a blob uses it: nobody removes it
+meanwhile.
 
 Any number of processes may evict at once. They choose alike, and the locks tell them apart.
 """
@@ -31,6 +32,7 @@ from lazyfs.store import layout as layouts
 from lazyfs.store import trash
 from lazyfs.store.blobfile import BlobFile, look_into
 from lazyfs.store.layout import Layout
+from lazyfs.store.locks import DataLocks
 from lazyfs.store.quota import QuotaKeeper
 from lazyfs.versions import BlobId
 
@@ -282,4 +284,5 @@ class _Blobs:
 
 def _is_kept(layout: Layout, blob: BlobFile) -> bool:
     """Say whether nothing of a blob may go."""
-    return layouts.is_pinned(layout, blob.blob_id) or blob.locks.is_leased()
+    leased = blob.locks.is_leased() or DataLocks(blob.files.data).is_leased()
+    return leased or layouts.is_pinned(layout, blob.blob_id)

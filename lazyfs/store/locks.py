@@ -2,7 +2,8 @@
 
 Those on a file are open-file-description locks (fcntl(2), F_OFD_SETLK): the kernel drops them when the last descriptor
 of the open file goes, so a killed process holds nothing, and closing some other descriptor of the file drops nothing. A
-blob's are on its `lock` file, which is never unlinked while the blob is in `blobs/`; the store's own are on `quota`.
+blob's are on its `lock` file, which is never unlinked while the blob is in `blobs/`, but for one on `data`; the store's
+own are on `quota`.
 
 | lock | where | protects | taken how | held while waiting for |
 |---|---|---|---|---|
@@ -10,6 +11,7 @@ blob's are on its `lock` file, which is never unlinked while the blob is in `blo
 | in use | 2^62 of `lock` | the blob's directory | shared: open, or evicted from; alone: tried, to remove | all below |
 | set-up | 2^62 + 1 | the making of map and data | alone, tried again for 5 s | nothing |
 | lease | 2^62 + 4 | the blob against eviction | shared: while it is filled; looked at, to evict | all below |
+| data lease | 2^62 + 4 of `data` | the same, and its data | shared: while the kernel reads it (passage.py) | nothing |
 | pass | 2^62 + 3 | the one pass over an origin that ignores ranges | alone: tried, then polled | blocks and below |
 | block i | i | its fetch, its eviction | alone: tried; to fetch, then polled | all below, no block |
 | evictor | thread (eviction.py) | a process's candidates | waited for, also a whole look long | writes and below |
@@ -22,7 +24,7 @@ blob's are on its `lock` file, which is never unlinked while the blob is in `blo
 | slot i | i of `quota` | what a process has reserved | alone, tried, until the process ends | - |
 
 The order is the table's: no task waits for a lock while it holds one from below it, except those that nobody waits for
-(in use, lease, scrub, slots); so no two can wait for each other. Nor does one wait for a block while it holds
+(in use, leases, scrub, slots); so no two can wait for each other. Nor does one wait for a block while it holds
 another: a flight takes the first run that is free, and waits only when none is; who makes room for a block only tries
 those that are to go. An entry of the trash is locked by the in-use lock of the blob that it was (trash.py). Locks that
 are held for a moment, in memory, are not listed.
@@ -119,6 +121,18 @@ class StoreLocks(_Locks):
         return self._try(fcntl.F_WRLCK, _SCRUB, 1)
 
 
+class DataLocks(_Locks):
+    """The lease on a blob's data, on a descriptor of it; it lasts as long as anybody has this open file."""
+
+    def take_lease(self) -> None:
+        """Keep the blob from eviction, and its data whole, until the last descriptor of this open file is closed."""
+        self._set(fcntl.F_RDLCK, _LEASE, 1)
+
+    def is_leased(self) -> bool:
+        """Say whether somebody with another descriptor has a lease. *Raises*: OSError."""
+        return self._in_the_way(_LEASE, 1) is not None
+
+
 class BlobLocks(_Locks):
     """The locks of one blob, on a descriptor of its lock file."""
 
@@ -181,6 +195,10 @@ class BlobLocks(_Locks):
             # What was in the way may be gone by now: then the same run is tried again, else a shorter one.
             run = Extent(run.start, min(self._first_held(run), run.stop))
         return run
+
+    def are_held(self, run: Extent) -> bool:
+        """Say whether somebody with another descriptor has locked any of these blocks. *Raises*: OSError."""
+        return bool(run) and self._in_the_way(run.start, len(run)) is not None
 
     def release_blocks(self, run: Extent) -> None:
         """Release blocks that this process holds."""

@@ -23,7 +23,7 @@ from typing import Final
 
 from lazyfs.store import layout as layouts
 from lazyfs.store.layout import Layout
-from lazyfs.store.locks import BlobLocks
+from lazyfs.store.locks import BlobLocks, DataLocks
 from lazyfs.versions import BlobId
 
 STEP: Final = 16 * 1024 * 1024
@@ -209,6 +209,8 @@ def _shorten(directory: int) -> None:
     if data is None:
         return
     try:
+        if DataLocks(data).is_leased():  # the kernel still reads it, for readers whose daemon is dead
+            return
         for size in range(os.fstat(data).st_size - STEP, 0, -STEP):
             began = time.monotonic()
             os.ftruncate(data, size)

@@ -24,7 +24,7 @@ from unittest import mock
 import trio
 
 from lazyfs import fetch
-from lazyfs.store import blobfile, eviction, holes, layout, locks, quota, trash
+from lazyfs.store import blobfile, eviction, holes, layout, locks, passage, quota, trash
 from tests.model.interleavings import Access, Accesses, Explorer, Mode
 
 _FLOCK = struct.Struct("hhqqi4x")
@@ -126,6 +126,10 @@ class Kernel:
         """Take note of a descriptor."""
         self.name_of(fd)
         self._owned[self.process].add(fd)
+
+    def keep(self, fd: int) -> None:
+        """Keep an open file, and the locks on it, whatever becomes of the process that opened it."""
+        self._owned[self.process].discard(fd)
 
     def name_of(self, fd: int) -> str:
         """Return what an open file or directory is called."""
@@ -387,7 +391,7 @@ class _Trio:
 def installed(kernel: Kernel) -> Iterator[None]:
     """Let the store make its system calls here."""
     stands = {
-        "os": (_Os(kernel), (blobfile, layout, trash, quota)),
+        "os": (_Os(kernel), (blobfile, layout, passage, trash, quota)),
         "time": (_Time(kernel), (blobfile, quota, eviction)),
         "fcntl": (_Fcntl(kernel), (locks,)),
         "holes": (_Holes(kernel), (blobfile,)),

@@ -13,7 +13,7 @@ from lazyfs import records, replacement
 from lazyfs.extents import Block, Extent
 from lazyfs.fetch import Fetcher
 from lazyfs.flight import Flight
-from lazyfs.store import eviction, trash
+from lazyfs.store import eviction, passage, trash
 from lazyfs.store.blobfile import BlobFile
 from lazyfs.store.eviction import Evictor
 from lazyfs.store.locks import BlobLocks, QuotaLocks
@@ -83,6 +83,14 @@ def _pin_looked_at_once() -> AbstractContextManager[Any]:
     return mock.patch.object(eviction, "_is_kept", is_kept)
 
 
+def _no_look_for_locks() -> AbstractContextManager[Any]:
+    return mock.patch.object(BlobLocks, "are_held", return_value=False)
+
+
+def _no_glance() -> AbstractContextManager[Any]:
+    return mock.patch.object(passage, "_glance", return_value=passage.Glance((), 0))
+
+
 def _taken_off_twice() -> AbstractContextManager[Any]:
     @contextlib.contextmanager
     def freeing(self: QuotaKeeper, length: int) -> Iterator[None]:
@@ -123,6 +131,8 @@ FAULTS: dict[str, tuple[str, int, Plant]] = {
     "the quota is changed without its lock": ("take, take", 0, _no_update_lock),
     "an evictor does not use the blob": ("evict, remove, recount", 0, _no_claim),
     "a pin is looked at once": ("pin, evict", 0, _pin_looked_at_once),
+    "the kernel reads beside an evictor": ("evict, pass by", 0, _no_look_for_locks),
+    "the kernel reads what was evicted": ("pass by, evict, write", 0, _no_glance),
     "what goes is taken off twice": ("evict, recount", 0, _taken_off_twice),
     "the trash is measured first": ("set aside, recount", 0, _trash_measured_first),
     "who waits gives up": ("fetch, fetch", 1, _deaf_waiter),

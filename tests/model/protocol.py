@@ -7,7 +7,7 @@ In every state:
 - a blob's files are made only by who holds the set-up lock, and deleted by who has it in use, alone;
 - the disk holds no more than the bound, `used` is no less than what is on the disk and in the pools (Q1), and a slot no
   less than what its process has yet to write (Q2);
-- of a blob that is pinned or leased no eviction begins;
+- of a blob that is pinned or leased no eviction begins, and of one that the kernel reads none is under way;
 - a blob that is known by its digest is not whole unless it matches.
 
 At the end, with all processes gone or killed: no lock is left; whoever comes next empties the trash, counts as used
@@ -99,7 +99,7 @@ class World:
         self.asked: list[Extent] = []
         self.survivors: set[int] = set()  # processes that came to their end
         self._quota = f"{path}/quota"
-        self.pinned = 0  # blocks that were present when the blob was pinned, or leased
+        self.pinned = 0  # blocks that were present when the blob was pinned, or leased; one more, if none may go
         self.leased_by = -1
         shutil.rmtree(path, ignore_errors=True)
         for name in ("blobs", "trash"):
@@ -206,7 +206,9 @@ class World:
         process = self.kernel.process
         assert process is not None
         for access in touched:
-            if not access.thing.endswith("/data") or access.mode is not Mode.CHANGE:
+            if not access.thing.endswith("/data") or access.thing.startswith("locks of"):
+                continue
+            if access.mode is not Mode.CHANGE:
                 continue
             lock = access.thing.removesuffix("data") + "lock"
             if access.stop <= self.size:

@@ -21,7 +21,7 @@ from lazyfs.extents import Extent
 from lazyfs.fetch import Fetcher
 from lazyfs.memory import CheckedBlocks
 from lazyfs.store import layout as layouts
-from lazyfs.store import quota, trash
+from lazyfs.store import passage, quota, trash
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Known
 from lazyfs.ways import Ways
@@ -122,6 +122,16 @@ def lease(host: Host) -> None:
     host.blob.locks.end_lease()
 
 
+def pass_by(host: Host) -> None:
+    """Look the blob through, and have the kernel read it from then on."""
+    seen = passage.glance(host.blob)
+    whole = passage.check(host.blob, Extent(0, host.world.scenario.blocks)) is not None
+    if whole and (fd := passage.take(host.layout, host.blob, seen)) is not None:
+        host.world.kernel.keep(fd)
+        host.world.pinned = host.world.scenario.blocks + 1  # not one may go
+        _count(host)
+
+
 def _count(host: Host) -> int:
     """Return how many blocks are present now."""
     entries = host.blob.entries(Extent(0, host.world.scenario.blocks))
@@ -192,6 +202,8 @@ SCENARIOS = (
     Scenario("evict, evict", [evict(), evict()], present=[0, 1]),
     Scenario("pin, evict", [pin, evict(2)], present=[0, 1]),
     Scenario("lease, evict", [lease, evict(2)], present=[0, 1]),
+    Scenario("evict, pass by", [evict(2), pass_by], present=[0, 1]),
+    Scenario("pass by, evict, write", [pass_by, evict(), write(0)], present=[0, 1]),
     Scenario("open, open", [write(0), write(0)], opened=False),
     Scenario("open, remove", [write(0), remove], opened=False, present=[0]),
     Scenario("remove, remove", [remove, remove], opened=False, present=[0]),

@@ -132,7 +132,7 @@ def _make(path: Path, size: int, blobs: int, *, orphans: bool) -> None:
         for _ in range(blobs):
             blob_id = BlobId(f"url-{dice.randbytes(32).hex()}")
             with contextlib.closing(store.open_blob(blob_id, f"http://made.up/{blob_id}", size // blobs)) as blob:
-                fd, unit = blob._files.data, blob.geometry.block_size
+                fd, unit = blob.files.data, blob.geometry.block_size
                 for index in dice.sample(range(blob.geometry.blocks), blob.geometry.blocks):
                     os.posix_fallocate(fd, index * unit, blob.geometry.length(index))
                     blob.record(index, 1)

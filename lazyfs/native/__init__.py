@@ -1,0 +1,74 @@
+"""The C library in front of libfuse (front.c): finds it, and says in Python what it can do.
+
+It is loaded when this module is imported, which must be before pyfuse3 is: the first to define a name is the one that
+pyfuse3 calls. The package's build makes it, where there is a compiler; without it `LIBRARY` is None, and a mount does
+without what it brings.
+
+*Source*: dlopen(3), RTLD_GLOBAL; Linux 6.9, include/uapi/linux/fuse.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import struct
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Final
+
+_BACKING_OPEN: Final = 0x4010E501  # _IOW(229, 1, struct fuse_backing_map)
+_BACKING_CLOSE: Final = 0x4004E502  # _IOW(229, 2, uint32_t)
+_BACKING_MAP: Final = struct.Struct("=iIQ")  # fd, flags, padding
+_BACKING_ID: Final = struct.Struct("=I")
+
+
+class Library:
+    """What is between libfuse and the kernel's FUSE descriptor; there is one mount in a process."""
+
+    def __init__(self, path: Path) -> None:
+        """*Raises*: OSError, when it does not fit the libfuse there is."""
+        self._library = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        self._library.lazyfs_front_hand_over.argtypes = (ctypes.c_uint64, ctypes.c_int32)
+        self._library.lazyfs_front_hand_over.restype = None
+        self._library.lazyfs_front_want.restype = None
+
+    def want(self, passthrough: bool) -> None:
+        """Say, before the mount is made, whether the kernel shall be asked for passthrough."""
+        self._library.lazyfs_front_want(int(passthrough))
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the kernel offers passthrough and was asked for it, once it has shaken hands."""
+        return bool(self._library.lazyfs_front_agreed())
+
+    def answer_next(self, handle: int, backing: int) -> None:
+        """Have the next reply to an open, if it gives out this handle, hand the file over to the kernel."""
+        self._library.lazyfs_front_hand_over(handle, backing)
+
+    def register(self, fd: int) -> int:
+        """Give the kernel a file to read from and return its id; the kernel keeps the open file. *Raises*: OSError."""
+        request = bytearray(_BACKING_MAP.pack(fd, 0, 0))  # for a mutable buffer the result is the call's
+        return int(fcntl.ioctl(self._descriptor, _BACKING_OPEN, request))
+
+    def unregister(self, backing: int) -> None:
+        """Take a file back that nobody reads any more."""
+        with contextlib.suppress(OSError):  # the mount is gone, and all its files with it
+            fcntl.ioctl(self._descriptor, _BACKING_CLOSE, bytearray(_BACKING_ID.pack(backing)))
+
+    @property
+    def _descriptor(self) -> int:
+        return int(self._library.lazyfs_front_descriptor())
+
+
+def _load() -> Library | None:
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"front{suffix}")
+        if path.exists():
+            with contextlib.suppress(OSError):
+                return Library(path)
+    return None
+
+
+LIBRARY: Final = _load()
+"""None, when it was not built."""

@@ -1,0 +1,182 @@
+/*
+ * In front of libfuse: what pyfuse3 has no words for.
+ *
+ * pyfuse3 calls libfuse by name. This library is loaded before it, for all to see (__init__.py), so two of those names
+ * lead here:
+ *
+ *     fuse_session_mount   mounts, and then has libfuse read and write the FUSE descriptor through us
+ *     fuse_reply_open      hands a file over to the kernel, when Python has said so just before
+ *
+ * From then on every request and every reply passes `read_request` and `write_reply`. The one reply that is changed is
+ * that to INIT: it asks for passthrough, which libfuse knows only from 3.17 on.
+ *
+ * All of it is called from one thread, that of pyfuse3's loop, but for write_reply, which changes nothing after INIT.
+ *
+ * Source: libfuse 3.14, fuse_lowlevel.h (fuse_session_custom_io); Linux 6.9, include/uapi/linux/fuse.h, whose
+ * structures are written down here, since a host's headers may be older than its kernel.
+ */
+#define _GNU_SOURCE
+#define FUSE_USE_VERSION 35
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <fuse3/fuse_lowlevel.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define INIT 26
+#define INIT_EXT (1u << 30)         /* in flags: flags2 counts */
+#define PASSTHROUGH2 (1u << (37 - 32)) /* in flags2 */
+#define OPEN_PASSTHROUGH (1u << 7)
+#define STACK_DEPTH 1 /* the store's file system lies directly on its disk; an overlay may lie on our mount */
+
+struct in_header {
+	uint32_t len, opcode;
+	uint64_t unique, nodeid;
+	uint32_t uid, gid, pid;
+	uint16_t total_extlen, padding;
+};
+
+struct init_in {
+	struct in_header header;
+	uint32_t major, minor, max_readahead, flags, flags2;
+};
+
+struct out_header {
+	uint32_t len;
+	int32_t error;
+	uint64_t unique;
+};
+
+struct init_out {
+	uint32_t major, minor, max_readahead, flags;
+	uint16_t max_background, congestion_threshold;
+	uint32_t max_write, time_gran;
+	uint16_t max_pages, map_alignment;
+	uint32_t flags2, max_stack_depth;
+};
+
+struct open_out {
+	uint64_t fh;
+	uint32_t open_flags;
+	int32_t backing_id;
+};
+
+static int wanted;           /* whether INIT shall ask for passthrough */
+static int agreed;           /* whether it has, and the kernel had offered it */
+static int descriptor = -1;  /* the FUSE descriptor */
+static uint64_t init_unique; /* of the INIT that is not answered yet */
+static uint64_t next_handle; /* what the next open is answered with, when `next_backing` is not 0 */
+static int32_t next_backing;
+static int (*libfuse_reply_open)(fuse_req_t, const struct fuse_file_info *);
+
+/* Return libfuse's own function. Our names come first in every other search, so libfuse is asked by its file. */
+static void *of_libfuse(const char *name)
+{
+	Dl_info libfuse;
+	void *handle;
+
+	if (!dladdr((void *)fuse_session_fd, &libfuse))
+		return NULL;
+	handle = dlopen(libfuse.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+	return handle ? dlsym(handle, name) : NULL;
+}
+
+static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
+{
+	const struct init_in *request = buffer;
+	ssize_t got = read(fd, buffer, size);
+
+	(void)userdata;
+	/*
+	 * A request may be gone between the poll that saw it and this read: its reader was interrupted. The descriptor
+	 * does not block, and pyfuse3 looks again after EINTR; after EAGAIN it would give up.
+	 */
+	if (got < 0 && errno == EAGAIN)
+		errno = EINTR;
+	if (got >= (ssize_t)sizeof(*request) && request->header.opcode == INIT) {
+		init_unique = request->header.unique;
+		agreed = wanted && (request->flags & INIT_EXT) && (request->flags2 & PASSTHROUGH2);
+	}
+	return got;
+}
+
+static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
+{
+	const struct out_header *header = iov[0].iov_base;
+
+	(void)userdata;
+	if (init_unique && header->unique == init_unique) {
+		init_unique = 0;
+		if (agreed && count == 2 && !header->error && iov[1].iov_len >= sizeof(struct init_out)) {
+			struct init_out *reply = iov[1].iov_base;
+
+			reply->flags |= INIT_EXT;
+			reply->flags2 |= PASSTHROUGH2;
+			reply->max_stack_depth = STACK_DEPTH;
+		} else {
+			agreed = 0;
+		}
+	}
+	return writev(fd, iov, count);
+}
+
+int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
+{
+	static const struct fuse_custom_io io = { .writev = write_reply, .read = read_request };
+	int (*mount)(struct fuse_session *, const char *) = of_libfuse("fuse_session_mount");
+	int result;
+
+	libfuse_reply_open = of_libfuse("fuse_reply_open");
+	if (!mount || !libfuse_reply_open) {
+		fprintf(stderr, "this libfuse does not fit lazyfs's C part: install lazyfs again\n");
+		return -1;
+	}
+	result = mount(session, mountpoint);
+	if (result)
+		return result;
+	descriptor = fuse_session_fd(session);
+	result = fuse_session_custom_io(session, &io, descriptor);
+	if (!result)
+		result = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK);
+	if (result)
+		fuse_session_unmount(session);
+	return result;
+}
+
+int fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info)
+{
+	struct open_out reply = { .fh = info->fh, .open_flags = OPEN_PASSTHROUGH, .backing_id = next_backing };
+
+	if (next_backing && info->fh == next_handle) {
+		next_backing = 0;
+		return fuse_reply_buf(request, (const char *)&reply, sizeof(reply));
+	}
+	return libfuse_reply_open(request, info);
+}
+
+/* What Python calls. */
+
+void lazyfs_front_want(int passthrough)
+{
+	wanted = passthrough;
+}
+
+int lazyfs_front_agreed(void)
+{
+	return agreed;
+}
+
+int lazyfs_front_descriptor(void)
+{
+	return descriptor;
+}
+
+void lazyfs_front_hand_over(uint64_t handle, int32_t backing)
+{
+	next_handle = handle;
+	next_backing = backing;
+}

@@ -1,0 +1,15 @@
+"""The C library in front of libfuse, which pyproject.toml has no settled words for; all else is there."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "lazyfs.native.front",  # a plain library, no module: lazyfs/native/__init__.py loads it
+            ["lazyfs/native/front.c"],
+            define_macros=[("_FILE_OFFSET_BITS", "64")],
+            libraries=["fuse3", "dl"],
+            optional=True,  # without a compiler or the headers the package installs all the same
+        )
+    ]
+)
