@@ -75,7 +75,7 @@ def one_way(way: str, path: Path, size: int, runtime: float, *, forget: bool) ->
     if forget:
         drop(path)
     if way in ("random", "jobs"):
-        return fio(way, FILE=path, SIZE=size, QUARTER=size // 4, SECONDS=runtime).iops
+        return fio(way, FILE=path, SIZE=size, QUARTER=size // 4, MILLISECONDS=int(runtime * 1000)).iops
     return rate(path, size, job=way) / MIB
 
 

@@ -218,7 +218,7 @@ def table(measured: Measured, judged: Sequence[Judged]) -> Iterator[str]:
 def number(of: float) -> str:
     """Return a number with three digits that mean something."""
     if of >= 100:
-        return f"{of:.0f}"
+        return f"{of:,.0f}"
     return f"{of:.1f}" if of >= 10 else f"{of:.3f}" if of < 2 else f"{of:.2f}"
 
 
