@@ -4,8 +4,11 @@ The origin is nginx on loopback, or behind a link of the bench's own with a roun
 turns, several rounds in one run, so that figures of one machine in one hour are compared, and each begins with an
 empty cache. Page caches of the mounts are dropped before each reading; those of the local file and of what a subject
 keeps on the disk are not, and no page is read twice. What each subject gives is compared with the blob once.
-Subjects that are not installed are left out, and said to be. Processor time is that of a subject's own processes: the
-readers' is not counted, what the kernel does in the name of a daemon is. Ends with 1 when a line is not met.
+Processor time is that of a subject's own processes: the readers' is not counted, what the kernel does in the name of a
+daemon is. Ends with 1 when a line is not met, or could not be compared.
+
+Subjects that are not installed are left out, and said to be. All of them, on Debian:
+    apt-get install curl rclone nbdkit libnbd-bin httpdirfs qemu-system-common qemu-block-extra
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ QUICK = {"size": 32 << 20, "link_size": 16 << 20, "wide_size": 1 << 30, "reads":
 def main() -> None:
     """Do what the command line asks for."""
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("tools/bench: terminated; nothing is left mounted"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("tools/bench: terminated"))
     lines = options.only or frozenset(results.LINES)
     subjects = _installed(options.subjects)
     scale = _scale(options)

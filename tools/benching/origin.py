@@ -76,7 +76,7 @@ class Linked:
         self._process.communicate(timeout=PATIENCE)
 
     def counts(self) -> dict[str, int]:
-        """Return how many connections there were, and the bytes that went up and down."""
+        """Return how many connections and requests there were, and the bytes that went up and down."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()

@@ -26,7 +26,7 @@ class Reading:
     iops: float
     elapsed: float
     reading: float
-    """Seconds in reads, from which fio's own work and its rounding to milliseconds are left out."""
+    """Seconds in reads of the slowest job: without fio's own work, and not rounded to milliseconds."""
     mean: float
     p99: float
 
@@ -47,13 +47,13 @@ def fio(job: str, size: int = 0, /, **variables: object) -> Reading:
 
 
 def _reading(jobs: list[dict[str, Any]]) -> Reading:
-    latency, reads = jobs[0]["clat_ns"], sum(job["total_ios"] for job in jobs)
+    latency, reads = jobs[0]["clat_ns"], sum(job["total_ios"] for job in jobs)  # a group of jobs is one here
     elapsed = max(1, *(job["runtime"] for job in jobs)) / 1000
     return Reading(
         done=sum(job["io_bytes"] for job in jobs),
         iops=reads / elapsed,
         elapsed=elapsed,
-        reading=latency["mean"] * jobs[0]["total_ios"] / 1e9,
+        reading=max(job["clat_ns"]["mean"] * job["total_ios"] for job in jobs) / 1e9,
         mean=latency["mean"] / 1e9,
         p99=cast("int", latency.get("percentile", {}).get("99.000000", 0)) / 1e9,
     )

@@ -126,21 +126,21 @@ LINES = tuple(dict.fromkeys(requirement.line for requirement in REQUIREMENTS))
 
 @dataclass(frozen=True)
 class Judged:
-    """A requirement beside what was measured; without a reference there is no ratio, and it is not met either."""
+    """A requirement beside what was measured; when one of the two was not, it is not met."""
 
     requirement: Requirement
-    ours: float
+    ours: float | None
     reference: float | None
 
     @property
     def ratio(self) -> float | None:
         """Our figure over the reference."""
-        return self.ours / self.reference if self.reference else None
+        return self.ours / self.reference if self.reference and self.ours is not None else None
 
     @property
     def met(self) -> bool:
         """Say whether it is met. What costs nothing is met beside what costs nothing."""
-        if self.reference is None:
+        if self.ours is None or self.reference is None:
             return False
         if FIGURES[self.requirement.figure].more:
             return self.ours >= self.requirement.bound * self.reference
@@ -148,6 +148,8 @@ class Judged:
 
     def verdict(self) -> str:
         """Return one word or two."""
+        if self.ours is None:
+            return "NOT measured"
         if self.reference is None:
             return "NOT compared"
         return "met" if self.met else "NOT met"
@@ -156,9 +158,9 @@ class Judged:
 def judge(measured: Measured, scale: Scale, lines: frozenset[str]) -> list[Judged]:
     """Hold what was measured against the requirements of these lines."""
     return [
-        Judged(each, statistics.median(ours), each.reference(measured, scale))
+        Judged(each, best(each.figure, frozenset({OURS}))(measured, scale), each.reference(measured, scale))
         for each in REQUIREMENTS
-        if each.line in lines and (ours := measured.get(each.figure, {}).get(OURS))
+        if each.line in lines
     ]
 
 
@@ -200,23 +202,24 @@ def table(measured: Measured, judged: Sequence[Judged]) -> Iterator[str]:
     for key, figure in FIGURES.items():
         if key in measured:
             rows = [measured[key].get(name, []) for name in names]
-            medians = "".join(f"{number(statistics.median(row)) if row else '-':>14}" for row in rows)
+            medians = "".join(f"{number(statistics.median(row) if row else None):>14}" for row in rows)
             yield f"{figure.title + ', ' + figure.unit:40}{medians}"
             if max(map(len, rows)) > 1:
                 yield " " * 40 + "".join(f"{_range(row):>14}" for row in rows)
     yield ""
     yield f"{'lazyfs beside':36}{'':20}{'ours':>10}{'theirs':>10}{'ratio':>9}{'required':>11}"
     for each in judged:
-        theirs = "-" if each.reference is None else number(each.reference)
         ratio = "-" if each.ratio is None else f"{each.ratio:.3f}"
         yield (
-            f"{each.requirement.title:36}{each.requirement.beside:20}{number(each.ours):>10}{theirs:>10}{ratio:>9}"
-            f"{each.requirement.required:>11}  {each.verdict()}"
+            f"{each.requirement.title:36}{each.requirement.beside:20}{number(each.ours):>10}"
+            f"{number(each.reference):>10}{ratio:>9}{each.requirement.required:>11}  {each.verdict()}"
         )
 
 
-def number(of: float) -> str:
+def number(of: float | None) -> str:
     """Return a number with three digits that mean something."""
+    if of is None:
+        return "-"
     if of >= 100:
         return f"{of:,.0f}"
     return f"{of:.1f}" if of >= 10 else f"{of:.3f}" if of < 2 else f"{of:.2f}"

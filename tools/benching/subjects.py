@@ -166,12 +166,24 @@ class Nbdkit(Peer):
     lists = False
 
     def words(self, place: Place, mountpoint: Path, cache: Path) -> Words:
-        """*Source*: nbdkit-curl-plugin(1), nbdfuse(1); several connections are nbdfuse's default."""
+        """*Source*: nbdkit-curl-plugin(1), nbdfuse(1); several connections between the two are the default."""
         trust = [f"cainfo={place.authority}"] if place.authority else []
         show = f'nbdfuse --readonly {shlex.quote(str(mountpoint / BLOB))} "$uri"'
         before, behind = self.filters()
         plugin = ["curl", f"url={place.blob}", *trust, *behind]
-        return ["nbdkit", "--foreground", "--readonly", "--unix", "-", *before, *plugin, "--run", show]
+        return [
+            "env",
+            f"TMPDIR={cache}",
+            "nbdkit",
+            "--foreground",
+            "--readonly",
+            "--unix",
+            "-",
+            *before,
+            *plugin,
+            "--run",
+            show,
+        ]
 
     def filters(self) -> tuple[list[str], list[str]]:
         """Return what stands before the plugin and behind it."""
