@@ -13,11 +13,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
+import pytest
+
 from lazyfs import mountinfo
 from tests.mounts import Words, run
 from tests.servers import Nginx
 from tests.serving import PATIENCE, reserved_port
+from tools.benching import processes
 from tools.benching.origin import Linked
+from tools.benching.processes import Group, Hung
 from tools.benching.results import FIGURES, LINES, REQUIREMENTS
 
 BYTES = bytes(range(256)) * 4096
@@ -72,6 +76,25 @@ def test_link_ends_a_connection_whose_client_has_gone() -> None:
                     assert accepted.recv(10) == b"hello"
                     client.close()
                     assert accepted.recv(10) == b""
+
+
+def test_all_processes_of_a_subject_are_measured_and_ended(tmp_path: Path) -> None:
+    with Group(tmp_path / "said") as group:
+        process = group.start(["sh", "-c", "setsid sh -c 'echo $$; while :; do :; done' & echo ready; wait"])
+        while len((tmp_path / "said").read_text().split()) < 2 or group.cpu() == 0:
+            assert process.poll() is None
+        assert len(group.pids()) == 2
+        with group.watch_memory() as seen:
+            pass
+        assert min(seen) > 10_000
+    assert not group.pids()
+    assert process.returncode is not None
+
+
+def test_a_program_that_hangs_is_ended_and_said_to() -> None:
+    with pytest.raises(Hung, match="sleep 1000: not done within 0 s"):
+        processes.run(["sleep", "1000"], 0.1)
+    processes.reap()
 
 
 def test_every_line_comes_out(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.certificates import LOOPBACK, Authority
 from tests.mounts import ENVIRONMENT
 from tests.servers import Nginx
 from tests.serving import PATIENCE
-from tools.benching.processes import run
+from tools.benching.processes import limit, run
 
 BLOB = "blob"
 """What the blob is called in each of the directories that nginx serves."""
@@ -134,9 +134,9 @@ class Ground:
     def _fill(self) -> None:
         for directory in ("whole", "part"):
             self.file(directory).parent.mkdir(parents=True)
-            blocks = self.scale.of(directory) >> 20
-            run(["dd", "if=/dev/urandom", f"of={self.file(directory)}", "bs=1M", f"count={blocks}", "status=none"])
-            self.digests[directory] = run(["sha256sum", self.file(directory)]).split()[0]
+            size, to = self.scale.of(directory), f"of={self.file(directory)}"
+            run(["dd", "if=/dev/urandom", to, "bs=1M", f"count={size >> 20}", "status=none"], limit(size))
+            self.digests[directory] = run(["sha256sum", self.file(directory)], limit(size)).split()[0]
         self.file("wide").parent.mkdir()
         with self.file("wide").open("wb") as file:
             file.truncate(self.scale.wide_size)

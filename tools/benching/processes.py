@@ -46,7 +46,12 @@ _stuck: list[subprocess.Popen[str]] = []
 """Programs that were killed and may be stuck in the kernel until their mount is gone."""
 
 
-def run(words: Words, limit: float = LIMIT, *, environment: dict[str, str] | None = None) -> str:
+def limit(size: int) -> float:
+    """Return the seconds that reading so many bytes may take."""
+    return LIMIT + size / SLOWEST
+
+
+def run(words: Words, within: float = LIMIT, *, environment: dict[str, str] | None = None) -> str:
     """Run a program that must succeed and return what it prints. *Raises*: Trouble."""
     shown = " ".join(str(word)[:120] for word in words)
     pipe = subprocess.PIPE
@@ -56,10 +61,10 @@ def run(words: Words, limit: float = LIMIT, *, environment: dict[str, str] | Non
     )  # fmt: skip
     _stuck.append(process)
     try:
-        out, err = process.communicate(timeout=limit)
+        out, err = process.communicate(timeout=within)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise Hung(f"{shown}: not done within {limit:.0f} s; the machine is too slow, or it hangs") from None
+        raise Hung(f"{shown}: not done within {within:.0f} s; the machine is too slow, or it hangs") from None
     _stuck.remove(process)
     if process.returncode != 0:
         raise Trouble(f"{shown}: exit status {process.returncode}: {' '.join(err.split())[-300:]}")
@@ -165,10 +170,10 @@ def _memory(pids: list[int]) -> int:
     return total
 
 
-def timed(words: Words, environment: dict[str, str]) -> tuple[float, float]:
-    """Run a program to its end; return the seconds that it took and its processor time. *Raises*: Trouble."""
+def timed(words: Words, size: int, environment: dict[str, str]) -> tuple[float, float]:
+    """Run a program that reads so much; return the seconds that it took and its processor time. *Raises*: Trouble."""
     before, began = os.times(), time.monotonic()
-    run(words, environment=environment)
+    run(words, limit(size), environment=environment)
     seconds, after = time.monotonic() - began, os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return seconds, used

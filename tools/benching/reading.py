@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tests.mounts import ENVIRONMENT
-from tools.benching.processes import LIMIT, SLOWEST, Trouble, Words, run
+from tools.benching.processes import Trouble, Words, limit, run
 
 MIB = 1 << 20
 
@@ -26,7 +26,7 @@ class Reading:
     iops: float
     elapsed: float
     reading: float
-    """Seconds in reads of the slowest job: without fio's own work, and not rounded to milliseconds."""
+    """Seconds in reads: without opening and fio's own work, and not rounded to milliseconds, as `elapsed` is."""
     mean: float
     p99: float
 
@@ -38,7 +38,7 @@ def fio(job: str, size: int = 0, /, **variables: object) -> Reading:
     """
     environment = {**ENVIRONMENT, **{name: str(value) for name, value in variables.items()}}
     words: Words = ["fio", "--output-format=json", JOBS / f"{job}.fio"]
-    output = run(words, LIMIT + size / SLOWEST, environment=environment)
+    output = run(words, limit(size), environment=environment)
     notes, brace, found = output.partition("{")
     jobs = json.loads(brace + found)["jobs"]
     if any(each["error"] for each in jobs):
@@ -53,18 +53,18 @@ def _reading(jobs: list[dict[str, Any]]) -> Reading:
         done=sum(job["io_bytes"] for job in jobs),
         iops=reads / elapsed,
         elapsed=elapsed,
-        reading=max(job["clat_ns"]["mean"] * job["total_ios"] for job in jobs) / 1e9,
+        reading=latency["mean"] * jobs[0]["total_ios"] / 1e9,
         mean=latency["mean"] / 1e9,
         p99=cast("int", latency.get("percentile", {}).get("99.000000", 0)) / 1e9,
     )
 
 
-def rate(path: Path, size: int, *, job: str = "sequential") -> float:
-    """Read a file once; return bytes a second. *Raises*: Trouble."""
+def read_all(path: Path, size: int, *, job: str = "sequential") -> Reading:
+    """Read a file once. *Raises*: Trouble."""
     done = fio(job, size, FILE=path, SIZE=size)
     if done.done != size:
         raise Trouble(f"{path}: fio read {done.done} bytes, not {size}")
-    return size / done.reading
+    return done
 
 
 def one_way(way: str, path: Path, size: int, runtime: float, *, forget: bool) -> float:
@@ -76,7 +76,7 @@ def one_way(way: str, path: Path, size: int, runtime: float, *, forget: bool) ->
         drop(path)
     if way in ("random", "jobs"):
         return fio(way, FILE=path, SIZE=size, QUARTER=size // 4, MILLISECONDS=int(runtime * 1000)).iops
-    return rate(path, size, job=way) / MIB
+    return size / MIB / read_all(path, size, job=way).reading
 
 
 def drop(path: Path) -> None:
@@ -89,6 +89,6 @@ def drop(path: Path) -> None:
 
 def check(path: Path, digest: str, size: int) -> None:
     """Compare all bytes. *Raises*: Trouble."""
-    found = run(["sha256sum", path], LIMIT + size / SLOWEST).split()[0].removeprefix("\\")
+    found = run(["sha256sum", path], limit(size)).split()[0].removeprefix("\\")
     if found != digest:
         raise Trouble(f"{path}: wrong bytes: their SHA-256 is {found}, not {digest}")

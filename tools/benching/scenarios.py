@@ -12,7 +12,7 @@ from pathlib import Path
 from lazyfs.records import DEFAULT_BLOCK_SIZE
 from tools.benching.origin import Ground, Place
 from tools.benching.processes import MOMENT, Trouble, reap, run, timed
-from tools.benching.reading import MIB, WAYS, check, fio, one_way, rate
+from tools.benching.reading import MIB, WAYS, check, fio, one_way, read_all
 from tools.benching.subjects import Curl, Lazyfs, Local, Mounting, Own, Subject
 
 GIB = 1 << 30
@@ -60,14 +60,14 @@ def loopback(turn: Turn) -> None:
         return
     if isinstance(turn.subject, Local):
         path = turn.ground.file("whole")
-        rate(path, size)  # so that it is all in the page cache
+        read_all(path, size)  # so that it is all in the page cache
         turn.check(path, "whole")
         _warm(turn, path, size, forget=False)
         return
     with turn.mounted(turn.ground.plain("whole")) as path:
         used = turn.own.group.cpu()
         with turn.own.group.watch_memory() as memory:
-            turn.figures["cold"] = rate(path, size) / MIB
+            turn.figures["cold"] = size / MIB / read_all(path, size).elapsed
         turn.figures["cpu_cold"] = (turn.own.group.cpu() - used) * GIB / size
         turn.figures["memory"] = max(memory) / MIB
         turn.check(path, "whole")
@@ -76,7 +76,8 @@ def loopback(turn: Turn) -> None:
 
 
 def _warm(turn: Turn, path: Path, size: int, *, forget: bool) -> None:
-    for way in WAYS if "warm" in turn.lines or "short" in turn.lines else ["sequential"]:
+    ways = WAYS if turn.lines & {"warm", "short"} else ("sequential",) if "cpu" in turn.lines else ()
+    for way in ways:
         used = turn.own.group.cpu()
         turn.figures[f"warm_{way}"] = one_way(way, path, size, turn.ground.scale.runtime, forget=forget)
         if way == "sequential" and isinstance(turn.subject, Mounting):
@@ -85,15 +86,16 @@ def _warm(turn: Turn, path: Path, size: int, *, forget: bool) -> None:
 
 def short(turn: Turn) -> None:
     """Read a blob that has every block but one. Peers know no such difference: what they do when warm is compared."""
-    size = turn.ground.scale.size
+    size, figures = turn.ground.scale.size, dict[str, float]()
     region = size - min(RESERVE, size * 3 // 4)
     with turn.mounted(turn.ground.plain("whole")) as path:
         fio("blocks", size, FILE=path, SIZE=size, BLOCKS=size // DEFAULT_BLOCK_SIZE)
         for way in WAYS:
-            turn.figures[f"short_{way}"] = one_way(way, path, region, turn.ground.scale.runtime, forget=True)
+            figures[f"short_{way}"] = one_way(way, path, region, turn.ground.scale.runtime, forget=True)
         cached = int(run(["getfattr", "--only-values", "--absolute-names", "-n", "user.lazyfs.cached", path]))
         if cached != size - DEFAULT_BLOCK_SIZE:
             raise Trouble(f"{path}: {size - cached} bytes are missing, not one block: what was measured is not that")
+    turn.figures |= figures
 
 
 def tls(turn: Turn) -> None:
@@ -113,7 +115,7 @@ def _cold(turn: Turn, place: Place, directory: str) -> float:
         return _download(turn, place, directory)[0]
     size = turn.ground.scale.of(directory)
     with turn.mounted(place) as path:
-        seconds = size / rate(path, size)
+        seconds = read_all(path, size).elapsed
         turn.check(path, directory)
         return seconds
 
@@ -123,7 +125,7 @@ def _download(turn: Turn, place: Place, directory: str) -> tuple[float, float]:
     assert isinstance(turn.subject, Curl)
     copy = turn.own.directory / "copy"
     run(["sync", "-f", turn.own.directory])
-    seconds, used = timed(turn.subject.words(place, copy), turn.own.group.environment)
+    seconds, used = timed(turn.subject.words(place, copy), turn.ground.scale.of(directory), turn.own.group.environment)
     turn.check(copy, directory)
     return seconds, used
 
@@ -154,7 +156,7 @@ def four(turn: Turn) -> None:
         done = fio("four", MOUNTS * turn.ground.scale.link_size, SIZE=turn.ground.scale.link_size, **files)
         turn.check(paths[0], "part")
         sent = turn.ground.nginx.body_bytes()
-    turn.figures |= {"four": done.reading, "four_origin": sent / turn.ground.scale.link_size}
+    turn.figures |= {"four": done.elapsed, "four_origin": sent / turn.ground.scale.link_size}
 
 
 def ls(turn: Turn) -> None:
