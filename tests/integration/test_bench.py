@@ -20,6 +20,7 @@ from tests.mounts import Words, run
 from tests.servers import Nginx
 from tests.serving import PATIENCE, reserved_port
 from tools.benching import processes
+from tools.benching.link import Stream, Way
 from tools.benching.origin import Linked
 from tools.benching.processes import Group, Hung
 from tools.benching.results import FIGURES, LINES, REQUIREMENTS
@@ -61,6 +62,17 @@ def test_link_gives_its_rate_to_all_connections_together(nginx: Nginx, docroot: 
     assert (counts["connections"], counts["requests"]) == (2, 2)
     assert counts["down"] > 2 * len(BYTES)
     assert 0 < counts["up"] < 1000
+
+
+def test_a_connection_that_is_being_opened_holds_up_nobody_else() -> None:
+    way, (left, right) = Way(rate=100.0, delay=1.0), socket.socketpair()
+    with left, right:
+        streams = [Stream(way, right, right, opens=opens) for opens in (50.0, 0.0)]
+        dues = []
+        for stream in streams:
+            left.send(b"x" * 100)
+            dues.append(stream.take(now=10.0))
+    assert dues == [51.0, 13.0]
 
 
 def test_link_ends_a_connection_whose_client_has_gone() -> None:

@@ -94,7 +94,7 @@ class Stream:
         self.ended = not piece
         if self.asks:
             self.way.requests += piece.count(REQUEST)
-        due = self.way.take(max(now, self.opens), len(piece))
+        due = max(self.way.take(now, len(piece)), self.opens + self.way.delay)
         self.under_way.append((due, piece))
         self.size += len(piece)
         return due
