@@ -47,6 +47,7 @@ def main() -> None:
     lines = options.only or frozenset(results.LINES)
     subjects = _installed(options.subjects)
     scale = _scale(options)
+    about = _about(options, scale, subjects)
     try:
         with (
             tempfile.TemporaryDirectory(prefix="lazyfs-bench-", dir=options.dir) as work,
@@ -55,15 +56,11 @@ def main() -> None:
             bench = Bench(ground, subjects, lines)
             for number in range(options.rounds):
                 bench.round(number)
-            counts = ground.link.counts()
+                judged = results.judge(bench.measured, scale, lines)
+                about |= {"rounds": number + 1, "failed": bench.failed, "link": ground.link.counts()}
+                _write(options, results.as_json(bench.measured, judged, about))
     except Trouble as trouble:
         sys.exit(f"tools/bench: {trouble}")
-    judged = results.judge(bench.measured, scale, lines)
-    about = _about(options, scale, subjects) | {"failed": bench.failed, "link": counts}
-    found = results.as_json(bench.measured, judged, about)
-    options.json.write_text(json.dumps(found, indent=2) + "\n")
-    if options.chart:
-        options.chart.write_text(chart.draw(found))
     print(_title(about, scale))
     print("\n".join(results.table(bench.measured, judged)))
     for failure in bench.failed:
@@ -71,6 +68,13 @@ def main() -> None:
     met = sum(each.met for each in judged)
     print(f"{met} of {len(judged)} lines are met; all figures are in {options.json}")
     sys.exit(0 if met == len(judged) else 1)
+
+
+def _write(options: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Write what there is so far, after each round: a run takes long."""
+    options.json.write_text(json.dumps(found, indent=2) + "\n")
+    if options.chart:
+        options.chart.write_text(chart.draw(found))
 
 
 def _installed(names: frozenset[str] | None) -> list[Subject]:
@@ -100,8 +104,7 @@ def _about(options: argparse.Namespace, scale: Scale, subjects: list[Subject]) -
         "kernel": platform.release(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "load": os.getloadavg()[0],
-        "rounds": options.rounds,
+        "load_before": os.getloadavg()[0],
         "scale": dataclasses.asdict(scale),
         "versions": {subject.name: subject.version() for subject in subjects},
     }
@@ -110,7 +113,8 @@ def _about(options: argparse.Namespace, scale: Scale, subjects: list[Subject]) -
 def _title(about: dict[str, Any], scale: Scale) -> str:
     return (
         f"{about['rounds']} rounds, {format_size(scale.size)} on loopback, {format_size(scale.link_size)} over "
-        f"{scale.rtt * 1000:g} ms and {scale.rate * 8 / 1e6:g} Mbit/s; {about['cores']} cores, kernel {about['kernel']}"
+        f"{scale.rtt * 1000:g} ms and {scale.rate * 8 / 1e6:g} Mbit/s; {about['cores']} cores, "
+        f"kernel {about['kernel']}, load {about['load_before']:.1f} when it began"
     )
 
 
@@ -124,6 +128,12 @@ def _names(known: tuple[str, ...]) -> Callable[[str], frozenset[str]]:
         return found
 
     return names
+
+
+def _rounds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: not a number from 1 on")
+    return int(text)
 
 
 def _size(text: str) -> int:
@@ -142,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", type=_names(results.LINES), metavar="LINE,...", help=f"of {', '.join(results.LINES)} (all)"
     )
     parser.add_argument("--subjects", type=_names(known), metavar="NAME,...", help=f"of {', '.join(known)} (all)")
-    parser.add_argument("--rounds", type=int, default=3, help="over all subjects (3)")
+    parser.add_argument("--rounds", type=_rounds, default=3, help="over all subjects (3)")
     parser.add_argument("--size", type=_size, help="of the blob on loopback; over the link it is half of that (512M)")
     parser.add_argument("--rtt", type=float, default=20, metavar="MS", help="of the link, milliseconds (20)")
     parser.add_argument("--rate", type=float, default=1000, metavar="MBIT", help="of the link, Mbit/s (1000)")
