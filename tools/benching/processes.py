@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.mounts import ENVIRONMENT, ROOT, wait_for_end
 
-LIMIT = 30.0
+LIMIT = 45.0
 """Seconds for what is not asked to read a whole blob: a bound, not an expectation."""
 
 SLOWEST = 5 << 20
