@@ -46,7 +46,7 @@ class Bench:
         for key, value in turn.figures.items():
             self.measured[key][subject.name].append(value)
         shown = (f"{key} {results.number(value)} {results.FIGURES[key].unit}" for key, value in turn.figures.items())
-        say(f"round {number + 1}, {subject.name}: {', '.join(shown)}")
+        say(f"round {number + 1}, {subject.name}: {', '.join(shown) or 'nothing'}")
 
 
 def say(line: str) -> None:
