@@ -56,6 +56,11 @@ class Place:
         return self.url + BLOB
 
 
+def name_size(number: int) -> int:
+    """Return the size of one of the many files; httpdirfs does not show empty ones."""
+    return 1 + number % 100
+
+
 class Linked:
     """A link to a port in a process of its own."""
 
@@ -143,5 +148,5 @@ class Ground:
         many = self._served / "many"
         many.mkdir()
         for number in range(self.scale.names):
-            (many / f"layer-{number:05}.bin").write_bytes(b"x" * (number % 100))
+            (many / f"layer-{number:05}.bin").write_bytes(b"x" * name_size(number))
         run(["sync", "-f", self._served])

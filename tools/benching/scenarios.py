@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lazyfs.records import DEFAULT_BLOCK_SIZE
-from tools.benching.origin import Ground, Place
+from tools.benching.origin import Ground, Place, name_size
 from tools.benching.processes import MOMENT, Trouble, reap, run, timed
 from tools.benching.reading import MIB, WAYS, check, fio, one_way, read_all
 from tools.benching.subjects import Curl, Lazyfs, Local, Mounting, Own, Subject
@@ -168,7 +168,7 @@ def ls(turn: Turn) -> None:
         lines = run(["ls", "-l", path.parent]).splitlines()[1:]
         seconds = time.monotonic() - began
     sizes = sum(int(line.split()[4]) for line in lines)
-    right = sum(number % 100 for number in range(names))
+    right = sum(name_size(number) for number in range(names))
     if (len(lines), sizes) != (names, right):
         raise Trouble(f"{turn.subject.name}: {len(lines)} names of {sizes} bytes, not {names} of {right}")
     turn.figures["ls"] = seconds
