@@ -45,7 +45,9 @@ class Subject(ABC):
 
     def version(self) -> str:
         """Return the first line of what its program says of itself."""
-        return run([*self.programs[:1], "--version"], MOMENT).partition("\n")[0] if self.programs else ""
+        if not self.programs:
+            return ""
+        return run(["sh", "-c", '"$0" --version 2>&1', self.programs[0]], MOMENT).partition("\n")[0]
 
 
 class Local(Subject):
