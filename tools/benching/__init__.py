@@ -1,0 +1,1 @@
+"""The parts of `tools/bench`: measurements of lazyfs beside its peers."""
