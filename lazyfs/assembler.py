@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from lazyfs import buffers
 from lazyfs.extents import Block, Extent, Geometry
 from lazyfs.origin.client import Answer
+from lazyfs.origin.connection import tell
 
-LARGEST_PIECE: Final = 1024 * 1024
-"""Bytes received in one go at the most: one wake-up for all of them is cheaper than one for each block."""
+LARGEST_PIECE: Final = 4 * 1024 * 1024
+"""Bytes for which there are buffers at a time: what is received in one go costs one wake-up, however much it is."""
 
-Piece = list[tuple[int, Block]]
-"""Blocks with their indexes, ascending."""
+Arrived = Callable[[int, Sequence[Block]], None]
+"""Hears, in a worker thread, of blocks that are whole, and of the index of the first; receiving waits for it."""
 
 
 class Assembler:
@@ -27,33 +28,43 @@ class Assembler:
         self._index = start // geometry.block_size
         self._head = head
 
-    async def pieces(self, answer: Answer | None) -> AsyncGenerator[Piece, None]:
-        """Yield the blocks of the head and of what `answer` sends, as they become whole.
+    async def receive(self, answer: Answer | None, arrived: Arrived) -> None:
+        """Tell of the blocks of the head and of what `answer` sends, each as soon as it is whole.
 
         The first is received alone, since somebody may wait for it, what follows in pieces that grow. *Raises*: as
-        `Answer.receive_into`.
+        `Answer.receive_into`. *Cancellation*: at any time; what has arrived was told.
         """
         length, longest = 1, max(1, LARGEST_PIECE // self._geometry.block_size)
         while self._index < self._geometry.blocks:
             run = Extent(self._index, min(self._index + length, self._geometry.blocks))
-            blocks = [buffers.unfilled(self._geometry.length(index)) for index in run.blocks()]
-            rest = [memoryview(block) for block in blocks]
-            while rest:
-                whole = len(blocks) - len(rest)
-                count = await self._receive_into(rest, answer)
-                if not count:
+            piece = _Piece(
+                run.start, [buffers.unfilled(self._geometry.length(index)) for index in run.blocks()], arrived
+            )
+            if self._head:
+                count = buffers.put(piece.rest, self._head)
+                self._head = self._head[count:]
+                await tell(piece.filled, count, piece.rest)
+            while piece.rest:
+                if answer is None or not await answer.receive_into(*piece.rest, filled=piece.filled):
                     return
-                buffers.advance(rest, count)
-                if more := blocks[whole : len(blocks) - len(rest)]:
-                    yield list(enumerate(more, run.start + whole))
             self._index = run.stop
-            length = min(length * 2, longest)
+            length = min(length * 4, longest)
         if answer is not None:
             await answer.receive_into(memoryview(bytearray(1)))  # its end, which proves the rest, frees the connection
 
-    async def _receive_into(self, rest: list[memoryview], answer: Answer | None) -> int:
-        if self._head:
-            count = buffers.put(rest, self._head)
-            self._head = self._head[count:]
-            return count
-        return 0 if answer is None else await answer.receive_into(*rest)
+
+class _Piece:
+    """Some blocks that are being filled, one after the other."""
+
+    def __init__(self, start: int, blocks: Sequence[Block], arrived: Arrived) -> None:
+        self.rest = [memoryview(block) for block in blocks]
+        self._start = start
+        self._blocks = blocks
+        self._arrived = arrived
+
+    def filled(self, count: int) -> None:
+        """Note that so many more bytes are in place."""
+        first = len(self._blocks) - len(self.rest)
+        buffers.advance(self.rest, count)
+        if whole := self._blocks[first : len(self._blocks) - len(self.rest)]:
+            self._arrived(self._start + first, whole)

@@ -23,6 +23,7 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 import trio
@@ -134,7 +135,8 @@ class Blob:
         try:
             if not self._complete:
                 holds = self._launch_around(extent, self._readahead.on_read(offset, length))
-            blocks = [await self._block(index, deadline) for index in extent.blocks()]
+            content = await self._stored_run(extent)
+            blocks = [content] if content else [await self._block(index, deadline) for index in extent.blocks()]
         except OSError as exc:
             raise self._store_fails(exc) from exc
         finally:
@@ -143,7 +145,7 @@ class Blob:
         self.given_out = True
         start = offset - extent.start * self.geometry.block_size
         length = min(length, self.geometry.size - offset)
-        if len(blocks) == 1:
+        if len(blocks) == 1:  # or one piece of several
             return memoryview(blocks[0])[start : start + length]
         last = length + start - (len(blocks) - 1) * self.geometry.block_size
         return b"".join([memoryview(blocks[0])[start:], *blocks[1:-1], memoryview(blocks[-1])[:last]])
@@ -197,6 +199,11 @@ class Blob:
     def file(self) -> BlobFile:
         """Its files; they stay open while it has opens."""
         return self._file
+
+    def checked(self, index: int) -> tuple[int, Block] | None:
+        """Return a block that is in memory, and at which byte it begins."""
+        block = self._shared.memory.get((self.blob_id, index))
+        return None if block is None else (index * self.geometry.block_size, block)
 
     @property
     def stored(self) -> bool:
@@ -302,6 +309,25 @@ class Blob:
             await trio.lowlevel.checkpoint()
         blocks = [(index, await read_stored(self._file, index, self._shared.counters)) for index in chosen]
         return [(self.geometry.bytes_of(Extent(index, index + 1)), block) for index, block in blocks if block]
+
+    async def _stored_run(self, run: Extent) -> Block | None:
+        """Return several blocks in one piece, when all are in the store: that is what a sequential reader wants.
+
+        They are not kept in memory: the kernel keeps what it asks for in large pieces.
+        """
+        if len(run) == 1 or self._fetcher.mismatch is not None or any(map(self._flights.find, run.blocks())):
+            return None
+        content = None
+        with suppress(OSError):  # what cannot be read is asked for block by block
+            try:
+                content = self._file.read_run(run, wait=False)
+            except BlockingIOError:
+                content = await trio.to_thread.run_sync(partial(self._file.read_run, run, wait=True))
+        if content is not None:
+            self._shared.counters.blocks_hit += len(run)
+            for index in run.blocks():
+                self._note_use(index)
+        return content
 
     async def _block(self, index: int, deadline: float) -> Block:
         """Return one checked block by the deadline."""

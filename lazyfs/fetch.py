@@ -8,9 +8,10 @@
        ▲                                                                               │
        └───────────────────────────────────────────────────────────────────────────────┘
 
-A block lands, that is, is given to this process's waiters, as soon as its bytes are whole in memory; the commit follows
-behind in a worker thread, a few blocks at a time, so neither a slow disk nor a full one keeps a reader waiting. The
-block's lock is held until the commit, so other processes never fetch what is on its way to the disk.
+A flight's blocks are received in a worker thread (connection.py). A block lands, that is, is given to this process's
+waiters, as soon as its bytes are whole in memory; then the same thread commits it, while it is in the CPU's cache, so
+neither a slow disk nor a full one keeps who waits for it. The block's lock is held until the commit, so other processes
+never fetch what is on its way to the disk.
 
 A blob that is known by its digest is different in one thing: its blocks land after they are recorded, and the last one
 is recorded only when the whole matches (verify.py).
@@ -26,16 +27,14 @@ whatever its first reader does, because another reader would have to begin it ag
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from itertools import chain
 from typing import Final
 
 import trio
 
-from lazyfs.assembler import Assembler, Piece
-from lazyfs.channels import take_waiting
+from lazyfs.assembler import Assembler
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, OriginError, StoreError
 from lazyfs.extents import Block, Extent, runs
@@ -54,9 +53,6 @@ log = logging.getLogger(__name__)
 
 LONGEST_RUN: Final = 16 * 1024 * 1024
 """Bytes in one ranged request at the most: what a new demand may have to share a connection's worth with."""
-
-UNCOMMITTED: Final = 4
-"""Pieces of a flight that may have landed and not be in the store yet; then receiving waits for the disk."""
 
 _POLL_FIRST: Final = 0.001
 _POLL_LARGEST: Final = 0.01
@@ -79,6 +75,7 @@ class Fetcher:
         self, store: Store, file: BlobFile, known: Known, ways: Ways, memory: CheckedBlocks, counters: Counters
     ) -> None:
         self.flights = FlightTable()
+        self._token = trio.lowlevel.current_trio_token()
         self.one_pass = not known.ranged
         self.longest_run = max(1, LONGEST_RUN // file.geometry.block_size)  # blocks worth asking for in one request
         self._store = store
@@ -129,7 +126,7 @@ class Fetcher:
 
     async def _fetch(self, flight: Flight) -> None:
         backoff = Backoff()
-        while flight.blocks:
+        while flight.blocks and self.mismatch is None:
             pending = set(flight.blocks)  # not how many: others may be handed over meanwhile
             try:
                 await self._fetch_some(flight)
@@ -177,6 +174,10 @@ class Fetcher:
             return run
         self._locked.update(locked.blocks())
         return locked
+
+    def _lock_each(self, blocks: Iterable[int]) -> None:
+        for index in blocks:
+            self._lock(Extent(index, index + 1))
 
     def _release(self, blocks: Iterable[int]) -> None:
         ours = self._locked.intersection(blocks)
@@ -297,7 +298,7 @@ class Fetcher:
             head = self._head[: len(extent)]
             extent = Extent(len(head), extent.stop)
         if not extent:  # the head is all there is of it
-            await self._land_and_commit(flight, None, Assembler(geometry, 0, head))
+            await self._receive(flight, None, Assembler(geometry, 0, head))
             return
         async with aclosing(await self._ways.ask(extent, flight.urgency)) as answer:
             body = answer.body.extent
@@ -333,27 +334,27 @@ class Fetcher:
                 start = self._lock(Extent(start, run.stop)).stop + 1  # the block after it is held elsewhere
         return True
 
-    async def _receive(self, flight: Flight, answer: Answer, assembler: Assembler) -> None:
+    async def _receive(self, flight: Flight, answer: Answer | None, assembler: Assembler) -> None:
         """Cut the body into blocks, and land and commit those that are this flight's."""
-        if answer.body.counted:
-            await self._land_and_commit(flight, answer, assembler)
+        if answer is None or answer.body.counted:
+            await assembler.receive(answer, partial(self._arrive, flight))
             return
         # The body proves itself only by its end: put it in place, and vouch for it then.
         awaited: dict[int, Block] = {}  # kept for those who wait, as the store may not take it
         checksums: dict[int, int] = {}
+
+        def arrived(start: int, blocks: Sequence[Block]) -> None:
+            ours = self._ours(flight, start, blocks)
+            awaited.update((index, block) for index, block in ours.items() if flight.awaited(index))
+            self._write(self._owned(ours), checksums)
+
         try:
-            async with aclosing(assembler.pieces(answer)) as pieces:
-                async for piece in pieces:
-                    for index, block in piece:
-                        if flight.awaited(index):
-                            awaited[index] = block
-                    ours = {index: block for index, block in piece if index in flight.blocks and self._owned(index)}
-                    await trio.to_thread.run_sync(self._write, ours, checksums)
+            await assembler.receive(answer, arrived)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._take_back, checksums)
             raise
-        if not await self._in_thread(flight, partial(self._record_written, checksums)):
+        if not await trio.to_thread.run_sync(self._guarded, flight, partial(self._record_written, checksums)):
             return
         for index in sorted(awaited.keys() | checksums.keys()):
             self._counters.blocks_fetched += 1
@@ -361,67 +362,57 @@ class Fetcher:
                 self._land(flight, index, awaited[index])
             await self._settle_present(flight, index)
 
-    async def _land_and_commit(self, flight: Flight, answer: Answer | None, assembler: Assembler) -> None:
-        """Land what arrives, at once, and have it committed behind."""
-        send, receive = trio.open_memory_channel[Piece](UNCOMMITTED)
-        failure: OriginError | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._commit_behind, flight, receive)
-            with send:
-                try:
-                    async with aclosing(assembler.pieces(answer)) as pieces:
-                        async for piece in pieces:
-                            ours = [(index, block) for index, block in piece if index in flight.blocks]
-                            self._counters.blocks_fetched += len(ours)
-                            if self._digest is None:
-                                for index, block in ours:
-                                    self._land(flight, index, block)
-                            with trio.CancelScope(shield=True):  # what has landed is committed
-                                await send.send(ours)
-                except OriginError as exc:
-                    failure = exc  # raised outside the nursery, which would wrap it into a group
-        if failure is not None:
-            raise failure
+    def _land_all(self, flight: Flight, blocks: Mapping[int, Block]) -> None:
+        self._counters.blocks_fetched += len(blocks)
+        for index, block in blocks.items():
+            self._land(flight, index, block)
 
-    def _owned(self, index: int) -> bool:
-        """Say whether this process may write a block; a pass goes by some that it could not lock before."""
-        if index not in self._locked:
-            self._lock(Extent(index, index + 1))
-        return index in self._locked
+    # What runs in the worker thread that receives a flight's blocks.
 
-    async def _commit_behind(self, flight: Flight, landed: trio.MemoryReceiveChannel[Piece]) -> None:
-        """Commit what lands, in batches, to the end: also when the flight is cancelled meanwhile."""
-        with trio.CancelScope(shield=True), landed:
-            async for piece in landed:
-                batch = list(chain(piece, *take_waiting(landed)))
-                if self.mismatch is not None:
-                    continue
-                ours = {index: block for index, block in batch if not self._file.writable or self._owned(index)}
-                if not await self._in_thread(flight, partial(self._commit, ours)):
-                    continue
-                if self._digest is not None:
-                    for index, block in batch:
-                        self._land(flight, index, block)
-                self._settle(flight, [index for index, _ in batch])
+    def _arrive(self, flight: Flight, start: int, blocks: Sequence[Block]) -> None:
+        """Land blocks, at once, and commit them."""
+        if self.mismatch is not None:  # another flight has found it
+            self._token.run_sync_soon(flight.scope.cancel)
+            return
+        ours = self._ours(flight, start, blocks)
+        if self._digest is None:
+            self._token.run_sync_soon(self._land_all, flight, ours)
+        if not self._guarded(flight, partial(self._commit, self._owned(ours))):
+            return
+        if self._digest is not None:
+            self._token.run_sync_soon(self._land_all, flight, ours)
+        self._token.run_sync_soon(self._settle, flight, ours)
 
-    async def _in_thread(self, flight: Flight, step: Callable[[], None]) -> bool:
-        """Do a step of a commit in a worker thread; False, and the flight's end, for a blob that proves to be wrong."""
+    def _ours(self, flight: Flight, start: int, blocks: Sequence[Block]) -> dict[int, Block]:
+        """Return those of some blocks that the flight is to fetch, by index."""
+        return {index: block for index, block in enumerate(blocks, start) if index in flight.blocks}
+
+    def _owned(self, blocks: Mapping[int, Block]) -> dict[int, Block]:
+        """Return those that this process may write; a pass goes by some that it could not lock before."""
+        if not self._file.writable:
+            return dict(blocks)
+        if unlocked := [index for index in blocks if index not in self._locked]:
+            trio.from_thread.run_sync(self._lock_each, unlocked)
+        return {index: block for index, block in blocks.items() if index in self._locked}
+
+    def _guarded(self, flight: Flight, step: Callable[[], None]) -> bool:
+        """Do a step of a commit; False, and the flight's end, for a blob that proves to be wrong."""
         try:
-            await trio.to_thread.run_sync(step)
+            step()
         except DigestMismatch as exc:
             self.mismatch = exc
-            flight.scope.cancel()
+            self._token.run_sync_soon(flight.scope.cancel)
             return False
         return True
 
     def _write(self, blocks: Mapping[int, Block], checksums: dict[int, int]) -> None:
-        """Put blocks in place, and their checksums, or MISSING, into `checksums`. Runs in a worker thread."""
+        """Put blocks in place, and their checksums, or MISSING, into `checksums`."""
         for run in runs(sorted(blocks), _UNBOUNDED):
             written = self._store.write(self._file, run.start, [blocks[index] for index in run.blocks()])
             checksums.update(zip(run.blocks(), written, strict=True))
 
     def _commit(self, blocks: Mapping[int, Block]) -> None:
-        """Put blocks in place, each before its entry (I1). Runs in a worker thread. *Locks*: theirs, held."""
+        """Put blocks in place, each before its entry (I1). *Locks*: theirs, held."""
         checksums: dict[int, int] = {}
         self._write(blocks, checksums)
         for index in [index for index, checksum in checksums.items() if checksum == MISSING]:
@@ -454,7 +445,7 @@ class Fetcher:
                 self._store.take_back(self._file, index, exc)
 
     def _record_written(self, checksums: Mapping[int, int]) -> None:
-        """Record blocks that were put in place before they were proven. Runs in a worker thread."""
+        """Record blocks that were put in place before they were proven."""
         for index, checksum in checksums.items():
             if checksum == MISSING:
                 self._counters.blocks_bypassed += 1

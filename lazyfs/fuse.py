@@ -27,8 +27,10 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, InodeT, ReaddirToken, RequestContext
 
-from lazyfs import mountinfo
+from lazyfs import mountinfo, neighbours
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
+from lazyfs.extents import Block
+from lazyfs.neighbours import Neighbours
 from lazyfs.passthrough import Passthrough
 from lazyfs.tree import Directory, File, Node, Pending, Symlink
 from lazyfs.vfs import Vfs, symlink_target
@@ -43,6 +45,9 @@ KEEP: Final = 86400.0
 
 MAX_REQUESTS: Final = 10_000
 """Requests under way at a time: pyfuse3's own limit of 99 lets as many stalled reads stop `ls` as well."""
+
+DIRECT: Final = 1 << 63
+"""In a file handle, which is an inode's number otherwise: it was opened with O_DIRECT, and reads no page cache."""
 
 WAKE_EVERY: Final = 0.5
 """Seconds between two timer signals; see `_never_blocked`."""
@@ -85,6 +90,7 @@ class Adapter(pyfuse3.Operations):
         self._mounted_ns = time.time_ns()
         self._listings: dict[int, list[tuple[int, Node]]] = {}
         self._next_listing = 1
+        self.neighbours = Neighbours(_push)
         self.answering = trio.Event()
         vfs.on_stale = self._invalidate
 
@@ -145,23 +151,33 @@ class Adapter(pyfuse3.Operations):
         """Open a file to read."""
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise FUSEError(errno.EROFS)
-        handle = FileHandleT(await self.vfs.open(inode))
+        handle = await self.vfs.open(inode)
         backing = self.vfs.enter(handle)
+        if flags & os.O_DIRECT:
+            handle |= DIRECT
         if backing is None or native.LIBRARY is None:
-            return FileInfo(fh=handle, keep_cache=True)
+            return FileInfo(fh=FileHandleT(handle), keep_cache=True)
         native.LIBRARY.answer_next(handle, backing)
-        return FileInfo(fh=handle)
+        return FileInfo(fh=FileHandleT(handle))
 
     @_translated
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read from an open file."""
-        return await self.vfs.read(fh, off, size)  # type: ignore[return-value] # pyfuse3 takes any buffer
+        handle = fh & ~DIRECT
+        run = self.vfs.blocks(handle, off, size)
+        with self.neighbours.reading(handle, run):
+            content = await self.vfs.read(handle, off, size)
+        if len(run) == 1 and size <= neighbours.SMALL and handle == fh and self.neighbours.wants(handle, run.start):
+            block = self.vfs.checked(handle, run.start)
+            if block is not None:
+                self.neighbours.put(handle, *block)
+        return content  # type: ignore[return-value] # pyfuse3 takes any buffer
 
     @_translated
     async def release(self, fh: FileHandleT) -> None:
         """Close a file."""
-        self.vfs.passthrough.leave(fh)
-        self.vfs.release(fh)
+        self.vfs.passthrough.leave(fh & ~DIRECT)
+        self.vfs.release(fh & ~DIRECT)
 
     @_translated
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
@@ -225,6 +241,11 @@ class Adapter(pyfuse3.Operations):
 
 def _mode(mode: int) -> Any:
     return mode
+
+
+def _push(inode: int, offset: int, block: Block) -> None:
+    """Put bytes into the kernel's pages of an inode. *Raises*: OSError."""
+    pyfuse3.notify_store(InodeT(inode), offset, block)  # type: ignore[arg-type] # it takes any buffer
 
 
 @contextlib.contextmanager
@@ -306,5 +327,6 @@ async def serve(
                 _begin_passthrough(vfs.passthrough, wanted=passthrough)
                 task_status.started()
     finally:
+        adapter.neighbours.close()
         # What is mounted there by now may be somebody else's.
         pyfuse3.close(unmount=mountinfo.mount_at(mountpoint) == mounted)

@@ -21,6 +21,7 @@ from lazyfs.buffers import put
 from lazyfs.errors import BlobChanged, OriginError, OriginRefused, OriginUnreachable
 from lazyfs.extents import Extent
 from lazyfs.origin.client import Attempt, Client, Found
+from lazyfs.origin.connection import Filled
 from lazyfs.ranges import Body
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Known, Version
@@ -158,7 +159,7 @@ class FakeAnswer:
         """As `Answer.aclose`."""
         self._origin.open -= 1
 
-    async def receive_into(self, *buffers: memoryview) -> int:
+    async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
         """As `Answer.receive_into`."""
         assert all(buffers), "an empty buffer says nothing"
         await trio.lowlevel.checkpoint()
@@ -170,6 +171,8 @@ class FakeAnswer:
         count = put(buffers, self._rest[:count])
         self._rest, self._left = self._rest[count:], self._left - count
         self._origin.sent += count
+        if filled is not None and count:
+            await trio.to_thread.run_sync(filled, count)
         return count
 
 
@@ -182,10 +185,18 @@ async def _run_inline(function: Callable[..., Any], *args: Any, **_: Any) -> Any
         await trio.lowlevel.cancel_shielded_checkpoint()
 
 
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
 @contextlib.contextmanager
 def inline_threads() -> Iterator[None]:
     """Let what goes to a worker thread run in the task: then a mock clock never jumps while a thread is at work."""
-    with mock.patch("trio.to_thread.run_sync", _run_inline):
+    with (
+        mock.patch("trio.to_thread.run_sync", _run_inline),
+        mock.patch("trio.from_thread.run_sync", _call),
+        mock.patch.object(trio.lowlevel.TrioToken, "run_sync_soon", lambda _, function, *args: function(*args)),
+    ):
         yield
 
 

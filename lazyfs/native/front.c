@@ -17,7 +17,9 @@
  */
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 35
+#define PY_SSIZE_T_CLEAN
 
+#include <Python.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +34,8 @@
 #define PASSTHROUGH2 (1u << (37 - 32)) /* in flags2 */
 #define OPEN_PASSTHROUGH (1u << 7)
 #define STACK_DEPTH 1 /* the store's file system lies directly on its disk; an overlay may lie on our mount */
+
+#define MUCH (64 * 1024) /* bytes; less is copied while the lock changes hands */
 
 struct in_header {
 	uint32_t len, opcode;
@@ -104,6 +108,27 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 	return got;
 }
 
+/*
+ * Write, and let Python's other threads run meanwhile when it is much: pyfuse3 holds the interpreter's lock while it
+ * replies, and to copy a MiB into the kernel takes up to a millisecond, for which every thread that receives blocks, or
+ * puts them into the store, would stand still.
+ */
+static ssize_t write_beside(int fd, const struct iovec *iov, int count)
+{
+	PyThreadState *state;
+	ssize_t written;
+	int error;
+
+	if (count < 2 || iov[count - 1].iov_len < MUCH || !PyGILState_Check())
+		return writev(fd, iov, count);
+	state = PyEval_SaveThread();
+	written = writev(fd, iov, count);
+	error = errno;
+	PyEval_RestoreThread(state);
+	errno = error;
+	return written;
+}
+
 static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 {
 	const struct out_header *header = iov[0].iov_base;
@@ -121,7 +146,7 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 			agreed = 0;
 		}
 	}
-	return writev(fd, iov, count);
+	return write_beside(fd, iov, count);
 }
 
 int fuse_session_mount(struct fuse_session *session, const char *mountpoint)

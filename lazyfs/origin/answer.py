@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from lazyfs import ranges, urls
+from lazyfs.buffers import cut
 from lazyfs.counters import Counters
 from lazyfs.errors import (
     BlobChanged,
@@ -23,6 +24,7 @@ from lazyfs.errors import (
     OriginUnreachable,
 )
 from lazyfs.extents import Extent
+from lazyfs.origin.connection import Filled
 from lazyfs.origin.health import Health
 from lazyfs.origin.slots import Slot
 from lazyfs.origin.transport import LEAST_RATE, Reply
@@ -55,10 +57,10 @@ class Request:
         self._received = 0
         self._judged = False
 
-    async def receive_into(self, *buffers: memoryview) -> int:
+    async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
         """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end."""
         await self._slot.give_way()
-        count = await self.reply.receive_into(*buffers)
+        count = await self.reply.receive_into(*buffers, filled=filled)
         self._slot.heard()
         self._received += count
         if self._received >= _WELL:
@@ -143,14 +145,15 @@ class Answer:
         self._counters = counters
         self._due = len(body.extent)
 
-    async def receive_into(self, *buffers: memoryview) -> int:
+    async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
         """Fill the start of some buffers, none empty, with the next bytes of the body; return how many, 0 at its end.
 
         *Raises*: OriginBadAnswer, when there are more or fewer than `body.extent`; OriginUnreachable. Where the body is
         not `counted`, what was received is proven only by the end.
         """
         with self._request.judged():
-            count = await self._request.receive_into(*buffers)
+            within = list(cut(buffers, self._due or 1))  # nobody hears of bytes that were not due
+            count = await self._request.receive_into(*within, filled=filled)
             self._counters.origin_bytes += count
             self._due -= count
             if self._due < 0 or (self._due and not count):

@@ -1,17 +1,18 @@
 """A connection that never blocks the event loop, plain or TLS: bytes go from the socket into the caller's buffers.
 
 trio's streams hand out a new piece of bytes for whatever has come, for TLS one for each record of 16 KiB that went
-through memory before. Here the kernel is told how much is wanted (SO_RCVLOWAT), so it wakes us once for some blocks
-instead of once for each segment, and OpenSSL reads from the socket itself.
+through memory before. Here OpenSSL reads from the socket itself, and what is large is received in a worker thread, so
+that the event loop neither copies nor decrypts it.
 
 *Source*: socket(7); the ssl module's notes on non-blocking sockets.
 """
 
 from __future__ import annotations
 
-import math
 import socket
 import ssl
+import struct
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -23,20 +24,22 @@ from lazyfs.buffers import advance
 SOON: Final = 0.05
 """Seconds after which what has come is handed out, although there is room for more."""
 
-WORTH_A_THREAD: Final = 512 * 1024
-"""Bytes; the event loop has other things to do than to copy as many out of the kernel, or to decrypt them."""
+AT_ONCE: Final = 4
+"""Buffers that are filled in one go: of 256 KiB they stay in the CPU's cache until they are where they belong."""
 
-_receivers = trio.CapacityLimiter(8)
-"""Of their own: the threads that all share may all wait for a disk."""
-
-_RECORDS: Final = 32 * 1024
-"""Bytes that OpenSSL may have taken from the socket and not handed out: a record's, and to spare."""
+_TIMEVAL: Final = struct.Struct("@ll")
 
 _NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 Wait = Callable[[socket.socket], Awaitable[None]]
 
+Filled = Callable[[int], None]
+"""Hears how many more bytes are in place, in a worker thread when a buffer is full; nothing is received meanwhile."""
+
 T = TypeVar("T")
+
+_receivers = trio.CapacityLimiter(512)
+"""Of their own: what they do with the bytes may take as long as a disk likes, and must not keep others from theirs."""
 
 
 class Connection:
@@ -47,8 +50,10 @@ class Connection:
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
+        connected.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(0, int(SOON * 1e6))
+        )  # while it blocks
         self._socket = connected
-        self._wanted = 1  # bytes in the socket before the kernel calls it readable
 
     @classmethod
     async def open(cls, host: str, port: int) -> Connection:
@@ -86,72 +91,65 @@ class Connection:
 
     async def receive(self, most: int) -> bytes:
         """Return the next bytes, so many at the most; none at the end."""
-        self._want(1)
         return await self._when_ready(partial(self._socket.recv, most), trio.lowlevel.wait_readable)
 
-    async def receive_into(self, buffers: Sequence[memoryview]) -> int:
-        """Fill buffers one after the other, and return how many bytes came; 0 at the end.
+    async def receive_into(self, buffers: Sequence[memoryview], filled: Filled | None = None) -> int:
+        """Fill the start of some buffers, none of them empty, and return how many bytes came; 0 at the end.
 
-        Waits for the first byte as long as it takes, and returns when all are full, at the end, or with what has come
-        after `SOON`. None may be empty.
+        Waits as long as it takes, for any. With `filled`, which hears of them as they come, it goes on in a worker
+        thread until all are full, or for `SOON`.
         """
-        rest, count = list(buffers), 0
-        until = trio.current_time() + SOON
+        if filled is None:
+            return await self._when_ready(partial(self._take, list(buffers)), trio.lowlevel.wait_readable)
         await trio.lowlevel.checkpoint_if_cancelled()
         why: OSError | None = None if self._decrypted() else BlockingIOError()
         while True:
             if why is not None:
-                await self._wait_for(rest, until, why)
-            came, why = await self._taken(rest)
-            count += came
-            if why is None or (count and (trio.current_time() >= until or not isinstance(why, _NOT_NOW))):
+                await self._ready(why, trio.lowlevel.wait_readable)
+            count, why = await trio.to_thread.run_sync(self._take_while, list(buffers), filled, limiter=_receivers)
+            if count or why is None:
                 return count  # what is wrong with the connection, if anything is, will be so the next time
             if not isinstance(why, _NOT_NOW):
                 raise why
 
-    async def _taken(self, rest: list[memoryview]) -> tuple[int, OSError | None]:
-        """Do `_take`, in a thread if it may be much: to copy a MiB out of the kernel takes as long as 50 wake-ups."""
-        if sum(map(len, rest)) < WORTH_A_THREAD:
-            return self._take(rest)
-        return await trio.to_thread.run_sync(self._take, rest, limiter=_receivers)
+    def _take_while(self, rest: list[memoryview], filled: Filled) -> tuple[int, OSError | None]:
+        """Fill buffers for `SOON`; return how much came, and why not more: None when they are full, or at the end.
 
-    def _take(self, rest: list[memoryview]) -> tuple[int, OSError | None]:
-        """Fill what is left to fill with what is here; return how much that was, and why not more: None at the end."""
-        count = 0
-        while rest:
-            try:
-                if isinstance(self._socket, ssl.SSLSocket):
-                    came = self._socket.recv_into(rest[0])
-                else:
-                    came = self._socket.recvmsg_into(rest)[0]
-            except OSError as why:
-                return count, why
-            if not came:
-                break
-            count += came
-            advance(rest, came)
+        Runs in a worker thread, in which the socket does block.
+        """
+        secured = isinstance(self._socket, ssl.SSLSocket)
+        take = self._take if secured else self._take_all
+        count, until = 0, time.monotonic() + SOON
+        self._socket.settimeout(SOON if secured else None)
+        try:
+            while rest:
+                came = take(rest)
+                if not came:
+                    break
+                count += came
+                advance(rest, came)
+                filled(came)
+                if rest and time.monotonic() >= until:
+                    return count, BlockingIOError()
+        except TimeoutError:
+            return count, BlockingIOError()
+        except OSError as why:
+            return count, why
+        finally:
+            self._socket.settimeout(0)
         return count, None
+
+    def _take_all(self, rest: Sequence[memoryview]) -> int:
+        """Fill some buffers, as far as it gets within `SOON`; 0 at the end."""
+        return self._socket.recvmsg_into(rest[:AT_ONCE], 0, socket.MSG_WAITALL)[0]
+
+    def _take(self, rest: Sequence[memoryview]) -> int:
+        """Fill the start of the first buffer with what is here, for TLS a record at the most; 0 at the end."""
+        return self._socket.recv_into(rest[0])
 
     def _decrypted(self) -> int:
         """Return how many bytes have come that are no longer in the socket."""
         return self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
-
-    async def _wait_for(self, rest: Sequence[memoryview], until: float, why: OSError) -> None:
-        """Wait for all that is lacking, or until then for a part of it, or longer for any."""
-        if trio.current_time() < until:
-            self._want(sum(map(len, rest)) - (_RECORDS if isinstance(self._socket, ssl.SSLSocket) else 0))
-        else:
-            self._want(1)
-            until = math.inf
-        with trio.move_on_at(until):
-            await self._ready(why, trio.lowlevel.wait_readable)
-
-    def _want(self, wanted: int) -> None:
-        """Have the socket called readable when so many bytes are in it, at least one, or when it has ended."""
-        wanted = max(1, wanted)
-        if wanted != self._wanted:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
-            self._wanted = wanted
 
     async def _when_ready(self, step: Callable[[], T], wait: Wait) -> T:
         """Do a step once the socket lets us."""
@@ -169,3 +167,13 @@ class Connection:
         elif isinstance(why, ssl.SSLWantWriteError):
             wait = trio.lowlevel.wait_writable
         await wait(self._socket)
+
+
+async def tell(filled: Filled | None, count: int, buffers: Sequence[memoryview]) -> None:
+    """Tell `filled` of bytes that were put into buffers by others than a `Connection`."""
+    if filled is None or not count:
+        return
+    if count < len(buffers[0]):  # no buffer is full, so there is nothing to do
+        filled(count)
+    else:
+        await trio.to_thread.run_sync(filled, count, limiter=_receivers)

@@ -20,10 +20,12 @@ import http.cookiejar
 import ipaddress
 import logging
 import ssl
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +36,7 @@ from lazyfs import __version__, urls
 from lazyfs.buffers import put
 from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable, UsageError
 from lazyfs.origin import wire
+from lazyfs.origin.connection import Filled, tell
 from lazyfs.origin.wire import Place
 
 log = logging.getLogger(__name__)
@@ -93,21 +96,22 @@ class Reply:
         self._waited = 0.0  # seconds, of the rate's window
         self._received = 0  # bytes, in it
 
-    async def receive_into(self, *buffers: memoryview) -> int:
+    async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
         """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end.
 
         *Raises*: OriginUnreachable, also when they come too slowly. *Cancellation*: at any time; then close it.
         """
         if self._rest:
-            return self._hand_out(buffers)
+            return await self._hand_out(buffers, filled)
         began = trio.current_time()
         count = 0
         with _transport_errors(self.url), trio.move_on_after(RATE_WINDOW) as patience:
             if self._exchange is not None:
-                count = await self._exchange.receive_into(*buffers)
+                timed = None if filled is None else partial(self._time, filled)
+                count = await self._exchange.receive_into(*buffers, filled=timed)
             else:
                 self._rest = memoryview(await anext(self._pieces, b""))
-                count = self._hand_out(buffers)
+                count = await self._hand_out(buffers, filled)
         if patience.cancelled_caught:
             raise OriginUnreachable(urls.redact(self.url), f"no byte came for {RATE_WINDOW:g} s")
         self._waited += trio.current_time() - began
@@ -126,9 +130,16 @@ class Reply:
             count = await self.receive_into(memoryview(piece))
             self._rest = memoryview(piece)[:count]
 
-    def _hand_out(self, buffers: Sequence[memoryview]) -> int:
+    def _time(self, filled: Filled, count: int) -> None:
+        """Tell of bytes, and do not take for waiting what is then done with them."""
+        began = time.monotonic()
+        filled(count)
+        self._waited -= time.monotonic() - began
+
+    async def _hand_out(self, buffers: Sequence[memoryview], filled: Filled | None) -> int:
         count = put(buffers, self._rest)
         self._rest = self._rest[count:]
+        await tell(filled, count, buffers)
         return count
 
     async def aclose(self) -> None:

@@ -28,7 +28,7 @@ import h11
 import trio
 
 from lazyfs.buffers import cut, put
-from lazyfs.origin.connection import Connection
+from lazyfs.origin.connection import Connection, Filled, tell
 
 IDLE_FOR: Final = 30.0
 """Seconds for which an idle connection is kept; common servers keep theirs for 60 or 75."""
@@ -117,7 +117,7 @@ class Exchange:
         self._frame(event)
         return Head(event.status_code, list(event.headers.raw_items()))
 
-    async def receive_into(self, *buffers: memoryview) -> int:
+    async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
         """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end.
 
         Waits for as long as it takes. *Raises*: WireError, also when the connection ends before the body does.
@@ -127,11 +127,12 @@ class Exchange:
         if self._rest:
             count = put(buffers, self._rest)
             self._rest = self._rest[count:]
+            await tell(filled, count, buffers)
             return count
         if not self._due:
             return 0
         with _failures():
-            count = await self._connection.receive_into(list(cut(buffers, self._due)))
+            count = await self._connection.receive_into(list(cut(buffers, self._due)), filled)
         if count == 0:
             raise WireError("the connection was closed in mid-answer")
         self._due -= count

@@ -22,7 +22,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,6 +75,9 @@ class BlobFile:
         self.locks = BlobLocks(files.lock)
         self.files = files
         self._data, self._map = files.data, files.map
+        self._writing = (
+            threading.Lock()
+        )  # one at a time: in the kernel they would wait for each other too, but spinning
         self._gate = threading.Lock()  # for the threads of this process, as the descriptor is one
         self._nowait = os.RWF_NOWAIT
         self._all_before = 0  # every block below it was present when last looked at
@@ -108,15 +111,22 @@ class BlobFile:
 
         *Raises*: BlockingIOError without `wait`, when the bytes are not in the page cache; OSError from the disk.
         """
-        entry = self.entries(Extent(index, index + 1))[0]
-        if entry == records.MISSING:
-            self._all_before = min(self._all_before, index)  # it may have been evicted
+        return self.read_run(Extent(index, index + 1), wait=wait)
+
+    def read_run(self, run: Extent, *, wait: bool) -> bytearray | None:
+        """Return the bytes of a run of blocks, each checked; None when one is missing or does not match its entry.
+
+        *Raises*: as `read`.
+        """
+        entries = self.entries(run)
+        if records.MISSING in entries:
+            self._all_before = min(self._all_before, run.start + entries.index(records.MISSING))  # it may be evicted
             return None
-        block = unfilled(self.geometry.length(index))
-        offset = index * self.geometry.block_size
-        if self._read_into(block, offset, wait=wait) < len(block):
+        extent = self.geometry.bytes_of(run)
+        found = unfilled(len(extent))
+        if self._read_into(found, extent.start, wait=wait) < len(found):
             return None
-        return self._verified(index, entry, block)
+        return found if self._verified(found, entries) else None
 
     def write(self, index: int, block: Block) -> int:
         """Put a block's bytes in place and return the checksum for `record`. *Locks*: the block's, held.
@@ -125,9 +135,10 @@ class BlobFile:
         """
         offset = index * self.geometry.block_size
         view = memoryview(block)
-        while view:
-            written = os.pwrite(self._data, view, offset)
-            view, offset = view[written:], offset + written
+        with self._writing:
+            while view:
+                written = os.pwrite(self._data, view, offset)
+                view, offset = view[written:], offset + written
         return records.checksum(block)
 
     def written(self, index: int, checksum: int) -> bytearray | None:
@@ -137,7 +148,7 @@ class BlobFile:
         """
         block = unfilled(self.geometry.length(index))
         filled = self._read_into(block, index * self.geometry.block_size, wait=True)
-        return self._verified(index, checksum, block) if filled == len(block) else None
+        return block if filled == len(block) and self._verified(block, [checksum]) else None
 
     def record(self, start: int, *checksums: int) -> None:
         """Mark blocks present: their bytes have been written (I1). *Locks*: theirs, held. *Raises*: OSError."""
@@ -347,9 +358,10 @@ class BlobFile:
             filled += count
         return filled
 
-    def _verified(self, index: int, entry: int, block: bytearray) -> bytearray | None:
+    def _verified(self, found: bytearray, entries: Sequence[int]) -> bool:
         """Let bytes out only when they match (I2)."""
-        return block if records.checksum(block) == entry else None
+        view, size = memoryview(found), self.geometry.block_size
+        return all(records.checksum(view[n * size : (n + 1) * size]) == entry for n, entry in enumerate(entries))
 
 
 def open_blob(layout: Layout, blob_id: BlobId, size: int, block_size: int) -> BlobFile:

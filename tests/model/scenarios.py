@@ -57,9 +57,9 @@ def fetch(*blocks: int, wrong: bool = False, ranged: bool = True) -> Body:
     def body(host: Host) -> None:
         origin = _Origin(host.world, host.world.wrong if wrong else host.world.content, ranged=ranged)
         memory, counters = CheckedBlocks(0), Counters()
-        fetcher = Fetcher(host.store, host.blob, origin.known, cast("Ways", origin), memory, counters)
 
         async def main() -> None:
+            fetcher = Fetcher(host.store, host.blob, origin.known, cast("Ways", origin), memory, counters)
             flight = fetcher.flights.launch(blocks)
             await fetcher.lead(flight)
             with contextlib.suppress(DigestMismatch):

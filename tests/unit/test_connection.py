@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import socket
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
-from lazyfs.origin import connection as connections
-from lazyfs.origin.connection import SOON, Connection
+from lazyfs.origin.connection import AT_ONCE, SOON, Connection
 
 Main = Callable[[Connection, socket.socket], Awaitable[None]]
 
@@ -34,67 +35,92 @@ def buffers(*lengths: int) -> list[memoryview]:
     return [memoryview(bytearray(length)) for length in lengths]
 
 
-def test_buffers_are_filled_one_after_the_other() -> None:
+class Told:
+    """What was told of bytes that came."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.threads: set[threading.Thread] = set()
+
+    def __call__(self, count: int) -> None:
+        self.counts.append(count)
+        self.threads.add(threading.current_thread())
+
+
+def test_what_has_come_is_taken_at_once() -> None:
     async def main(connection: Connection, peer: socket.socket) -> None:
         peer.sendall(b"abcdefgh")
-        into = buffers(3, 5)
-        assert await connection.receive_into(into) == 8
-        assert b"|".join(into) == b"abc|defgh"
+        into = buffers(3, 9)
+        assert await connection.receive_into(into) == 3
+        assert await connection.receive_into(into[1:]) == 5
+        assert b"|".join(into) == b"abc|defgh\0\0\0\0"
 
     between(main)
 
 
-def test_who_receives_is_woken_once_for_all_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = 0
-    wait_readable = trio.lowlevel.wait_readable
-
-    async def counting(sock: socket.socket) -> None:
-        nonlocal waits
-        waits += 1
-        await wait_readable(sock)
-
-    monkeypatch.setattr(connections, "SOON", 30.0)
-    monkeypatch.setattr(trio.lowlevel, "wait_readable", counting)
-
+def test_buffers_are_filled_one_after_the_other() -> None:
     async def main(connection: Connection, peer: socket.socket) -> None:
-        into = buffers(1000, 1000)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.receive_into, into)
-            await trio.testing.wait_all_tasks_blocked()
-            for _ in range(20):
-                peer.sendall(bytes(range(100)))
-                await trio.testing.wait_all_tasks_blocked()
-        assert b"".join(into) == bytes(range(100)) * 20
-        assert waits == 1
+        lengths = [70_000] * (2 * AT_ONCE + 1)
+        content = random.Random(1).randbytes(sum(lengths))
+        into, told = buffers(*lengths), Told()
+        sender = threading.Thread(target=peer.sendall, args=[content])
+        sender.start()
+        count = 0
+        while count < len(content):
+            came = await connection.receive_into(list(cut_off(into, count)), told)
+            assert came > 0
+            count += came
+            assert sum(told.counts) == count
+        sender.join()
+        assert b"".join(into) == content
+        assert threading.current_thread() not in told.threads
 
     between(main)
+
+
+def cut_off(into: list[memoryview], count: int) -> Iterator[memoryview]:
+    """Yield what is left of buffers behind their first `count` bytes."""
+    for buffer in into:
+        if count < len(buffer):
+            yield buffer[count:]
+        count = max(0, count - len(buffer))
 
 
 def test_what_has_come_is_handed_out_soon() -> None:
     async def main(connection: Connection, peer: socket.socket) -> None:
         peer.sendall(b"abc")
-        into = buffers(1 << 20)
-        began = trio.current_time()
+        told = Told()
         with trio.fail_after(30):
-            assert await connection.receive_into(into) == 3
-        assert trio.current_time() - began >= SOON / 2
+            assert await connection.receive_into(buffers(1 << 20), told) == 3
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.receive_into, into)
-            await trio.sleep(3 * SOON)
-            with trio.fail_after(30):
-                peer.sendall(b"d")  # the first byte is late, and does not wait for others
+            nursery.start_soon(connection.receive_into, buffers(1 << 20), told)
+            await trio.sleep(3 * SOON)  # the first byte is late,
+            peer.sendall(b"d")
+            with trio.fail_after(30):  # and does not wait for others
                 while nursery.child_tasks:
                     await trio.sleep(SOON / 10)
+        assert told.counts == [3, 1]
 
     between(main)
 
 
-def test_the_end_is_told_after_what_came_before_it() -> None:
+def test_who_is_cancelled_waits_for_no_more() -> None:
+    async def main(connection: Connection, peer: socket.socket) -> None:
+        peer.sendall(b"abc")
+        with trio.fail_after(30), trio.move_on_after(SOON / 10):
+            while True:
+                await connection.receive_into(buffers(1 << 20), Told())
+
+    between(main)
+
+
+@pytest.mark.parametrize("told", [None, Told()])
+def test_the_end_is_told_after_what_came_before_it(told: Told | None) -> None:
     async def main(connection: Connection, peer: socket.socket) -> None:
         peer.sendall(b"abc")
         peer.shutdown(socket.SHUT_WR)
-        assert await connection.receive_into(buffers(10)) == 3
-        assert await connection.receive_into(buffers(10)) == 0
+        assert await connection.receive_into(buffers(10), told) == 3
+        assert await connection.receive_into(buffers(10), told) == 0
 
     between(main)
 
@@ -102,17 +128,18 @@ def test_the_end_is_told_after_what_came_before_it() -> None:
 def test_a_failure_is_told_after_what_came_before_it() -> None:
     async def main(connection: Connection, peer: socket.socket) -> None:
         class Resetting(socket.socket):
-            def recvmsg_into(self, into: list[memoryview]) -> tuple[int]:  # type: ignore[override]
-                try:
-                    return (super().recvmsg_into(into)[0],)
-                except BlockingIOError:
-                    raise ConnectionResetError from None
+            def recvmsg_into(self, into: Any, *rest: int) -> Any:
+                if told.counts:
+                    raise ConnectionResetError
+                return super().recvmsg_into(into, 0, socket.MSG_DONTWAIT)
 
+        told = Told()
         peer.sendall(b"abc")
         connection = Connection(Resetting(fileno=connection._socket.detach()))
-        assert await connection.receive_into(buffers(10)) == 3
+        assert await connection.receive_into(buffers(10), told) == 3
+        peer.sendall(b"d")
         with pytest.raises(ConnectionResetError):
-            await connection.receive_into(buffers(10))
+            await connection.receive_into(buffers(10), told)
         connection.close()
 
     between(main)
@@ -121,12 +148,7 @@ def test_a_failure_is_told_after_what_came_before_it() -> None:
 def test_an_idle_connection_has_news_when_anything_is_to_be_read() -> None:
     async def main(connection: Connection, peer: socket.socket) -> None:
         assert not connection.has_news()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.receive_into, buffers(1 << 20))
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        assert not connection.has_news()
-        peer.sendall(b"x")  # less than the socket was to wake us for
+        peer.sendall(b"x")
         assert connection.has_news()
         assert await connection.receive(1) == b"x"
         assert not connection.has_news()

@@ -1,0 +1,49 @@
+"""A block of which small parts are read is handed to the kernel whole, which reads the rest of it without us."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tests import mounts as real
+from tests import under
+from tests.integration.test_mount import BLOCK, made
+from tests.mounts import Mounts, on_mount
+from tests.servers import Nginx
+
+PAGE = 4096
+
+
+def test_what_lies_beside_a_random_read_comes_without_another_trip(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+    source = made(docroot, "blob", 3 * BLOCK + 5)
+    mount = mounts(nginx.url + "/blob", options=["--no-passthrough"])
+    pages, deadline = iter(range(BLOCK // PAGE, 2 * BLOCK // PAGE)), time.monotonic() + real.PATIENCE
+    content, before = source.read_bytes(), -1
+
+    def read(*numbers: int) -> int:
+        """Read pages, and return how many reads the daemon has seen by then."""
+        found = on_mount(under.timed_reads, mount.path("blob"), [number * PAGE for number in numbers])
+        assert [timed.content for timed in found] == [
+            content[number * PAGE : (number + 1) * PAGE] for number in numbers
+        ]
+        return mount.counters()["reads"]
+
+    read(next(pages), next(pages))
+    while before != (before := read(next(pages))):  # the push is behind the read that asks for it
+        assert time.monotonic() < deadline
+    assert read(*pages) == before, "all of the block is there"
+    assert read(0) == before + 1, "and nothing else"
+    end = 3 * BLOCK // PAGE
+    found = on_mount(under.timed_reads, mount.path("blob"), [end * PAGE] * 2)
+    assert [timed.content for timed in found] == [content[-5:]] * 2
+
+
+def test_who_reads_past_the_page_cache_gets_nothing_pushed(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+    source = made(docroot, "blob", 2 * BLOCK)
+    mount = mounts(nginx.url + "/blob", options=["--no-passthrough"])
+    for number in range(6):
+        found = on_mount(under.direct_read, mount.path("blob"), number * PAGE, PAGE)
+        assert found == source.read_bytes()[number * PAGE : (number + 1) * PAGE]
+    assert mount.counters()["reads"] == 6
+    assert on_mount(under.timed_reads, mount.path("blob"), [5 * PAGE])[0].content
+    assert mount.counters()["reads"] == 7, "the kernel has no page of it"
