@@ -99,8 +99,13 @@ def open_store(store_path: Path) -> Store:
 def _mounts(store_path: Path) -> list[dict[str, Any]]:
     """Ask every mount of the store; a socket that nobody listens on is what a killed daemon left."""
     found = []
+    mounted_with = {
+        os.path.realpath(socket_of(mounted)): mounted
+        for mounted in mountinfo.mounts()
+        if mounted.fstype == mountinfo.FSTYPE
+    }
     for socket in sorted(path for directory in running.directories(store_path) for path in directory.glob("*.sock")):
-        mounted = _mounted_with(socket)
+        mounted = mounted_with.get(os.path.realpath(socket))
         try:
             found.append(ask(mounted, "status") if mounted else control.call(socket, "status"))
         except control.ControlError as exc:
@@ -110,13 +115,6 @@ def _mounts(store_path: Path) -> list[dict[str, Any]]:
             else:
                 click.echo(f"lazyfs: {exc}", err=True)
     return found
-
-
-def _mounted_with(socket: Path) -> mountinfo.Mounted | None:
-    for mounted in mountinfo.mounts():
-        if mounted.fstype == mountinfo.FSTYPE and os.path.realpath(socket_of(mounted)) == os.path.realpath(socket):
-            return mounted
-    return None
 
 
 def _print_mount(mount: dict[str, Any]) -> None:
