@@ -85,6 +85,7 @@ async def run(mount: Mount, caller: int | None = None) -> None:
         await _add_all(session, mount.sources)
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         tuning.tune(mount.mountpoint)
+        tuning.spare_what_stays()
         operations = _operations(session, mount, directory)
         await nursery.start(partial(control_server.serve, directory / mount.socket, operations))
         await nursery.start(_obey_signals, mount.mountpoint, nursery.cancel_scope)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -48,6 +49,14 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 64 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
+
+
+def spare_what_stays() -> None:
+    """Have the garbage collector look through nothing of what is there now: code, and what the mount began with.
+
+    Its full look stops the daemon: for 10 ms with the code alone, and longer with many names.
+    """
+    gc.freeze()
 
 
 def tune(mountpoint: str) -> None:
