@@ -8,7 +8,7 @@ from typing import Final
 from lazyfs import buffers
 from lazyfs.extents import Block, Extent, Geometry
 from lazyfs.origin.client import Answer
-from lazyfs.origin.connection import tell
+from lazyfs.origin.connection import hand_over
 
 LARGEST_PIECE: Final = 4 * 1024 * 1024
 """Bytes for which there are buffers at a time: what is received in one go costs one wake-up, however much it is."""
@@ -41,9 +41,8 @@ class Assembler:
                 run.start, [buffers.unfilled(self._geometry.length(index)) for index in run.blocks()], arrived
             )
             if self._head:
-                count = buffers.put(piece.rest, self._head)
+                count = await hand_over(self._head, piece.rest, piece.filled)
                 self._head = self._head[count:]
-                await tell(piece.filled, count, piece.rest)
             while piece.rest:
                 if answer is None or not await answer.receive_into(*piece.rest, filled=piece.filled):
                     return

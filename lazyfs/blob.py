@@ -315,7 +315,9 @@ class Blob:
 
         They are not kept in memory: the kernel keeps what it asks for in large pieces.
         """
-        if len(run) == 1 or self._fetcher.mismatch is not None or any(map(self._flights.find, run.blocks())):
+        if len(run) == 1 or self._fetcher.mismatch is not None:
+            return None
+        if any(self._flights.find(index) or (self.blob_id, index) in self._shared.memory for index in run.blocks()):
             return None
         content = None
         with suppress(OSError):  # what cannot be read is asked for block by block

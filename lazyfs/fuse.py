@@ -164,11 +164,11 @@ class Adapter(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read from an open file."""
         handle = fh & ~DIRECT
-        run = self.vfs.blocks(handle, off, size)
+        run = self.vfs.blob(handle).geometry.covering(off, size)
         with self.neighbours.reading(handle, run):
             content = await self.vfs.read(handle, off, size)
         if len(run) == 1 and size <= neighbours.SMALL and handle == fh and self.neighbours.wants(handle, run.start):
-            block = self.vfs.checked(handle, run.start)
+            block = self.vfs.blob(handle).checked(run.start)
             if block is not None:
                 self.neighbours.put(handle, *block)
         return content  # type: ignore[return-value] # pyfuse3 takes any buffer

@@ -38,7 +38,6 @@ from lazyfs.errors import (
     OriginError,
     OriginRefused,
 )
-from lazyfs.extents import Block, Extent
 from lazyfs.given import GivenBlob
 from lazyfs.listings import Lister, Listings
 from lazyfs.passthrough import Passthrough
@@ -411,13 +410,9 @@ class Vfs:
         self.counters.read_bytes += len(content)
         return content
 
-    def blocks(self, handle: int, offset: int, length: int) -> Extent:
-        """Return which blocks of an open file a read touches."""
-        return self._open[handle][0].geometry.covering(offset, length)
-
-    def checked(self, handle: int, index: int) -> tuple[int, Block] | None:
-        """Return a block that is in memory, and checked, and where it begins in the file."""
-        return self._open[handle][0].checked(index)
+    def blob(self, handle: int) -> Blob:
+        """Return the blob of an open file."""
+        return self._open[handle][0]
 
     async def _open_anew(self, handle: int, wrong: Blob) -> None:
         """Put a new blob in the place of one that is wrong, or that the store did not take.

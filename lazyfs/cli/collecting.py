@@ -33,9 +33,8 @@ def collect(store_path: Path, max_cache: int | None, *, as_json: bool) -> None:
     """Collect, and print what that did. *Raises*: LazyfsError, also when a bound is out of reach."""
     with contextlib.closing(open_store(store_path)) as store:
         try:
-            places = [place for place in running.directories(store_path) if place.is_dir()]
-            done = gc.collect(store, lambda blob_ids: _led_to(places, blob_ids), max_cache)
-            files = sum(map(_tidy_run, places))
+            done = gc.collect(store, lambda blob_ids: _led_to(store_path, blob_ids), max_cache)
+            files = sum(_tidy_run(place) for place in running.directories(store_path) if place.is_dir())
             left = store.bytes_on_disk()
         except OSError as exc:
             raise StoreError(f"the store {store_path}: {exc.strerror or exc}") from exc
@@ -78,10 +77,10 @@ def _print(done: gc.Collected, files: int, left: int) -> None:
         click.echo(f"kept, although it might have gone: {', '.join(kept)}")
 
 
-def _led_to(places: list[Path], blob_ids: list[BlobId]) -> set[BlobId]:
+def _led_to(store_path: Path, blob_ids: list[BlobId]) -> set[BlobId]:
     """Return those of some blobs to which names of mounts lead; all, when a mount does not say."""
     found: set[BlobId] = set()
-    for socket in [socket for place in places for socket in sorted(place.glob("*.sock"))]:
+    for socket in running.sockets(store_path):
         if control.is_dead(socket):
             continue
         try:

@@ -104,7 +104,7 @@ def _mounts(store_path: Path) -> list[dict[str, Any]]:
         for mounted in mountinfo.mounts()
         if mounted.fstype == mountinfo.FSTYPE
     }
-    for socket in sorted(path for directory in running.directories(store_path) for path in directory.glob("*.sock")):
+    for socket in running.sockets(store_path):
         mounted = mounted_with.get(os.path.realpath(socket))
         try:
             found.append(ask(mounted, "status") if mounted else control.call(socket, "status"))

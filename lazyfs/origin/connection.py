@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from lazyfs.buffers import advance
+from lazyfs.buffers import advance, put
 
 SOON: Final = 0.05
 """Seconds after which what has come is handed out, although there is room for more."""
@@ -50,9 +50,8 @@ class Connection:
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
-        connected.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(0, int(SOON * 1e6))
-        )  # while it blocks
+        # For the worker threads, in which it blocks.
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(0, int(SOON * 1e6)))
         self._socket = connected
 
     @classmethod
@@ -100,7 +99,7 @@ class Connection:
         thread until all are full, or for `SOON`.
         """
         if filled is None:
-            return await self._when_ready(partial(self._take, list(buffers)), trio.lowlevel.wait_readable)
+            return await self._when_ready(partial(self._take, buffers), trio.lowlevel.wait_readable)
         await trio.lowlevel.checkpoint_if_cancelled()
         why: OSError | None = None if self._decrypted() else BlockingIOError()
         while True:
@@ -169,11 +168,11 @@ class Connection:
         await wait(self._socket)
 
 
-async def tell(filled: Filled | None, count: int, buffers: Sequence[memoryview]) -> None:
-    """Tell `filled` of bytes that were put into buffers by others than a `Connection`."""
-    if filled is None or not count:
-        return
-    if count < len(buffers[0]):  # no buffer is full, so there is nothing to do
-        filled(count)
-    else:
-        await trio.to_thread.run_sync(filled, count, limiter=_receivers)
+async def hand_over(content: bytes | memoryview, buffers: Sequence[memoryview], filled: Filled | None = None) -> int:
+    """Do with bytes that are here already what `receive_into` does with those that come."""
+    if count := put(buffers, content):
+        if filled is not None and count >= len(buffers[0]):
+            await trio.to_thread.run_sync(filled, count, limiter=_receivers)
+        elif filled is not None:  # no buffer is full, so there is nothing to do
+            filled(count)
+    return count

@@ -33,10 +33,9 @@ import httpx
 import trio
 
 from lazyfs import __version__, urls
-from lazyfs.buffers import put
 from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable, UsageError
 from lazyfs.origin import wire
-from lazyfs.origin.connection import Filled, tell
+from lazyfs.origin.connection import Filled, hand_over
 from lazyfs.origin.wire import Place
 
 log = logging.getLogger(__name__)
@@ -137,9 +136,8 @@ class Reply:
         self._waited -= time.monotonic() - began
 
     async def _hand_out(self, buffers: Sequence[memoryview], filled: Filled | None) -> int:
-        count = put(buffers, self._rest)
+        count = await hand_over(self._rest, buffers, filled)
         self._rest = self._rest[count:]
-        await tell(filled, count, buffers)
         return count
 
     async def aclose(self) -> None:

@@ -27,8 +27,8 @@ from typing import Any, Final
 import h11
 import trio
 
-from lazyfs.buffers import cut, put
-from lazyfs.origin.connection import Connection, Filled, tell
+from lazyfs.buffers import cut
+from lazyfs.origin.connection import Connection, Filled, hand_over
 
 IDLE_FOR: Final = 30.0
 """Seconds for which an idle connection is kept; common servers keep theirs for 60 or 75."""
@@ -125,9 +125,8 @@ class Exchange:
         if not self._rest and self._due is None:
             self._rest = memoryview(await self._next_data())
         if self._rest:
-            count = put(buffers, self._rest)
+            count = await hand_over(self._rest, buffers, filled)
             self._rest = self._rest[count:]
-            await tell(filled, count, buffers)
             return count
         if not self._due:
             return 0

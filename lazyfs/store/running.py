@@ -54,6 +54,11 @@ def directories(store: Path) -> tuple[Path, Path]:
     return store / "run", (Path("/run") if os.geteuid() == 0 else ours) / "lazyfs" / key
 
 
+def sockets(store: Path) -> list[Path]:
+    """Return the sockets of a store's mounts, and what killed daemons left of theirs."""
+    return sorted(path for directory in directories(store) for path in directory.glob("*.sock"))
+
+
 def _try(directory: Path) -> None:
     """See whether a directory takes a file with something in it. *Raises*: OSError."""
     path = directory / f".{secrets.token_hex(4)}"

@@ -83,6 +83,13 @@ class World:
         while self.passthrough._looking:
             await trio.sleep(0.001)
 
+    async def begin_whole(self) -> None:
+        """Begin with a blob that is whole, and was looked through."""
+        self.passthrough.begin(self.kernel)
+        self.commit(0, 1, 2, 3)
+        self.passthrough.look(self.file)
+        await self.looked_through()
+
     def commit(self, *indexes: int) -> None:
         for index in indexes:
             self.file.record(index, self.file.write(index, block(self.file, index)))
@@ -142,10 +149,7 @@ def test_a_whole_blob_goes_past_us_once_it_was_looked_through(store: Store) -> N
 
 def test_another_daemon_need_not_look_through_what_one_has(store: Store) -> None:
     async def first(world: World) -> None:
-        world.passthrough.begin(world.kernel)
-        world.commit(0, 1, 2, 3)
-        world.passthrough.look(world.file)
-        await world.looked_through()
+        await world.begin_whole()
 
     def second(world: World) -> None:
         world.passthrough.begin(world.kernel)
@@ -193,10 +197,7 @@ def test_an_inode_stays_as_it_was_opened_until_its_last_close(store: Store) -> N
 
 def test_what_changes_goes_by_us_and_is_looked_through_again(store: Store) -> None:
     async def body(world: World) -> None:
-        world.passthrough.begin(world.kernel)
-        world.commit(0, 1, 2, 3)
-        world.passthrough.look(world.file)
-        await world.looked_through()
+        await world.begin_whole()
         world.file.evict(1, 1)
         world.commit(1)
         assert world.enter() is None
@@ -248,10 +249,7 @@ def test_the_kernel_refuses(store: Store, error: int, said: str) -> None:
 
 def test_one_open_that_the_kernel_refuses_goes_by_us(store: Store) -> None:
     async def body(world: World) -> None:
-        world.passthrough.begin(world.kernel)
-        world.commit(0, 1, 2, 3)
-        world.passthrough.look(world.file)
-        await world.looked_through()
+        await world.begin_whole()
         world.kernel.error = errno.ENFILE
         assert world.enter() is None
         world.leave()
