@@ -259,15 +259,16 @@ class Blob:
         """Launch flights for the missing blocks of a run that have none.
 
         Returns a hold on each flight that has any of them, so that none ends because others leave it; but nothing
-        keeps a dying one.
+        keeps a dying one. The map is looked at only for blocks that are neither in memory nor under way.
         """
-        missing = list(self._file.missing(run))
-        if urgency is not Urgency.PREFETCH:  # what the store did not take is read from memory, not fetched again
-            missing = [index for index in missing if (self.blob_id, index) not in self._shared.memory]
-        without = [index for index in missing if self._flights.find(index) is None]
-        for part in runs(without, self._fetcher.longest_run):
-            self._take_off(part.blocks())
-        flights = dict.fromkeys(flight for index in missing if (flight := self._flights.find(index)) is not None)
+        memory = () if urgency is Urgency.PREFETCH else self._shared.memory  # what is read need not be in the store
+        wanted = [index for index in run.blocks() if (self.blob_id, index) not in memory]
+        flights = dict.fromkeys(flight for index in wanted if (flight := self._flights.find(index)) is not None)
+        without = [index for index in wanted if self._flights.find(index) is None]
+        if without:
+            missing = self._file.missing(Extent(without[0], without[-1] + 1))
+            for part in runs(sorted(set(without).intersection(missing)), self._fetcher.longest_run):
+                flights[self._take_off(part.blocks())] = None
         return [flight.hold(urgency) for flight in flights if not flight.dying]
 
     def _take_off(self, blocks: Iterable[int]) -> Flight:

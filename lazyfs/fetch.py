@@ -337,7 +337,10 @@ class Fetcher:
     async def _receive(self, flight: Flight, answer: Answer | None, assembler: Assembler) -> None:
         """Cut the body into blocks, and land and commit those that are this flight's."""
         if answer is None or answer.body.counted:
-            await assembler.receive(answer, partial(self._arrive, flight))
+            try:
+                await assembler.receive(answer, partial(self._arrive, flight))
+            finally:
+                self._settle_committed(flight)
             return
         # The body proves itself only by its end: put it in place, and vouch for it then.
         awaited: dict[int, Block] = {}  # kept for those who wait, as the store may not take it
@@ -363,14 +366,20 @@ class Fetcher:
             await self._settle_present(flight, index)
 
     def _land_all(self, flight: Flight, blocks: Mapping[int, Block]) -> None:
+        """Land blocks, and settle what was committed since the last time: one wake-up for both."""
         self._counters.blocks_fetched += len(blocks)
         for index, block in blocks.items():
             self._land(flight, index, block)
+        self._settle_committed(flight)
+
+    def _settle_committed(self, flight: Flight) -> None:
+        count = len(flight.committed)  # a worker thread may add more
+        self._settle(flight, [flight.committed.popleft() for _ in range(count)])
 
     # What runs in the worker thread that receives a flight's blocks.
 
     def _arrive(self, flight: Flight, start: int, blocks: Sequence[Block]) -> None:
-        """Land blocks, at once, and commit them."""
+        """Land blocks, at once, and commit them; they are settled with the next ones that land, or at the end."""
         if self.mismatch is not None:  # another flight has found it
             self._token.run_sync_soon(flight.scope.cancel)
             return
@@ -379,9 +388,9 @@ class Fetcher:
             self._token.run_sync_soon(self._land_all, flight, ours)
         if not self._guarded(flight, partial(self._commit, self._owned(ours))):
             return
+        flight.committed.extend(ours)
         if self._digest is not None:
             self._token.run_sync_soon(self._land_all, flight, ours)
-        self._token.run_sync_soon(self._settle, flight, ours)
 
     def _ours(self, flight: Flight, start: int, blocks: Sequence[Block]) -> dict[int, Block]:
         """Return those of some blocks that the flight is to fetch, by index."""

@@ -46,6 +46,9 @@ KEEP: Final = 86400.0
 MAX_REQUESTS: Final = 10_000
 """Requests under way at a time: pyfuse3's own limit of 99 lets as many stalled reads stop `ls` as well."""
 
+WORKERS_KEPT: Final = 8
+"""Tasks that pyfuse3 keeps for the next requests; it would keep one, and start another for nearly every request."""
+
 DIRECT: Final = 1 << 63
 """In a file handle, which is an inode's number otherwise: it was opened with O_DIRECT, and reads no page cache."""
 
@@ -271,7 +274,7 @@ def _libfuse_heard() -> Iterator[None]:
 
 async def _main(scope: trio.CancelScope) -> None:
     """Answer the kernel until the mount is gone, and end who still waits for the handshake of one that went at once."""
-    await pyfuse3.main(max_tasks=MAX_REQUESTS)
+    await pyfuse3.main(WORKERS_KEPT, MAX_REQUESTS)
     scope.cancel()
 
 

@@ -150,17 +150,25 @@ class Store:
         *Locks*: the blocks', held; tries those of others.
         """
         checksums = [records.MISSING] * len(blocks)
-        taken = self._take(file, blocks)
-        for number, block in enumerate(blocks[:taken]):
-            try:
-                checksums[number] = self.with_room(partial(file.write, start + number, block), len(block))
-            except OSError as exc:
-                self.take_back(file, start + number, exc)
-            finally:
-                self.quota.written(len(block))
-        if taken:
-            file.note_arrival(Extent(start, start + taken), self.quota.clock, self.quota.room)
+        taken = blocks[: self._take(file, blocks)]
+        if not taken:
+            return checksums
+        try:
+            checksums[: len(taken)] = self._put(file, start, taken)
+        finally:
+            self.quota.written(sum(map(len, taken)))
+        file.note_arrival(Extent(start, start + len(taken)), self.quota.clock, self.quota.room)
         return checksums
+
+    def _put(self, file: BlobFile, start: int, blocks: Sequence[Block]) -> list[int]:
+        """Put blocks in place at once, or, if that fails, one by one."""
+        try:
+            return self.with_room(partial(file.write, start, *blocks), sum(map(len, blocks)))
+        except OSError as exc:
+            if len(blocks) == 1:
+                self.take_back(file, start, exc)
+                return [records.MISSING]
+        return [checksum for index, block in enumerate(blocks, start) for checksum in self._put(file, index, [block])]
 
     def _take(self, file: BlobFile, blocks: Sequence[Block]) -> int:
         """Reserve room for blocks, and return for how many of the first there is some."""

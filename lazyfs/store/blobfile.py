@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lazyfs import records, replacement
-from lazyfs.buffers import unfilled
+from lazyfs.buffers import advance, unfilled
 from lazyfs.errors import StoreError
 from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.store import holes, trash
@@ -41,6 +41,9 @@ _SET_UP_PATIENCE: Final = 5.0
 
 _MAP_PIECE: Final = 1 << 13
 """Map entries looked at in one go when a whole map is counted."""
+
+_AT_ONCE: Final = 64
+"""Blocks in one call at the most; the system's own limit is 1024."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +131,19 @@ class BlobFile:
             return None
         return found if self._verified(found, entries) else None
 
-    def write(self, index: int, block: Block) -> int:
-        """Put a block's bytes in place and return the checksum for `record`. *Locks*: the block's, held.
+    def write(self, start: int, *blocks: Block) -> list[int]:
+        """Put the bytes of a run of blocks in place and return the checksums for `record`. *Locks*: theirs, held.
 
-        *Raises*: OSError, when the disk is full or fails: then the block is as missing as before.
+        *Raises*: OSError, when the disk is full or fails: then none of them is to be recorded.
         """
-        offset = index * self.geometry.block_size
-        view = memoryview(block)
+        offset = start * self.geometry.block_size
+        rest = [memoryview(block) for block in blocks]
         with self._writing:
-            while view:
-                written = os.pwrite(self._data, view, offset)
-                view, offset = view[written:], offset + written
-        return records.checksum(block)
+            while rest:
+                written = os.pwritev(self._data, rest[:_AT_ONCE], offset)
+                advance(rest, written)
+                offset += written
+        return [records.checksum(block) for block in blocks]
 
     def written(self, index: int, checksum: int) -> bytearray | None:
         """Return the bytes of a block that was written and not recorded yet; None when they do not match.

@@ -123,6 +123,8 @@ ON_FD(ssize_t, preadv64v2, READ, (int fd, const struct iovec *to, int count, off
 ON_FD(ssize_t, write, WRITE, (int fd, const void *from, size_t size), fd, from, size)
 ON_FD(ssize_t, pwrite, WRITE, (int fd, const void *from, size_t size, off_t at), fd, from, size, at)
 ON_FD(ssize_t, pwrite64, WRITE, (int fd, const void *from, size_t size, off64_t at), fd, from, size, at)
+ON_FD(ssize_t, pwritev64v2, WRITE, (int fd, const struct iovec *from, int count, off64_t at, int flags), fd, from,
+      count, at, flags)
 ON_FD(int, ftruncate, WRITE, (int fd, off_t size), fd, size)
 ON_FD(int, ftruncate64, WRITE, (int fd, off64_t size), fd, size)
 ON_FD(int, fallocate64, WRITE, (int fd, int mode, off64_t at, off64_t size), fd, mode, at, size)

@@ -214,6 +214,12 @@ class _Os:
         self._touched("writes", fd, offset, count, Mode.CHANGE)
         return count
 
+    def pwritev(self, fd: int, buffers: list[memoryview], offset: int) -> int:
+        self._kernel.before()
+        count = os.pwritev(fd, buffers, offset)
+        self._touched("writes", fd, offset, count, Mode.CHANGE)
+        return count
+
     def ftruncate(self, fd: int, length: int) -> None:
         self._kernel.before()
         os.ftruncate(fd, length)

@@ -34,9 +34,9 @@ def _bytes_before_entry() -> AbstractContextManager[Any]:
 def _entry_before_bytes() -> AbstractContextManager[Any]:
     rightly = BlobFile.write
 
-    def write(self: BlobFile, index: int, block: Block) -> int:
-        self.record(index, records.checksum(block))
-        return rightly(self, index, block)
+    def write(self: BlobFile, start: int, *blocks: Block) -> list[int]:
+        self.record(start, *map(records.checksum, blocks))
+        return rightly(self, start, *blocks)
 
     return mock.patch.object(BlobFile, "write", write)
 

@@ -79,7 +79,7 @@ class World:
 
     def commit(self, file: BlobFile, index: int) -> None:
         """Put a block into the store."""
-        file.record(index, file.write(index, self.content[index * BLOCK : (index + 1) * BLOCK]))
+        file.record(index, *file.write(index, self.content[index * BLOCK : (index + 1) * BLOCK]))
 
     def evict(self, file: BlobFile, index: int) -> None:
         """Take a block out of the store."""

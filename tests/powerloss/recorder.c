@@ -126,6 +126,19 @@ ssize_t write(int fd, const void *from, size_t length) {
 PWRITE(pwrite, off_t)
 PWRITE(pwrite64, off64_t)
 
+ssize_t pwritev64v2(int fd, const struct iovec *from, int count, off64_t start, int flags) {
+    pthread_mutex_lock(&gate);
+    ssize_t written = REAL(pwritev64v2)(fd, from, count, start, flags), left = written;
+    for (off64_t at = start; left > 0; from++) {
+        ssize_t length = left < (ssize_t)from->iov_len ? left : (ssize_t)from->iov_len;
+        record_fd(WRITE, at, 0, fd, from->iov_base, length);
+        at += length;
+        left -= length;
+    }
+    pthread_mutex_unlock(&gate);
+    return written;
+}
+
 /* Calls that return 0 when they have done it. */
 #define CALL(name, parameters, arguments, recorded)                                                                   \
     int name parameters {                                                                                             \

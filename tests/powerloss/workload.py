@@ -117,11 +117,12 @@ def mix(store: Store) -> None:
         file.locks.try_blocks(Extent(0, 4))
         for index in (0, 1, 2):
             block = served.wrong[index * BLOCK :][:BLOCK]
-            file.record(index, file.write(index, block))
+            file.record(index, *file.write(index, block))
         file.forget(1)
         for index in (1, 3):
             block = served.block(index)
-            record_verified(file, index, block, file.write(index, block), served.blob_id.partition("-")[2], URL)
+            (checksum,) = file.write(index, block)
+            record_verified(file, index, block, checksum, served.blob_id.partition("-")[2], URL)
 
 
 def run(path: Path, seed: int) -> None:

@@ -44,7 +44,7 @@ def directory(layout: Layout) -> Path:
 def fill(blob: BlobFile) -> None:
     """Commit all of the blob."""
     for index in range(blob.geometry.blocks):
-        blob.record(index, blob.write(index, block(blob, index)))
+        blob.record(index, *blob.write(index, block(blob, index)))
 
 
 def block(blob: BlobFile, index: int) -> bytes:

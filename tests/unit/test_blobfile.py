@@ -44,9 +44,9 @@ def test_what_was_committed_is_there_for_the_next(layout: Layout) -> None:
 
 def test_present_bytes_with_and_without_the_short_last_block(layout: Layout) -> None:
     with opened(layout) as blob:
-        blob.record(3, blob.write(3, block(blob, 3)))
+        blob.record(3, *blob.write(3, block(blob, 3)))
         assert blob.present_bytes() == 1000
-        blob.record(0, blob.write(0, block(blob, 0)))
+        blob.record(0, *blob.write(0, block(blob, 0)))
         assert blob.present_bytes() == 1000 + BLOCK
         blob.record(3, records.MISSING)
         assert blob.present_bytes() == BLOCK

@@ -237,7 +237,7 @@ def test_a_block_that_is_fetched_or_evicted_meanwhile_is_no_damage(
             if blob.blob_id == BLOB:
                 looks.append(index)
                 if looks == [0]:
-                    other.record(0, other.write(0, WHOLE[:BLOCK]))
+                    other.record(0, *other.write(0, WHOLE[:BLOCK]))
                 elif looks == [0, 0, 1]:
                     other.evict(1, 1)
             return looked

@@ -92,7 +92,7 @@ class World:
 
     def commit(self, *indexes: int) -> None:
         for index in indexes:
-            self.file.record(index, self.file.write(index, block(self.file, index)))
+            self.file.record(index, *self.file.write(index, block(self.file, index)))
 
 
 @pytest.fixture
