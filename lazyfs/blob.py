@@ -120,15 +120,19 @@ class Blob:
         self._used: set[int] = set()  # blocks that were read since that was last written down
         self._uses_due = trio.current_time() + USES_EVERY
 
-    async def read(self, offset: int, length: int) -> bytes | memoryview:
-        """Return the bytes `[offset, offset + length)`, cut at the end of the blob only.
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return the bytes `[offset, offset + length)` in one piece; otherwise as `read_pieces`."""
+        return b"".join(await self.read_pieces(offset, length))
+
+    async def read_pieces(self, offset: int, length: int) -> list[memoryview]:
+        """Return the bytes `[offset, offset + length)`, cut at the end of the blob only, as pieces of its blocks.
 
         *Raises*: DeadlineExceeded, when the origin did not deliver in time; OriginError; StoreError. *Cancellation*:
         at any time; flights that nobody else waits for end. *Units*: bytes.
         """
         extent = self.geometry.covering(offset, length)
         if not extent:
-            return b""
+            return []
         deadline = trio.current_time() + self._shared.limits.read_timeout
         holds: list[Hold] = []
         self._busy += 1  # another may be opened in its place meanwhile
@@ -143,12 +147,12 @@ class Blob:
             _release(holds)
             self._end_use()
         self.given_out = True
-        start = offset - extent.start * self.geometry.block_size
-        length = min(length, self.geometry.size - offset)
-        if len(blocks) == 1:  # or one piece of several
-            return memoryview(blocks[0])[start : start + length]
-        last = length + start - (len(blocks) - 1) * self.geometry.block_size
-        return b"".join([memoryview(blocks[0])[start:], *blocks[1:-1], memoryview(blocks[-1])[:last]])
+        pieces = [memoryview(block) for block in blocks]  # or one, of several blocks
+        surplus = self.geometry.bytes_of(extent).stop - (offset + length)
+        if surplus > 0:
+            pieces[-1] = pieces[-1][:-surplus]
+        pieces[0] = pieces[0][offset - extent.start * self.geometry.block_size :]
+        return pieces
 
     async def fill(self, progress: Callable[[], None] = lambda: None) -> None:
         """Fetch every missing block, however long it takes while it goes on; `progress` is called as blocks come in.

@@ -164,17 +164,19 @@ class Adapter(pyfuse3.Operations):
         return FileInfo(fh=FileHandleT(handle))
 
     @_translated
-    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        """Read from an open file."""
+    async def read(self, fh: FileHandleT, off: int, size: int) -> Any:
+        """Read from an open file; pyfuse3 takes any buffer."""
         handle = fh & ~DIRECT
         run = self.vfs.blob(handle).geometry.covering(off, size)
         with self.neighbours.reading(handle, run):
-            content = await self.vfs.read(handle, off, size)
+            pieces = await self.vfs.read_pieces(handle, off, size)
         if len(run) == 1 and size <= neighbours.SMALL and handle == fh and self.neighbours.wants(handle, run.start):
             block = self.vfs.blob(handle).checked(run.start)
             if block is not None:
                 self.neighbours.put(handle, *block)
-        return content  # type: ignore[return-value] # pyfuse3 takes any buffer
+        if len(pieces) == 1:
+            return pieces[0]
+        return b"".join(pieces) if native.LIBRARY is None else native.LIBRARY.reply(pieces)
 
     @_translated
     async def release(self, fh: FileHandleT) -> None:

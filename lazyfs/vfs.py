@@ -390,14 +390,18 @@ class Vfs:
             if not file.attached:
                 raise BlobChanged(urls.redact(known.url), "it has changed; look it up again")
 
-    async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
-        """Return bytes of an open file. *Raises*: as `Blob.read`. *Units*: bytes."""
+    async def read(self, handle: int, offset: int, length: int) -> bytes:
+        """Return bytes of an open file in one piece; otherwise as `read_pieces`."""
+        return b"".join(await self.read_pieces(handle, offset, length))
+
+    async def read_pieces(self, handle: int, offset: int, length: int) -> list[memoryview]:
+        """Return bytes of an open file, in pieces. *Raises*: as `Blob.read_pieces`. *Units*: bytes."""
         while True:
             blob, _ = self._open[handle]
             if self._blobs.worth_another_try(blob):
                 blob = await self._try_to_store(handle, blob)
             try:
-                content = await blob.read(offset, length)
+                pieces = await blob.read_pieces(offset, length)
                 break
             except BlobChanged:
                 self._resolver.doubt(blob.known)
@@ -407,8 +411,8 @@ class Vfs:
                     raise
                 await self._open_anew(handle, blob)
         self.counters.reads += 1
-        self.counters.read_bytes += len(content)
-        return content
+        self.counters.read_bytes += sum(map(len, pieces))
+        return pieces
 
     def blob(self, handle: int) -> Blob:
         """Return the blob of an open file."""

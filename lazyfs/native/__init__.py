@@ -32,6 +32,8 @@ class Library:
         self._library.lazyfs_front_hand_over.argtypes = (ctypes.c_uint64, ctypes.c_int32)
         self._library.lazyfs_front_hand_over.restype = None
         self._library.lazyfs_front_want.restype = None
+        self._reply_with = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object)(("lazyfs_front_reply_with", self._library))
+        self._stand_in = (ctypes.c_char * 1).in_dll(self._library, "lazyfs_front_stand_in")
 
     def want(self, passthrough: bool) -> None:
         """Say, before the mount is made, whether the kernel shall be asked for passthrough."""
@@ -45,6 +47,13 @@ class Library:
     def answer_next(self, handle: int, backing: int) -> None:
         """Have the next reply to an open, if it gives out this handle, hand the file over to the kernel."""
         self._library.lazyfs_front_hand_over(handle, backing)
+
+    def reply(self, pieces: list[memoryview]) -> bytes | ctypes.Array[ctypes.c_char]:
+        """Return what to reply with so that the kernel gets these pieces, without putting them together first.
+
+        It must be the very next reply.
+        """
+        return self._stand_in if self._reply_with(pieces) else b"".join(pieces)
 
     def register(self, fd: int) -> int:
         """Give the kernel a file to read from and return its id; the kernel keeps the open file. *Raises*: OSError."""

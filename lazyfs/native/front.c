@@ -36,6 +36,9 @@
 #define STACK_DEPTH 1 /* the store's file system lies directly on its disk; an overlay may lie on our mount */
 
 #define MUCH (64 * 1024) /* bytes; less is copied while the lock changes hands */
+#define MOST_PIECES 64   /* a MiB, the largest read, has no more of blocks of 16 KiB */
+
+char lazyfs_front_stand_in[1]; /* what Python replies with for what it has named with lazyfs_front_reply_with */
 
 struct in_header {
 	uint32_t len, opcode;
@@ -75,6 +78,8 @@ static int descriptor = -1;  /* the FUSE descriptor */
 static uint64_t init_unique; /* of the INIT that is not answered yet */
 static uint64_t next_handle; /* what the next open is answered with, when `next_backing` is not 0 */
 static int32_t next_backing;
+static Py_buffer pieces[MOST_PIECES]; /* what the next reply has in the place of the stand-in */
+static Py_ssize_t piece_count;
 static int (*libfuse_reply_open)(fuse_req_t, const struct fuse_file_info *);
 
 /* Return libfuse's own function. Our names come first in every other search, so libfuse is asked by its file. */
@@ -113,13 +118,13 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
  * replies, and to copy a MiB into the kernel takes up to a millisecond, for which every thread that receives blocks, or
  * puts them into the store, would stand still.
  */
-static ssize_t write_beside(int fd, const struct iovec *iov, int count)
+static ssize_t write_beside(int fd, const struct iovec *iov, int count, size_t length)
 {
 	PyThreadState *state;
 	ssize_t written;
 	int error;
 
-	if (count < 2 || iov[count - 1].iov_len < MUCH || !PyGILState_Check())
+	if (length < MUCH || !PyGILState_Check())
 		return writev(fd, iov, count);
 	state = PyEval_SaveThread();
 	written = writev(fd, iov, count);
@@ -129,9 +134,31 @@ static ssize_t write_beside(int fd, const struct iovec *iov, int count)
 	return written;
 }
 
+static void drop_pieces(void)
+{
+	while (piece_count)
+		PyBuffer_Release(&pieces[--piece_count]);
+}
+
+/* Reply with the pieces that Python has named, where its own reply is only what stands for them. */
+static ssize_t write_pieces(int fd, struct out_header *header)
+{
+	struct iovec iov[1 + MOST_PIECES] = { { header, sizeof(*header) } };
+	ssize_t written;
+
+	header->len = sizeof(*header);
+	for (Py_ssize_t n = 0; n < piece_count; n++) {
+		iov[n + 1] = (struct iovec){ pieces[n].buf, pieces[n].len };
+		header->len += pieces[n].len;
+	}
+	written = write_beside(fd, iov, 1 + piece_count, header->len);
+	drop_pieces();
+	return written;
+}
+
 static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 {
-	const struct out_header *header = iov[0].iov_base;
+	struct out_header *header = iov[0].iov_base;
 
 	(void)userdata;
 	if (init_unique && header->unique == init_unique) {
@@ -146,7 +173,9 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 			agreed = 0;
 		}
 	}
-	return write_beside(fd, iov, count);
+	if (count == 2 && iov[1].iov_base == lazyfs_front_stand_in)
+		return write_pieces(fd, header);
+	return write_beside(fd, iov, count, header->len);
 }
 
 int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
@@ -204,4 +233,22 @@ void lazyfs_front_hand_over(uint64_t handle, int32_t backing)
 {
 	next_handle = handle;
 	next_backing = backing;
+}
+
+/* Take what the next reply is made of, a list of buffers; Python holds its lock. Returns whether there is room. */
+int lazyfs_front_reply_with(PyObject *list)
+{
+	Py_ssize_t count = PyList_GET_SIZE(list);
+
+	drop_pieces();
+	if (count > MOST_PIECES)
+		return 0;
+	for (; piece_count < count; piece_count++)
+		if (PyObject_GetBuffer(PyList_GET_ITEM(list, piece_count), &pieces[piece_count], PyBUF_SIMPLE))
+			break;
+	if (piece_count == count)
+		return 1;
+	PyErr_Clear();
+	drop_pieces();
+	return 0;
 }

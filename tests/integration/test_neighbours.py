@@ -17,7 +17,8 @@ PAGE = 4096
 def test_what_lies_beside_a_random_read_comes_without_another_trip(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     source = made(docroot, "blob", 3 * BLOCK + 5)
     mount = mounts(nginx.url + "/blob", options=["--no-passthrough"])
-    pages, deadline = iter(range(BLOCK // PAGE, 2 * BLOCK // PAGE)), time.monotonic() + real.PATIENCE
+    pages = iter(range(2 * BLOCK // PAGE - 1, BLOCK // PAGE - 1, -1))  # a push goes the other way: the last one is last
+    deadline = time.monotonic() + real.PATIENCE
     content, before = source.read_bytes(), -1
 
     def read(*numbers: int) -> int:
