@@ -64,7 +64,7 @@ SAMPLES: Final = 4
 """Blocks that a mirror must have alike, where nothing else says that it has the same blob."""
 
 _LOOKED_AT: Final = 1 << 13
-"""Blocks looked for in the map between two looks at what else is to do."""
+"""Blocks whose use is written down in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +154,8 @@ class Blob:
         pieces[0] = pieces[0][offset - extent.start * self.geometry.block_size :]
         return pieces
 
-    async def fill(self, progress: Callable[[], None] = lambda: None) -> None:
-        """Fetch every missing block, however long it takes while it goes on; `progress` is called as blocks come in.
+    async def fill(self, progress: Callable[[int], None] = lambda present: None) -> None:
+        """Fetch every missing block, however long it takes while it goes on; `progress` hears how many bytes are here.
 
         *Raises*: DeadlineExceeded, when nothing comes for `read_timeout`; OriginError; StoreError. *Cancellation*: at
         any time; what has landed stays. *Locks*: takes a lease, so that nothing of it is evicted meanwhile.
@@ -167,8 +167,10 @@ class Blob:
         self._fills += 1
         self._busy += 1
         try:
-            while self.present_bytes() < self.geometry.size:  # less: one block was evicted just before
-                await self._fill(progress)
+            progress(present := await self.count())
+            while present < self.geometry.size:
+                await self._fill(present, progress)
+                progress(present := await self.count())  # less than all: a block was evicted just before
         finally:
             self._fills -= 1
             if not self._fills:
@@ -176,22 +178,24 @@ class Blob:
                     self._file.locks.end_lease()
             self._end_use()
 
-    async def _fill(self, progress: Callable[[], None]) -> None:
+    async def _fill(self, present: int, progress: Callable[[int], None]) -> None:
         blocks = max(1, LONGEST_RUN // self.geometry.block_size)
         starts = iter(range(0, self.geometry.blocks, blocks))
         failure: list[LazyfsError] = []
 
         async def worker() -> None:
+            nonlocal present
             for start in starts:
                 try:
-                    await self._fill_run(Extent(start, min(start + blocks, self.geometry.blocks)))
+                    came = await self._fill_run(Extent(start, min(start + blocks, self.geometry.blocks)))
+                    present += came  # not in one step: the others add theirs meanwhile
                 except LazyfsError as exc:
                     failure.append(exc)
                 except OSError as exc:
                     failure.append(self._store_fails(exc))
                 if failure:
                     return
-                progress()
+                progress(present)
 
         async with trio.open_nursery() as nursery:
             for _ in range(FILL_WORKERS):
@@ -214,13 +218,18 @@ class Blob:
         """Whether the store could take blocks of it, or only those that it had when the blob was opened, if any."""
         return self._file.writable
 
-    def present_bytes(self) -> int:
-        """Return how many bytes of the blob are in the store; reads the map."""
-        return self._file.present_bytes()
+    async def count(self) -> int:
+        """Return how many bytes of the blob are in the store: for a large one, that is a large map to look through."""
+        self._busy += 1
+        try:
+            return await trio.to_thread.run_sync(self._file.present_bytes)
+        finally:
+            self._end_use()
 
-    async def _fill_run(self, run: Extent) -> None:
-        """See to it that a run of blocks is in the store."""
+    async def _fill_run(self, run: Extent) -> int:
+        """See to it that a run of blocks is in the store, and return how many bytes of it were not."""
         missing = set(self._file.missing(run))
+        lacking = sum(map(self.geometry.length, missing))
         while missing:
             self._refuse_offline(run)
             holds, gave_up = self._launch(run, Urgency.PREFETCH), False
@@ -234,6 +243,7 @@ class Blob:
             before, missing = missing, set(self._file.missing(run))
             if missing >= before and not gave_up:
                 raise StoreError(f"blob {self.blob_id}: {self._shared.store.why_full()}")
+        return lacking
 
     async def _until_done(self, flight: Flight) -> None:
         """Wait for a flight's end, as long as it comes nearer."""
@@ -297,8 +307,10 @@ class Blob:
 
     async def _note_complete(self) -> None:
         """Record, once, that the last block is in."""
+        if self._complete or self._file.lacks_one():
+            return
         try:
-            if not self._complete and self._file.complete():
+            if await trio.to_thread.run_sync(self._file.complete) and not self._complete:
                 self._complete = True
                 await self._shared.mark_complete(self._file)
         except OSError as exc:
@@ -306,14 +318,16 @@ class Blob:
 
     async def _samples(self) -> list[tuple[Extent, Block]]:
         """Return a few blocks that are in the store, any of them, and where they are."""
-        chosen: list[int] = []
-        for start in range(0, self.geometry.blocks, _LOOKED_AT):
-            run = Extent(start, min(start + _LOOKED_AT, self.geometry.blocks))
-            present = sorted(set(run.blocks()).difference(self._file.missing(run)))
-            chosen = _some([*chosen, *_some(present)])
-            await trio.lowlevel.checkpoint()
+        chosen = await trio.to_thread.run_sync(self._some_present)
         blocks = [(index, await read_stored(self._file, index, self._shared.counters)) for index in chosen]
         return [(self.geometry.bytes_of(Extent(index, index + 1)), block) for index, block in blocks if block]
+
+    def _some_present(self) -> list[int]:
+        chosen: list[int] = []
+        for run in self._file.mapped():
+            present = sorted(set(run.blocks()).difference(self._file.missing(run)))
+            chosen = _some([*chosen, *_some(present)])
+        return chosen
 
     async def _stored_run(self, run: Extent) -> Block | None:
         """Return several blocks in one piece, when all are in the store: that is what a sequential reader wants.

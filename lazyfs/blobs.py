@@ -59,9 +59,7 @@ class Blobs:
                 blob = None
             if blob is None:
                 try:
-                    file = await trio.to_thread.run_sync(
-                        self.store.open_blob, blob_id, known.url, known.version.size, known.version
-                    )
+                    file = await trio.to_thread.run_sync(self._opened, blob_id, known)
                 except OSError as exc:
                     raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
                 blob = self._open[blob_id] = Blob(blob_id, file, known, self)
@@ -75,6 +73,11 @@ class Blobs:
                     blob.ways.refuse(url, wrong[1])
             blob.opens += 1
             return blob
+
+    def _opened(self, blob_id: BlobId, known: Known) -> BlobFile:
+        file = self.store.open_blob(blob_id, known.url, known.version.size, known.version)
+        file.complete()  # here, since that may look through all of a large map; later looks go on from there
+        return file
 
     def worth_another_try(self, blob: Blob) -> bool:
         """Say whether a blob had better be opened anew, since the store may take it by now."""
@@ -128,7 +131,7 @@ class Blobs:
         """Return how many bytes of a blob are in the store, open or not. *Raises*: StoreError."""
         blob = self._open.get(blob_id)
         if blob is not None:
-            return blob.present_bytes()
+            return await blob.count()
         try:
             return await trio.to_thread.run_sync(self.store.present_bytes, blob_id)
         except OSError as exc:

@@ -454,10 +454,8 @@ class Vfs:
         while True:
             handle = await self._open_path(path)
             blob, _ = self._open[handle]
-            show = partial(_show_present, blob, progress)
             try:
-                show()
-                await blob.fill(show)
+                await blob.fill(partial(_show_present, progress, blob.geometry.size))
                 self.problems.solved(path)
                 return
             except DigestMismatch as exc:
@@ -491,8 +489,8 @@ class Vfs:
         return {f"user.lazyfs.{name}": value for name, value in values.items() if value}
 
 
-def _show_present(blob: Blob, progress: Callable[[int, int], None]) -> None:
-    progress(blob.present_bytes(), blob.geometry.size)
+def _show_present(progress: Callable[[int, int], None], size: int, present: int) -> None:
+    progress(present, size)
 
 
 def symlink_target(node: Node) -> str:

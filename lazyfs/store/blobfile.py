@@ -45,6 +45,9 @@ _MAP_PIECE: Final = 1 << 13
 _AT_ONCE: Final = 64
 """Blocks in one call at the most; the system's own limit is 1024."""
 
+_FIRST_PIECE: Final = 1 << 8
+"""Map entries looked at first: most looks for a missing block find one at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Files:
@@ -98,11 +101,13 @@ class BlobFile:
 
     def entries(self, run: Extent) -> tuple[int, ...]:
         """Return the map entries of a run of blocks; 0 is a missing block, as is one whose entry cannot be read."""
+        return records.unpack_entries(self._encoded(run), len(run))
+
+    def _encoded(self, run: Extent) -> bytes:
         try:
-            data = os.pread(self._map, len(run) * records.ENTRY_SIZE, _entry_offset(run.start))
+            return os.pread(self._map, len(run) * records.ENTRY_SIZE, _entry_offset(run.start))
         except OSError:
-            data = b""
-        return records.unpack_entries(data, len(run))
+            return b""
 
     def missing(self, run: Extent) -> Iterator[int]:
         """Yield the missing blocks of a run, ascending."""
@@ -257,11 +262,37 @@ class BlobFile:
             data = b""
         return records.unpack_entries(data, len(run))
 
+    def mapped(self, start: int = 0) -> Iterator[Extent]:
+        """Yield runs of blocks from `start` on, ascending and of moderate length; all others are missing.
+
+        The map of 4 TiB is 128 MiB, most of it a hole as long as little of the blob is there. Where the file system
+        says that there is a hole, entries would be read as zeros, which is what "missing" is: nothing depends on it.
+        """
+        length, total = _FIRST_PIECE, self.geometry.blocks
+        while start < total:
+            first, stop = self._next_mapped(start)
+            start = min(max(start, first), total)
+            stop = min(max(start, stop), total)
+            while start < stop:
+                run = Extent(start, min(start + length, stop))
+                yield run
+                start, length = run.stop, min(2 * length, _MAP_PIECE)
+
+    def _next_mapped(self, start: int) -> tuple[int, int]:
+        """Return where the next part of the map begins that is no hole, and where it ends, in blocks."""
+        try:
+            first = os.lseek(self._map, _entry_offset(start), os.SEEK_DATA)
+            stop = os.lseek(self._map, first, os.SEEK_HOLE)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:  # there is only a hole up to the end
+                return self.geometry.blocks, self.geometry.blocks
+            return start, self.geometry.blocks
+        first, stop = first - records.MAP_HEADER_SIZE, stop - records.MAP_HEADER_SIZE
+        return first // records.ENTRY_SIZE, max(start + 1, -(-stop // records.ENTRY_SIZE))
+
     def present(self) -> Iterator[tuple[int, int]]:
         """Yield the blocks that are marked present, ascending, each with its use; reads the whole map."""
-        total = self.geometry.blocks
-        for start in range(0, total, _MAP_PIECE):
-            run = Extent(start, min(start + _MAP_PIECE, total))
+        for run in self.mapped():
             entries = self.entries(run)
             if entries.count(records.MISSING) < len(entries):
                 for index, entry, use in zip(run.blocks(), entries, self.uses(run), strict=True):
@@ -289,6 +320,11 @@ class BlobFile:
         self._all_before = self.geometry.blocks if first is None else first
         return first is None
 
+    def lacks_one(self) -> bool:
+        """Say whether a block is missing for certain, at a glance: one that was missing the last time still is."""
+        first = self._all_before
+        return first < self.geometry.blocks and self.entries(Extent(first, first + 1))[0] == records.MISSING
+
     def complete_now(self) -> bool:
         """The same, and looks at all: another process may have evicted what was present."""
         self._all_before = 0
@@ -301,12 +337,14 @@ class BlobFile:
         return self._all_before == index and self._first_missing(index + 1) is None
 
     def _first_missing(self, start: int) -> int | None:
-        total = self.geometry.blocks
-        for position in range(start, total, _MAP_PIECE):
-            first = next(self.missing(Extent(position, min(position + _MAP_PIECE, total))), None)
-            if first is not None:
-                return first
-        return None
+        for run in self.mapped(start):
+            if run.start > start:
+                break
+            encoded = self._encoded(run)
+            if records.count_entries(encoded) < len(run):
+                return run.start + records.unpack_entries(encoded, len(run)).index(records.MISSING)
+            start = run.stop
+        return start if start < self.geometry.blocks else None
 
     @contextlib.contextmanager
     def gate(self) -> Iterator[None]:
@@ -329,10 +367,7 @@ class BlobFile:
 
     def present_bytes(self) -> int:
         """Return how many bytes of the blob are marked present; reads the whole map."""
-        total, count = self.geometry.blocks, 0
-        for start in range(0, total, _MAP_PIECE):
-            entries = self.entries(Extent(start, min(start + _MAP_PIECE, total)))
-            count += len(entries) - entries.count(records.MISSING)
+        total, count = self.geometry.blocks, sum(records.count_entries(self._encoded(run)) for run in self.mapped())
         if not count:
             return 0
         tail = self.entries(Extent(total - 1, total))[0] != records.MISSING

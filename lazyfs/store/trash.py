@@ -211,12 +211,28 @@ def _shorten(directory: int) -> None:
     try:
         if DataLocks(data).is_leased():  # the kernel still reads it, for readers whose daemon is dead
             return
-        for size in range(os.fstat(data).st_size - STEP, 0, -STEP):
+        for size in _cuts(data):
             began = time.monotonic()
             os.ftruncate(data, size)
             time.sleep(time.monotonic() - began)
     finally:
         os.close(data)
+
+
+def _cuts(data: int) -> list[int]:
+    """Return the sizes to which a file is cut, one after the other, so that each frees no more than STEP of it.
+
+    What is a hole takes none: of a blob of 4 TiB there may be a few blocks. *Raises*: OSError.
+    """
+    cuts, stop = list[int](), os.fstat(data).st_size
+    while (start := (cuts[-1] if cuts else 0) + STEP) < stop:
+        try:
+            cuts.append(max(os.lseek(data, start, os.SEEK_DATA) // STEP * STEP, start))
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:  # there is only a hole up to the end
+                raise
+            break
+    return cuts[::-1]
 
 
 def _delete(layout: Layout, name: str) -> None:

@@ -41,7 +41,7 @@ async def fill(here: World) -> None:
     """Open the blob and make it whole."""
     async with here.opened() as blob:
         await blob.fill()
-        assert blob.present_bytes() == SIZE
+        assert blob.file.present_bytes() == SIZE
 
 
 async def cancelled_at(step: int, victim: Job, other: Job | None) -> bool:
@@ -120,7 +120,7 @@ def test_the_only_reader_is_cancelled_and_the_blob_stays_open(tmp_path: Path, na
         async with world(path, ORIGINS[name]()) as here, here.opened() as blob:
             was_cancelled = await cancelled_at(step, partial(here.check, blob, BLOCK + 5, 3 * BLOCK), None)
             await here.settle(blob)
-            assert blob.present_bytes() >= here.counters.blocks_fetched * BLOCK - BLOCK + 1000  # all that landed
+            assert blob.file.present_bytes() >= here.counters.blocks_fetched * BLOCK - BLOCK + 1000  # all that landed
             return was_cancelled
 
     at_every_step(tmp_path, once)

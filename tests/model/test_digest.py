@@ -60,7 +60,7 @@ def test_a_right_blob_is_read_in_any_order(order: tuple[int, ...], tmp_path: Pat
         async with here.opened() as blob:
             await read_all(here, blob, order)
             await here.settle(blob)
-            assert blob.present_bytes() == SIZE
+            assert blob.file.present_bytes() == SIZE
         assert sum(len(extent) for extent in here.origin.asked) == SIZE - 1  # its first byte came with the metadata
 
     scenario(play, tmp_path, served=CONTENT)
@@ -215,7 +215,7 @@ def test_what_is_evicted_and_comes_back_costs_no_second_look_at_the_whole(tmp_pa
             evict(here, 2)
             with mock.patch.object(verify, "_digest_with", side_effect=AssertionError):
                 await here.check(blob, 2 * BLOCK, BLOCK)
-            assert blob.present_bytes() == SIZE
+            assert blob.file.present_bytes() == SIZE
 
     scenario(play, tmp_path, served=CONTENT)
 
@@ -230,7 +230,7 @@ def test_where_it_is_not_known_what_was_there_the_whole_is_looked_at(tmp_path: P
             with mock.patch.object(verify, "_digest_with", wraps=verify._digest_with) as looked:
                 await here.check(blob, 2 * BLOCK, BLOCK)
             assert looked.call_count == 1
-            assert blob.present_bytes() == SIZE
+            assert blob.file.present_bytes() == SIZE
 
     scenario(play, tmp_path, served=CONTENT)
 

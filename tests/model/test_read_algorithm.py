@@ -143,7 +143,7 @@ async def test_a_pass_goes_on_without_its_first_reader_until_the_blob_is_closed(
         assert here.origin.open == 1
         stall.set()
         await wait_all_tasks_blocked()
-        assert blob.present_bytes() == SIZE
+        assert blob.file.present_bytes() == SIZE
 
 
 @scenario()
@@ -214,7 +214,7 @@ async def test_an_evicted_block_is_fetched_again(here: World) -> None:
         await here.check(blob, BLOCK, 3 * BLOCK)
         await wait_all_tasks_blocked()
         assert len(here.origin.asked) - asked == 3
-        assert blob.present_bytes() == SIZE
+        assert blob.file.present_bytes() == SIZE
     here.store.behind.settle()
     assert [row.complete for row in here.store.catalogue.blobs()] == [True]
 
@@ -435,7 +435,7 @@ async def test_nothing_of_a_body_without_a_length_is_used_before_its_end(here: W
     async with here.opened() as blob:
         with pytest.raises(OriginRefused):
             await here.check(blob, BLOCK, 3 * BLOCK)
-        assert blob.present_bytes() == 0
+        assert blob.file.present_bytes() == 0
         await trio.sleep(5)
         await here.check(blob, BLOCK, 3 * BLOCK)
 
@@ -458,7 +458,7 @@ async def test_an_origin_that_gives_a_block_at_a_time_is_asked_for_several_at_on
         await here.check(blob, 0, 2 * BLOCK)  # whereby it is learnt
         async with trio.open_nursery() as nursery:
             nursery.start_soon(blob.fill)
-            while blob.present_bytes() < SIZE:
+            while blob.file.present_bytes() < SIZE:
                 most = max(most, here.origin.open)
                 await trio.lowlevel.checkpoint()
     assert most > 1

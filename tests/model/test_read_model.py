@@ -144,7 +144,7 @@ def test_every_read_is_right_or_an_allowed_error(
             async with here.opened() as blob:
                 await blob.fill()
                 await here.settle(blob)
-                assert blob.present_bytes() == len(here.content)
+                assert blob.file.present_bytes() == len(here.content)
 
     run(main, tmp_path_factory.mktemp("store", numbered=True), seed=seed)
 

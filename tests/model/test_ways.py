@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -494,24 +494,35 @@ def test_to_look_for_something_to_compare_in_a_large_blob_holds_nobody_up(tmp_pa
     large = (1 << 20) * BLOCK
 
     async def main(ground: Ground) -> None:
-        turns = 0
-
-        async def other() -> None:
-            nonlocal turns
-            while True:
-                await trio.lowlevel.checkpoint()
-                turns += 1
-
         known = Known(A, Version(large, '"0"'))
         ground.origins[A].faults.append(GONE)
         ground.origins[B].version = Version(large, '"1"')
         blob = await ground.blobs.open(blob_id_for(A, known.version, None), known, [A, B])
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(other)
-            with pytest.raises(OriginRefused, match="404"):
-                await blob.read(0, 1)
-            nursery.cancel_scope.cancel()
-        assert turns > 100
+        mapped, in_a_thread = blob.file.mapped, trio.to_thread.run_sync
+        inside, looked_at = 0, 0
+
+        async def threaded(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+            def step(*args: Any) -> Any:
+                nonlocal inside
+                inside += 1
+                try:
+                    return function(*args)
+                finally:
+                    inside -= 1
+
+            return await in_a_thread(step, *args, **options)
+
+        def looked() -> Iterator[Extent]:
+            nonlocal looked_at
+            for part in mapped():
+                assert inside, "it is looked through in a worker thread"
+                looked_at += len(part)
+                yield part
+
+        blob.file.mapped = looked  # type: ignore[method-assign, assignment]
+        with mock.patch("trio.to_thread.run_sync", threaded), pytest.raises(OriginRefused, match="404"):
+            await blob.read(0, 1)
+        assert 0 < looked_at < 10_000, "and not where the map is a hole"
         ground.blobs.close(blob)
 
     play(tmp_path, Origins(CONTENT, CONTENT), main)

@@ -60,6 +60,31 @@ def test_sizes_at_the_edges(layout: Layout, size: int) -> None:
         assert blob.present_bytes() == size
 
 
+def test_a_large_map_is_looked_at_only_where_something_was_written(layout: Layout) -> None:
+    blocks = 1 << 20
+    with opened(layout, blocks * BLOCK - 1) as blob:
+        there = [0, 1, 300, 500_000, 500_001, blocks - 1]
+        for index in there:
+            blob.record(index, 1)
+        assert sum(map(len, blob.mapped())) < 10_000
+        assert [index for index, _use in blob.present()] == there
+        assert blob.present_bytes() == len(there) * BLOCK - 1
+        assert not blob.complete()
+        assert blob.lacks_one()
+        blob.record(2, 1)
+        assert not blob.lacks_one(), "that is the one it had found"
+        assert not blob.complete()
+        assert blob.lacks_one()
+        for start in range(0, blocks, 1 << 13):
+            blob.record(start, *[1] * (1 << 13))
+        assert blob.complete()
+        assert not blob.lacks_one()
+        assert blob.present_bytes() == blob.geometry.size
+        blob.record(700_000, records.MISSING)
+        assert not blob.complete_now()
+        assert blob.present_bytes() == blob.geometry.size - BLOCK
+
+
 def test_i1_a_write_without_its_record_is_missing(layout: Layout) -> None:
     with opened(layout) as blob:
         blob.write(1, block(blob, 1))

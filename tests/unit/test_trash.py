@@ -10,7 +10,7 @@ import pytest
 
 from lazyfs.store import trash
 from lazyfs.store.layout import Layout, open_layout
-from tests.unit.stores import BLOB, SIZE, directory, fill, in_processes, layout, opened
+from tests.unit.stores import BLOB, BLOCK, SIZE, directory, fill, in_processes, layout, opened
 
 __all__ = ["layout"]
 
@@ -44,6 +44,26 @@ def test_a_blob_goes_in_two_steps(layout: Layout) -> None:
         trash.delete(layout, staged)
     assert in_trash(layout) == []
     assert directory(layout).exists()
+
+
+def test_a_large_blob_goes_in_as_many_steps_as_it_has_data(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [0, 1 << 30, (1 << 30) + trash.STEP + BLOCK, 1 << 40]
+    with opened(layout, (1 << 42) - 1) as blob:
+        for place in places:
+            blob.write(place // BLOCK, bytes(BLOCK))
+    cuts: list[int] = []
+    truncate = os.ftruncate
+
+    def cut(fd: int, size: int) -> None:
+        cuts.append(size)
+        truncate(fd, size)
+
+    monkeypatch.setattr(os, "ftruncate", cut)
+    staged = trash.stage(layout, BLOB)
+    assert staged is not None
+    trash.delete(layout, staged)
+    assert cuts == [1 << 40, (1 << 30) + trash.STEP, 1 << 30]
+    assert in_trash(layout) == []
 
 
 def test_what_is_not_there_is_not_removed(layout: Layout) -> None:
