@@ -27,12 +27,12 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, InodeT, ReaddirToken, RequestContext
 
-from lazyfs import mountinfo, neighbours
+from lazyfs import mountinfo, neighbours, order
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
 from lazyfs.extents import Block
 from lazyfs.neighbours import Neighbours
 from lazyfs.passthrough import Passthrough
-from lazyfs.tree import Directory, File, Node, Pending, Symlink
+from lazyfs.tree import Directory, File, Node, Pending, Symlink, cookie
 from lazyfs.vfs import Vfs, symlink_target
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Adapter(pyfuse3.Operations):
         self.vfs = vfs
         self._uid, self._gid = os.getuid(), os.getgid()
         self._mounted_ns = time.time_ns()
-        self._listings: dict[int, list[tuple[int, Node]]] = {}
+        self._listings: dict[int, Sequence[Node]] = {}
         self._next_listing = 1
         self.neighbours = Neighbours(_push)
         self.answering = trio.Event()
@@ -134,13 +134,10 @@ class Adapter(pyfuse3.Operations):
     @_translated
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """Go on with a listing behind the name whose cookie is `start_id`."""
-        entries = self._listings[fh]
-        low, high = 0, len(entries)
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (middle + 1, high) if entries[middle][0] <= start_id else (low, middle)
-        for cookie, node in entries[low:]:
-            if not pyfuse3.readdir_reply(token, os.fsencode(node.name), self._attributes(node), cookie):
+        nodes = self._listings[fh]
+        for place in order.behind(nodes, start_id):
+            node = nodes[place]
+            if not pyfuse3.readdir_reply(token, os.fsencode(node.name), self._attributes(node), cookie(node.name)):
                 break
             self.vfs.tree.remember(node)
 

@@ -29,6 +29,9 @@ LIST_AGAIN: Final = 1.0
 BATCH: Final = 50
 """Names of a listing taken in at a time, between two looks at what else is to do."""
 
+LOOKED_AT_ONCE: Final = 2000
+"""Names of it looked at without a pause, most of which are there already: some 2 ms."""
+
 Lister = Callable[[str], Awaitable[list[Entry | Refusal]]]
 
 
@@ -122,20 +125,27 @@ class Listings:
 
     async def _take_in(self, directory: Directory, url: str, found: list[Entry | Refusal]) -> None:
         listed = directory.listed.setdefault(url, set())
-        self._drop_outdated(directory, listed, found)
+        await self._drop_outdated(directory, listed, found)
+        for start in range(0, len(found), LOOKED_AT_ONCE):
+            await self._take_in_new(directory, listed, found[start : start + LOOKED_AT_ONCE])
+            await trio.lowlevel.checkpoint()
+
+    async def _take_in_new(self, directory: Directory, listed: set[str], found: list[Entry | Refusal]) -> None:
         new = (item for item in found if _is_new(directory, item))
         while batch := list(itertools.islice(new, BATCH)):
             brought = {item.path for item in batch if isinstance(item, Entry)} - directory.children.keys()
             listed.update(node.name for node in self._names.announce(batch, directory) if node.name in brought)
             await trio.lowlevel.checkpoint()
 
-    def _drop_outdated(self, directory: Directory, listed: set[str], found: list[Entry | Refusal]) -> None:
+    async def _drop_outdated(self, directory: Directory, listed: set[str], found: list[Entry | Refusal]) -> None:
         """Take away the names that an index had listed and lists no longer, or lists with another size or date.
 
         `listed` are the names that this index brought. Those of other sources are not its to take away.
         """
         now = {item.path: item for item in found if isinstance(item, Entry)}
-        for name in tuple(listed):
+        for number, name in enumerate(tuple(listed), 1):
+            if number % LOOKED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
             node, item = directory.children.get(name), now.get(name)
             entry = node.entry if isinstance(node, File) else None
             outdated = item is None or (entry and (item.size, item.mtime_ns) != (entry.size, entry.mtime_ns))

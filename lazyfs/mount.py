@@ -82,6 +82,7 @@ async def run(mount: Mount, caller: int | None = None) -> None:
             _log_to(_log_handler(directory / mount.log))
             nursery.start_soon(_end_without, caller, nursery.cancel_scope)
         session.store.trouble.say()
+        session.on_names = tuning.spare_what_stays
         await _add_all(session, mount.sources)
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         tuning.tune(mount.mountpoint)

@@ -6,7 +6,7 @@ A mount is a session with a FUSE adapter on its `vfs`; `lazyfs fetch` is one wit
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +31,9 @@ from lazyfs.versions import blob_id_for
 from lazyfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
+
+MANY: Final = 10_000
+"""Names that come in between two calls of `on_names`."""
 
 TIDY_EVERY: Final = 3600.0
 """Seconds between two looks for what killed processes left in the store."""
@@ -72,6 +75,7 @@ class Session:
         self.resolver = Resolver(store, client, counters, nursery, limits.read_timeout, settings.fresh_for)
         lister = partial(list_index, client, store, self._mirrors)
         self.vfs = Vfs(self.blobs, self.resolver, lister, nursery, self._mirrors)
+        self.on_names: Callable[[], None] = lambda: None  # called now and then while very many names come in
         self._nursery = nursery
 
     async def add(self, source: Source) -> list[str]:
@@ -130,11 +134,15 @@ class Session:
 
     async def _read_manifest(self, source: Source, task_status: trio.TaskStatus[list[str]]) -> None:
         """Announce a manifest's entries; ready after the first of them, so that one that is none fails its caller."""
-        started = False
+        started, names = False, 0
         try:
             async with self._pieces(source) as pieces:
                 async for found in read_manifest(source, pieces):
                     nodes = self.vfs.announce(_located(item, source) for item in found)
+                    names += len(nodes)
+                    if names >= MANY:
+                        names = 0
+                        self.on_names()
                     if not started and found:
                         started = True
                         task_status.started([node.path for node in nodes])

@@ -13,7 +13,7 @@ was taken out of its directory keeps its inode until the kernel has forgotten it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import xxhash
@@ -65,15 +65,24 @@ class Node:
 class Directory(Node):
     """A directory; with `urls`, one that those indexes list."""
 
-    __slots__ = ("children", "listed", "listed_at", "removed", "urls")
+    __slots__ = ("changes", "children", "in_order", "listed", "listed_at", "removed", "urls")
 
     def __init__(self, name: str, parent: Directory | None) -> None:
         super().__init__(name, parent)
         self.children: dict[str, Node] = {}
+        self.changes = 0  # how often it has had other names
+        self.in_order: Sequence[Node] | None = (
+            None  # the visible ones by their cookies (order.py), until the next change
+        )
         self.urls: list[str] = []
         self.listed: dict[str, set[str]] = {}  # which names each index brought, by the index's URL; no others are its
         self.removed: set[str] = set()  # names taken away by hand, which no index brings back
         self.listed_at: float | None = None  # trio's clock; None until every index has been listed once
+
+    def changed(self) -> None:
+        """Note that it has other names, or shows others."""
+        self.changes += 1
+        self.in_order = None
 
 
 class Symlink(Node):
@@ -220,6 +229,7 @@ class Tree:
             if inner.lookups == 0:
                 self._inodes.pop(inner.inode, None)
         del node.parent.children[node.name]
+        node.parent.changed()
 
     def remember(self, node: Node) -> None:
         """Count one look-up that the kernel has been told of."""
@@ -249,6 +259,7 @@ class Tree:
     def _attach(self, node: Node) -> Node:
         assert node.parent is not None
         node.parent.children[node.name] = node
+        node.parent.changed()
         if node.visible and node.attached:  # a listing may come in for a directory that was taken away meanwhile
             self._show(node, _announced_version(node))
         return node
@@ -256,6 +267,8 @@ class Tree:
     def _show(self, node: Node, version: str) -> None:
         """Make a node visible."""
         self._number(node, version)
+        assert node.parent is not None
+        node.parent.changed()
         if isinstance(node, File):
             self.files += 1
             self.size += node.size or 0

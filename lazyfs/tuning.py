@@ -52,9 +52,9 @@ def keep_freed_memory() -> None:
 
 
 def spare_what_stays() -> None:
-    """Have the garbage collector look through nothing of what is there now: code, and what the mount began with.
+    """Have the garbage collector look through nothing of what is there now: code, and the names of a manifest.
 
-    Its full look stops the daemon: for 10 ms with the code alone, and longer with many names.
+    Its full look stops the daemon: for 10 ms with the code alone, and for 360 with a million names.
     """
     gc.freeze()
 

@@ -24,7 +24,7 @@ from typing import Final
 
 import trio
 
-from lazyfs import urls
+from lazyfs import order, urls
 from lazyfs.blob import Blob
 from lazyfs.blobs import Blobs
 from lazyfs.entries import Entry, Refusal
@@ -43,7 +43,7 @@ from lazyfs.listings import Lister, Listings
 from lazyfs.passthrough import Passthrough
 from lazyfs.problems import Problems
 from lazyfs.resolve import Resolver
-from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below, cookie
+from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 
 log = logging.getLogger(__name__)
@@ -312,12 +312,9 @@ class Vfs:
                 raise NameMissing(str(exc)) from exc
         return file
 
-    async def entries(self, inode: int) -> list[tuple[int, Node]]:
-        """Return the visible names of a directory with their cookies, in the cookies' order."""
-        directory = await self._directory(inode)
-        nodes = [(cookie(node.name), node) for node in directory.children.values() if node.visible]
-        nodes.sort(key=lambda pair: pair[0])
-        return nodes
+    async def entries(self, inode: int) -> Sequence[Node]:
+        """Return the visible names of a directory, in their cookies' order; nobody changes the list."""
+        return await order.in_order(await self._directory(inode))
 
     def node(self, inode: int) -> Node:
         """Return the node of an inode number. *Raises*: NameMissing."""

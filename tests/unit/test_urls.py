@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from unittest import mock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +24,13 @@ from lazyfs.urls import is_http, key, last_segment, origin_of, redact
 )
 def test_nothing_secret_is_shown(url: str, shown: str) -> None:
     assert redact(url) == shown
+
+
+@given(st.from_regex(r"https?://[a-zA-Z0-9.@:\[\]\-]{0,8}(:[0-9]{1,5})?(/[ -~]{0,8})?", fullmatch=True))
+def test_what_is_returned_as_it_is_had_nothing_to_redact(url: str) -> None:
+    with mock.patch("lazyfs.urls._NOTHING_TO_REDACT", re.compile("(?!)")):
+        taken_apart = redact(url)
+    assert redact(url) == taken_apart
 
 
 def test_same_origin() -> None:
