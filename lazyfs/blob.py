@@ -29,6 +29,8 @@ from typing import Final, Protocol
 import trio
 
 from lazyfs import urls
+from lazyfs.awake import Awake
+from lazyfs.blockuses import BlockUses
 from lazyfs.counters import Counters
 from lazyfs.errors import (
     DeadlineExceeded,
@@ -54,17 +56,11 @@ log = logging.getLogger(__name__)
 FAILED_FOR: Final = 3.0
 """Seconds for which a block that failed fails at once."""
 
-USES_EVERY: Final = 1.0
-"""Seconds for which it is noted in memory only which blocks were read."""
-
 FILL_WORKERS: Final = 4
 """Runs fetched at a time when a whole blob is wanted."""
 
 SAMPLES: Final = 4
 """Blocks that a mirror must have alike, where nothing else says that it has the same blob."""
-
-_LOOKED_AT: Final = 1 << 13
-"""Blocks whose use is written down in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +80,7 @@ class Shared(Protocol):
     nursery: trio.Nursery
     limits: Limits
     memory: CheckedBlocks
+    awake: Awake
 
     def forget_if_idle(self, blob: Blob) -> None:
         """Close a blob's files once nobody needs them."""
@@ -105,6 +102,7 @@ class Blob:
         self.opens = 0
         self.closed = False
         self.given_out = False  # whether anybody has bytes of it
+        self.lost = False  # whether its files have gone while they were not open
         self._file = file
         self._shared = shared
         digest = digest_of(blob_id) is not None
@@ -117,8 +115,7 @@ class Blob:
         self._busy = 0  # tasks that need its files: readers, leaders of flights, who writes down what was read
         self._complete = file.complete()
         self._fills = 0  # who fill it now; while there are some, it is leased
-        self._used: set[int] = set()  # blocks that were read since that was last written down
-        self._uses_due = trio.current_time() + USES_EVERY
+        self._uses = BlockUses(file, shared.store, shared.nursery, self._begin_use, self._end_use)
 
     async def read(self, offset: int, length: int) -> bytes:
         """Return the bytes `[offset, offset + length)` in one piece; otherwise as `read_pieces`."""
@@ -135,7 +132,7 @@ class Blob:
             return []
         deadline = trio.current_time() + self._shared.limits.read_timeout
         holds: list[Hold] = []
-        self._busy += 1  # another may be opened in its place meanwhile
+        self._begin_use()
         try:
             if not self._complete:
                 holds = self._launch_around(extent, self._readahead.on_read(offset, length))
@@ -164,8 +161,8 @@ class Blob:
         if not self._fills:
             with suppress(OSError):  # without one, what is evicted meanwhile is fetched again
                 self._file.locks.take_lease()
+        self._begin_use()
         self._fills += 1
-        self._busy += 1
         try:
             progress(present := await self.count())
             while present < self.geometry.size:
@@ -205,7 +202,9 @@ class Blob:
 
     @property
     def file(self) -> BlobFile:
-        """Its files; they stay open while it has opens."""
+        """Its files, open until the next await at least. *Raises*: StoreError."""
+        self._begin_use()
+        self._end_use()
         return self._file
 
     def checked(self, index: int) -> tuple[int, Block] | None:
@@ -220,7 +219,7 @@ class Blob:
 
     async def count(self) -> int:
         """Return how many bytes of the blob are in the store: for a large one, that is a large map to look through."""
-        self._busy += 1
+        self._begin_use()
         try:
             return await trio.to_thread.run_sync(self._file.present_bytes)
         finally:
@@ -287,7 +286,7 @@ class Blob:
 
     def _take_off(self, blocks: Iterable[int]) -> Flight:
         flight = self._flights.launch(blocks)
-        self._busy += 1
+        self._busy += 1  # as whoever asks for it is
         self._shared.nursery.start_soon(self._lead, flight)
         return flight
 
@@ -300,6 +299,35 @@ class Blob:
             if self._fetcher.mismatch is not None:
                 await self._shared.throw_away(self, self._fetcher.mismatch)
             self._end_use()
+
+    def _begin_use(self) -> None:
+        """Have its files open until `_end_use`; another may be opened in its place meanwhile. *Raises*: StoreError."""
+        self._busy += 1
+        try:
+            self._wake()
+        except BaseException:
+            self._end_use()
+            raise
+
+    def _wake(self) -> None:
+        """Have its files open. *Raises*: StoreError."""
+        if self._file.resting:
+            try:
+                self._file.wake(self._shared.store.layout)
+            except FileNotFoundError:
+                self.lost = True
+                reason = "its files were thrown away by another process, since they were wrong; open it again"
+                raise StoreError(f"blob {self.blob_id}: {reason}") from None
+            except OSError as exc:
+                raise self._store_fails(exc) from exc
+        self._shared.awake.use(self)
+
+    def rest(self) -> bool:
+        """Close its files but the lock, unless somebody uses them; say whether that was done."""
+        if self._busy:
+            return False
+        self._uses.write_now()
+        return self._file.rest()
 
     def _end_use(self) -> None:
         self._busy -= 1
@@ -347,7 +375,7 @@ class Blob:
         if content is not None:
             self._shared.counters.blocks_hit += len(run)
             for index in run.blocks():
-                self._note_use(index)
+                self._uses.note(index)
         return content
 
     async def _block(self, index: int, deadline: float) -> Block:
@@ -375,34 +403,12 @@ class Blob:
                     self._refuse_offline(Extent(index, index + 1))
                     self._take_off([index])
             if block is not None:
-                self._note_use(index)
+                self._uses.note(index)
                 return block
-
-    def _note_use(self, index: int) -> None:
-        """Note that a block is read, and see to it that this is written down now and then."""
-        self._used.add(index)
-        now = trio.current_time()
-        if now >= self._uses_due:
-            self._uses_due = now + USES_EVERY
-            self._busy += 1
-            self._shared.nursery.start_soon(self._write_uses)
-
-    async def _write_uses(self) -> None:
-        used, self._used = self._used, set()
-        await self._write_down(used)
 
     def note_whole_use(self) -> None:
         """Note that all of it is read, past us: nobody will say which blocks."""
-        for start in range(0, self.geometry.blocks, _LOOKED_AT):
-            self._busy += 1
-            run = range(start, min(start + _LOOKED_AT, self.geometry.blocks))
-            self._shared.nursery.start_soon(self._write_down, run)
-
-    async def _write_down(self, used: Iterable[int]) -> None:
-        try:
-            await trio.to_thread.run_sync(self._shared.store.note_uses, self._file, used)
-        finally:
-            self._end_use()
+        self._uses.note_all()
 
     async def _join(self, flight: Flight, index: int, deadline: float) -> Block | None:
         """Wait for a block of a flight; None when the flight ended without it: look again."""
@@ -477,7 +483,7 @@ class Blob:
     def close_file(self) -> None:
         """Close its files; it must be idle."""
         self.closed = True
-        self._shared.store.note_uses(self._file, self._used)
+        self._uses.write_now()
         self._file.close()
 
 

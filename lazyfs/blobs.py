@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 from collections.abc import Callable, Sequence
 
 import trio
 
 from lazyfs import urls
+from lazyfs.awake import Awake
 from lazyfs.blob import Blob, Limits
 from lazyfs.counters import Counters
-from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, StoreError
+from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, StoreError, TooManyOpen
 from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
 from lazyfs.store import BlobFile, Store
+from lazyfs.store import layout as layouts
 from lazyfs.turns import Turns
 from lazyfs.versions import BlobId, Known
 from lazyfs.ways import REFUSED_FOR
@@ -36,12 +39,14 @@ class Blobs:
         self.nursery = nursery
         self.limits = limits
         self.memory = CheckedBlocks(limits.memory)
+        self.awake = Awake(resource.getrlimit(resource.RLIMIT_NOFILE)[0] % (1 << 30))  # -1, for no limit, is many
         self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
         self.on_whole: Callable[[BlobFile], None] = lambda file: None
         self._open: dict[BlobId, Blob] = {}
         # Where bytes came from that were not a digest's, and until when they are not to be had from there again.
         self._wrong: dict[tuple[BlobId, str], tuple[float, DigestMismatch]] = {}
         self._opening = Turns[BlobId]()
+        self._said_too_many = False
 
     async def open(self, blob_id: BlobId, known: Known, mirrors: Sequence[str] = ()) -> Blob:
         """Open a blob, or share it with those who have it open; pair it with `close`.
@@ -55,14 +60,20 @@ class Blobs:
                 await self._throw_away(blob, blob.mismatch)
                 blob = None
             self._refuse_wrong(blob_id, (known.url, *mirrors))
-            if blob is not None and self.worth_another_try(blob):
+            if blob is not None and (blob.lost or self.worth_another_try(blob)):
                 blob = None
             if blob is None:
+                if len(self._open) >= self.awake.most_open:
+                    raise self._too_many()
                 try:
                     file = await trio.to_thread.run_sync(self._opened, blob_id, known)
                 except OSError as exc:
+                    if exc.errno in layouts.TOO_MANY_OPEN:
+                        raise self._too_many() from None
                     raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
                 blob = self._open[blob_id] = Blob(blob_id, file, known, self)
+                self.awake.use(blob)
+                self._said_too_many = False
             elif blob.geometry.size != known.version.size:  # only a digest may name blobs of two sizes: one is a lie
                 shown = urls.redact(known.url)
                 raise OriginBadAnswer(shown, f"{known.version.size} bytes, but this digest is open with another size")
@@ -79,8 +90,22 @@ class Blobs:
         file.complete()  # here, since that may look through all of a large map; later looks go on from there
         return file
 
+    def _too_many(self) -> TooManyOpen:
+        """Return why no more can be opened; the log says it once, until one can."""
+        most = (
+            f"{len(self._open)} blobs are open, and this process may have no more than {self.awake.limit} descriptors"
+        )
+        remedy = "close some files, or give it more (ulimit -n, or LimitNOFILE of a systemd unit) and mount again"
+        error = TooManyOpen(f"{most}: {remedy}")
+        if not self._said_too_many:
+            self._said_too_many = True
+            log.error("%s", error)
+        return error
+
     def worth_another_try(self, blob: Blob) -> bool:
-        """Say whether a blob had better be opened anew, since the store may take it by now."""
+        """Say whether a blob had better be opened anew: the store may take it by now, or its files have gone."""
+        if blob.lost:
+            return not blob.given_out  # else who has wrong bytes would get the rest of the right ones
         return not (blob.stored or self.store.trouble.at_rest)
 
     def _refuse_wrong(self, blob_id: BlobId, ways: Sequence[str]) -> None:
@@ -101,6 +126,7 @@ class Blobs:
         if blob.idle and not blob.closed:
             if self._open.get(blob.blob_id) is blob:
                 del self._open[blob.blob_id]
+            self.awake.forget(blob)
             blob.close_file()
 
     async def throw_away(self, blob: Blob, mismatch: DigestMismatch) -> None:

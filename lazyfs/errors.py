@@ -3,7 +3,8 @@
     LazyfsError
     ├── UsageError           the caller's: a bad option, source, mountpoint, size
     ├── StoreError           the backing store: foreign, newer format, unwritable, damaged beyond use
-    │   └── StoreTooSmall        it may not be as large as what is to be kept whole in it
+    │   ├── StoreTooSmall        it may not be as large as what is to be kept whole in it
+    │   └── TooManyOpen          as many blobs are open as descriptors allow            ENFILE
     ├── SourceError          where names come from: a manifest or index that cannot be read
     └── ReadError            a look-up or a read that cannot be answered
         ├── NameMissing          no such name under the mount                          ENOENT
@@ -46,6 +47,12 @@ class StoreError(LazyfsError):
 
 class StoreTooSmall(StoreError):
     """A blob is to be kept whole that is larger than the store may be."""
+
+
+class TooManyOpen(StoreError):
+    """This process may not have as many descriptors as the blobs that are to be open would take."""
+
+    errno = errno.ENFILE
 
 
 class SourceError(LazyfsError):

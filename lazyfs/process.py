@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 from pathlib import Path
+from typing import Final
+
+OPEN_FILES: Final = 1 << 17
+"""Descriptors that are enough for some 70,000 open blobs."""
 
 
 def show_as(*words: str) -> None:
@@ -23,6 +28,8 @@ def show_as(*words: str) -> None:
 
 
 def open_as_many_files_as_allowed() -> None:
-    """Raise the limit of open files to the hard one: a blob takes three, and 1024 is a common soft limit."""
+    """Raise the limit of open files to the hard one, and that one too where we may: a blob takes up to five."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for limit in (hard, max(hard, OPEN_FILES)):
+        with contextlib.suppress(ValueError, OSError):  # it takes CAP_SYS_RESOURCE
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))

@@ -23,7 +23,6 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from lazyfs import records, replacement
@@ -32,6 +31,7 @@ from lazyfs.errors import StoreError
 from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.store import holes, trash
 from lazyfs.store import layout as layouts
+from lazyfs.store.files import Files, open_files, open_one, reopen
 from lazyfs.store.layout import Layout
 from lazyfs.store.locks import BlobLocks
 from lazyfs.versions import BlobId, digest_of
@@ -47,28 +47,6 @@ _AT_ONCE: Final = 64
 
 _FIRST_PIECE: Final = 1 << 8
 """Map entries looked at first: most looks for a missing block find one at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """The descriptors of a blob's files; one and the same for one that only stands in for them."""
-
-    data: int
-    map: int
-    uses: int
-    lock: int
-    sums: int | None  # of a blob that is known by its digest
-
-    @property
-    def writable(self) -> bool:
-        """Whether blocks may be put into them."""
-        return self.data != self.map and all(map(layouts.writable, (self.data, self.map, self.lock)))
-
-    def close(self) -> None:
-        """Close them all, which releases the locks."""
-        for fd in {self.data, self.map, self.uses, self.lock, self.sums}:
-            if fd is not None:
-                os.close(fd)
 
 
 class BlobFile:
@@ -91,6 +69,26 @@ class BlobFile:
     def close(self) -> None:
         """Close the blob. *Locks*: releases all that this process holds of it."""
         self.files.close()
+
+    @property
+    def resting(self) -> bool:
+        """Whether only its lock is open."""
+        return self._data < 0
+
+    def rest(self) -> bool:
+        """Close all of its files but the lock, whose locks are held on; only `close` and `wake` may follow.
+
+        Returns whether that is so: not when they could not be found again.
+        """
+        if not self.resting and self.files.have_names:
+            self.files.close_all_but_the_lock()
+            self._data = self._map = -1
+        return self.resting
+
+    def wake(self, layout: Layout) -> None:
+        """Open its files again. *Raises*: FileNotFoundError, when they were taken out of the store; OSError."""
+        self.files = reopen(layout, self.blob_id, self.files.lock)
+        self._data, self._map = self.files.data, self.files.map
 
     def claim(self) -> bool:
         """Use a blob that was only looked into; False when it is being removed, or gone. *Raises*: OSError.
@@ -440,8 +438,8 @@ def look_into(layout: Layout, blob_id: BlobId) -> BlobFile:
     with contextlib.ExitStack() as undo:
         directory = layouts.blob_directory(layout, blob_id, create=False)
         try:
-            lock = _open("lock", directory, undo, create=False)
-            files = _open_rest(blob_id, directory, lock, undo, create=False)
+            lock = open_one("lock", directory, undo, create=False)
+            files = open_files(blob_id, directory, lock, undo, create=False)
         finally:
             os.close(directory)
         header = records.unpack_map_header(os.pread(files.map, records.MAP_HEADER_SIZE, 0))
@@ -452,14 +450,14 @@ def look_into(layout: Layout, blob_id: BlobId) -> BlobFile:
 def _open_in(layout: Layout, blob_id: BlobId, directory: int, size: int, block_size: int) -> BlobFile | None:
     """Open the blob in `directory`; None when another process is at work on it, or has removed it meanwhile."""
     with contextlib.ExitStack() as undo:
-        lock = _open("lock", directory, undo, create=True)
+        lock = open_one("lock", directory, undo, create=True)
         locks = BlobLocks(lock)
         if not (locks.try_use() and layouts.leads_to(layout, blob_id, directory)):
             return None
         if not layouts.writable(lock):
             files, geometry = _open_as_it_is(blob_id, directory, lock, undo, size)
         elif locks.try_set_up():
-            files = _open_rest(blob_id, directory, lock, undo, create=True)
+            files = open_files(blob_id, directory, lock, undo, create=True)
             geometry = _set_up(files.map, files.data, size, block_size)
             locks.end_set_up()
         else:
@@ -473,37 +471,12 @@ def _open_as_it_is(
 ) -> tuple[Files, Geometry]:
     """Open a blob on a read-only disk. *Raises*: StoreError; OSError, when it was not made to its end."""
     try:
-        files = _open_rest(blob_id, directory, lock, undo, create=False)
+        files = open_files(blob_id, directory, lock, undo, create=False)
         header = records.unpack_map_header(os.pread(files.map, records.MAP_HEADER_SIZE, 0))
     except (FileNotFoundError, records.BadRecord):
         raise layouts.read_only() from None
     _check_size(header, size)
     return files, Geometry(size, header.block_size)
-
-
-def _open_rest(blob_id: BlobId, directory: int, lock: int, undo: contextlib.ExitStack, *, create: bool) -> Files:
-    map_fd, data = _open("map", directory, undo, create=create), _open("data", directory, undo, create=create)
-    uses = _open_or_stand_in("uses", directory, undo)
-    sums = _open_or_stand_in("sums", directory, undo) if digest_of(blob_id) is not None else None
-    return Files(data, map_fd, uses, lock, sums)
-
-
-def _open_or_stand_in(name: str, directory: int, undo: contextlib.ExitStack) -> int:
-    """Open what no open fails for, unless the blob is gone. *Raises*: FileNotFoundError."""
-    try:
-        return _open(name, directory, undo, create=True)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        fd = os.memfd_create(name)
-        undo.callback(os.close, fd)
-        return fd
-
-
-def _open(name: str, directory: int, undo: contextlib.ExitStack, *, create: bool) -> int:
-    fd = layouts.open_file(name, directory, create=create)
-    undo.callback(os.close, fd)
-    return fd
 
 
 def _set_up(map_fd: int, data: int, size: int, block_size: int) -> Geometry:

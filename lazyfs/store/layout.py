@@ -33,6 +33,9 @@ from lazyfs import mountinfo, records
 from lazyfs.errors import StoreError
 from lazyfs.versions import BlobId, is_blob_id
 
+TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
+"""What an open fails with that is not the disk's doing."""
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000  # linux/fs.h, of 64-bit Linux

@@ -75,3 +75,23 @@ def open_all(directory: str, count: int) -> None:
     os.read(0, 1)
     for fd in fds:
         os.close(fd)
+
+
+def open_as_many_as_go(directory: str, count: int) -> tuple[list[bytes], int]:
+    """Open the files `0` to `count` until one cannot be opened, then read a page of each, twice, past the page cache.
+
+    Returns what was read, and the errno of the one that could not be opened.
+    """
+    fds, error = [], 0
+    try:
+        for number in range(count):
+            fds.append(os.open(os.path.join(directory, str(number)), os.O_RDONLY))
+    except OSError as exc:
+        error = exc.errno or -1
+    pages = []
+    for fd in fds + fds:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        pages.append(os.pread(fd, 4096, 0))
+    for fd in fds:
+        os.close(fd)
+    return pages, error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,8 @@ import pytest
 from lazyfs import records
 from lazyfs.errors import StoreError
 from lazyfs.extents import Extent
-from lazyfs.store import blobfile
-from lazyfs.store.blobfile import look_into
+from lazyfs.store import blobfile, trash
+from lazyfs.store.blobfile import look_into, stand_in
 from lazyfs.store.layout import Layout, open_layout
 from tests.unit.stores import BLOB, BLOCK, SIZE, block, directory, fill, in_processes, layout, opened
 
@@ -190,6 +192,56 @@ def test_i4_set_up_is_not_done_beside_another(layout: Layout, monkeypatch: pytes
         blob.locks.end_set_up()
         with opened(layout):
             pass
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_one_that_rests_keeps_its_lock_and_nothing_else(layout: Layout) -> None:
+    before = descriptors()
+    with opened(layout) as blob:
+        fill(blob)
+        assert blob.rest()
+        assert blob.rest()
+        assert blob.resting
+        assert descriptors() == before + 1
+        assert trash.stage(layout, BLOB) is None, "it is in use"
+        blob.wake(layout)
+        assert blob.complete_now()
+        assert bytes(blob.read(1, wait=True) or b"") == block(blob, 1)
+        assert blob.rest()
+    assert descriptors() == before
+    staged = trash.stage(layout, BLOB)
+    assert staged is not None
+    trash.delete(layout, staged)
+
+
+def test_one_that_is_thrown_away_while_it_rests_does_not_wake_as_another(layout: Layout) -> None:
+    before = descriptors()
+    with opened(layout) as blob:
+        fill(blob)
+        assert blob.rest()
+        blob.set_aside(layout)
+        with pytest.raises(FileNotFoundError):
+            blob.wake(layout)
+        with opened(layout) as another:  # under the same name
+            fill(another)
+            with pytest.raises(FileNotFoundError):
+                blob.wake(layout)
+        assert blob.resting
+    assert descriptors() == before
+
+
+def test_what_is_only_in_memory_does_not_rest(layout: Layout) -> None:
+    with contextlib.closing(stand_in(BLOB, SIZE, BLOCK)) as blob:
+        assert not blob.rest()
+        assert list(blob.missing(ALL)) == [0, 1, 2, 3]
+    with opened(layout) as blob:
+        fill(blob)
+        shutil.rmtree(directory(layout))
+        assert not blob.rest()
+        assert blob.complete()
 
 
 def test_what_the_store_has_not(layout: Layout) -> None:
