@@ -117,8 +117,6 @@ class Store:
         try:
             blob = open_blob(self.layout, blob_id, size, self.block_size)
         except OSError as exc:
-            if exc.errno in layouts.TOO_MANY_OPEN:
-                raise  # that is not the disk's doing
             self.trouble.failed(exc)
             return stand_in(blob_id, size, self.block_size)
         if not blob.writable:

@@ -34,7 +34,7 @@ from lazyfs.errors import StoreError
 from lazyfs.versions import BlobId, is_blob_id
 
 TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
-"""What an open fails with that is not the disk's doing."""
+"""What an open fails with for a lack of descriptors."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC

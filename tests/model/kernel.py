@@ -24,7 +24,7 @@ from unittest import mock
 import trio
 
 from lazyfs import fetch
-from lazyfs.store import blobfile, eviction, holes, layout, locks, passage, quota, trash
+from lazyfs.store import blobfile, eviction, files, holes, layout, locks, passage, quota, trash
 from tests.model.interleavings import Access, Accesses, Explorer, Mode
 
 _FLOCK = struct.Struct("hhqqi4x")
@@ -397,7 +397,7 @@ class _Trio:
 def installed(kernel: Kernel) -> Iterator[None]:
     """Let the store make its system calls here."""
     stands = {
-        "os": (_Os(kernel), (blobfile, layout, passage, trash, quota)),
+        "os": (_Os(kernel), (blobfile, files, layout, passage, trash, quota)),
         "time": (_Time(kernel), (blobfile, quota, eviction)),
         "fcntl": (_Fcntl(kernel), (locks,)),
         "holes": (_Holes(kernel), (blobfile,)),
