@@ -108,13 +108,13 @@ async def _fetch_sources(sources: list[Source], settings: Settings, output: Path
 async def _files_of(session: Session, directory: Directory) -> list[str]:
     """Return the paths of all files below a directory, indexes listed on the way, in the order they were named."""
     paths: list[str] = []
-    nodes: list[Node] = list(directory.children.values())
+    nodes: list[Node] = list(reversed(directory.children.values()))  # the last one is the next
     while nodes:
-        node = nodes.pop(0)
+        node = nodes.pop()
         if isinstance(node, Directory):
             if node.urls and node.listed_at is None:
                 await session.vfs.listings.refresh(node)
-            nodes = [*node.children.values(), *nodes]
+            nodes += reversed(node.children.values())
         elif isinstance(node, File):
             paths.append(node.path)
     return paths

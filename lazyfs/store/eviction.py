@@ -65,7 +65,7 @@ class _Queue:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._most = 1 << 64  # no use beyond it is among the oldest that were found so far
+        self.most = 1 << 64  # no use beyond it is among the oldest that were found so far
         self._found: list[Candidate] = []
         self._ordered: deque[Candidate] = deque()
 
@@ -73,12 +73,11 @@ class _Queue:
         return bool(self._ordered)
 
     def add(self, use: int, blob_id: BlobId, block: int) -> None:
-        """Take a candidate that a look through the store has found."""
-        if use <= self._most:
-            self._found.append(Candidate(use, blob_id, block))
-            if len(self._found) > 4 * CANDIDATES:
-                self._found = heapq.nsmallest(CANDIDATES, self._found)
-                self._most = self._found[-1].use
+        """Take a candidate that a look through the store has found; its use is not beyond `most`."""
+        self._found.append(Candidate(use, blob_id, block))
+        if len(self._found) > 4 * CANDIDATES:
+            self._found = heapq.nsmallest(CANDIDATES, self._found)
+            self.most = self._found[-1].use
 
     def order(self) -> None:
         """Keep the oldest candidates, in order: the look is over."""
@@ -161,7 +160,11 @@ class Evictor:
     def recount(self) -> None:
         """Look through the store, so that the quota is what is there. *Raises*: OSError; StoreError."""
         with self._mutex:
-            self._look_through()
+            quota = self._quota.look()
+            if quota.max_cache or quota.min_free:
+                self._look_through()
+            else:  # who does not evict needs no candidates, and to count blocks is a hundred times as fast
+                self._quota.recount(self._count)
 
     def _free(self, wanted: int) -> int:
         """Evict until so many bytes are free, or a fresh look has found no more; return how many are."""
@@ -219,33 +222,48 @@ class Evictor:
         self._quota.recount(self._measure)
 
     def _measure(self) -> int:
-        """Find the candidates, and return how many bytes of blob data are on the disk.
+        """Find the candidates, and return how many bytes of blob data are on the disk."""
+        self._cold, self._hot = _Queue(), _Queue()
+        total = self._count(self._add_blocks)
+        self._cold.order()
+        self._hot.order()
+        return total
+
+    def _count(self, present_in: Callable[[BlobFile], int] = BlobFile.present_bytes) -> int:
+        """Return how many bytes of blob data are on the disk; `present_in` says how many of a blob are present.
 
         What goes to the trash meanwhile is counted twice rather than not at all: the trash comes last.
         """
-        self._cold, self._hot = _Queue(), _Queue()
         total = 0
         for blob_id in layouts.blob_ids(self._layout):
             present = 0
             # One that cannot be opened, for what lies there is no file, has nothing to evict.
             with suppress(OSError, BadRecord), closing(look_into(self._layout, blob_id)) as blob:
-                present = self._add_blocks(blob)
+                present = present_in(blob)
             with suppress(OSError):
                 total += max(present, layouts.disk_bytes(self._layout, blob_id))
-        self._cold.order()
-        self._hot.order()
         return total + trash.disk_bytes(self._layout)
 
     def _add_blocks(self, blob: BlobFile) -> int:
         """Find a blob's candidates, and return how many bytes of it are present."""
         if _is_kept(self._layout, blob):
             return blob.present_bytes()
-        before = self._cold.bytes + self._hot.bytes
-        for index, use in blob.present():
-            queue = self._hot if replacement.is_hot(use) else self._cold
-            queue.bytes += blob.geometry.length(index)
-            queue.add(use, blob.blob_id, index)
-        return self._cold.bytes + self._hot.bytes - before
+        cold, hot, blocks, hot_blocks, index = self._cold, self._hot, 0, 0, -1
+        for index, use in blob.present():  # of a large blob there are a million
+            queue = cold
+            if replacement.is_hot(use):
+                queue, hot_blocks = hot, hot_blocks + 1
+            if use <= queue.most:
+                queue.add(use, blob.blob_id, index)
+            blocks += 1
+        unit = blob.geometry.block_size
+        hot.bytes += hot_blocks * unit
+        cold.bytes += (blocks - hot_blocks) * unit
+        if blocks:
+            short = unit - blob.geometry.length(index)  # the last one, perhaps of the blob
+            queue.bytes -= short
+            return blocks * unit - short
+        return 0
 
 
 def _is_as_it_was(blob: BlobFile, candidate: Candidate) -> bool:

@@ -239,6 +239,19 @@ def test_a_short_last_block(store: Store, one: BlobFile) -> None:
     assert store.quota.look().used <= BLOCKS * BLOCK
 
 
+@pytest.mark.parametrize("bound", [0, BLOCKS * BLOCK])
+def test_a_recount_counts_the_same_with_a_bound_and_without(store: Store, one: BlobFile, bound: int) -> None:
+    put(store, one, *range(5))
+    store.quota.set_bounds(bound, 0)
+    with store.quota.freeing(-100 * BLOCK):
+        pass
+    store.evictor.recount()
+    assert store.quota.look().used == 5 * BLOCK
+    store.quota.set_bounds(2 * BLOCK, 0)
+    store.evictor.shrink()
+    assert present(one) == {3, 4}
+
+
 def test_what_was_written_and_is_not_recorded_gives_its_room_back(store: Store, one: BlobFile) -> None:
     assert store.write(one, 0, [b"x" * BLOCK]) != [MISSING]
     store.take_back(one, 0)
