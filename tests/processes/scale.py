@@ -1,10 +1,10 @@
 """`tools/scale`: what large things cost, and whether that grows faster than they do.
 
-Makes a manifest of a million names, a directory of 100,000, a blob of 4 TiB (a hole, at the origin and in the store),
-64 mounts of one store and 10,000 open files, each in two or three sizes, and does with them what people do. For each
-step it prints the seconds it took, the processor time and memory of the daemons, what that is for each unit of the
-work, and beside it, from the second size on, how much faster than the work it has grown. The work of a blob is what was
-read of it, not its size.
+Makes a manifest of a million names, a directory of 100,000, an index of as many, a blob of 4 TiB (a hole, at the origin
+and in the store), 64 mounts of one store and 10,000 open files, each in two or three sizes, and does with them what
+people do. For each step it prints the seconds it took, the processor time and memory of the daemons, what that is for
+each unit of the work, and beside it, from the second size on, how much faster than the work it has grown. The work of a
+blob is what was read of it, not its size.
 
 Ends with 1 where a figure has clearly grown faster: by more than --most times the growth of the work, beyond half a
 second or 16 MiB, which are the machine's and the interpreter's own.
@@ -27,6 +27,7 @@ from tests.servers import Nginx
 SIZES: Final = {
     "names": "100000,1000000",
     "entries": "10000,100000",
+    "index": "10000,100000",
     "blob": "40G,400G,4T",
     "mounts": "8,64",
     "files": "1000,10000",

@@ -14,7 +14,7 @@ from typing import Final
 
 from lazyfs import control
 from lazyfs.store import running
-from tests.mounts import Mount, Mounts, lazyfs, start
+from tests.mounts import Mount, Mounts, Task, lazyfs, start
 from tests.processes import looking
 from tests.servers import Nginx
 
@@ -73,6 +73,28 @@ class Scale:
         with self._mounted("entries", manifest, count) as mount:
             self._take("entries: ls -l", count, [mount], partial(_under, looking.walk, mount.path()))
             self._take("entries: ls, 10 times", count, [mount], partial(_under, looking.list_names, mount.path(), 10))
+
+    def index(self, count: int) -> None:
+        """A directory index of so many files, listed again whenever it is looked at."""
+        directory = self._nginx.docroot / f"index-{count}"
+        directory.mkdir()
+        for number in range(count):
+            (directory / f"file-{number}.bin").touch()
+        url, store, made = f"{self._nginx.url}/{directory.name}/", self._new_store(), list[Mount]()
+        mount_it = partial(self._mounts, url, store=store, options=["--revalidate", "0"])
+        self._take("index: in the mount", count, made, lambda: made.append(mount_it()))
+        (mount,) = made
+
+        def look_and_wait() -> None:
+            requests = len(self._nginx.requests())
+            _under(looking.walk, mount.path())
+            _until(lambda: len(self._nginx.requests()) > requests)
+            _until_idle(mount)
+
+        looks = start(looking.look_again_and_again, mount.path("nothing"))
+        looks.wait_until_open()
+        self._take("index: ls -l, and listed behind it", count, [mount], look_and_wait, [looks])
+        self._take("index: umount", count, [], mount.umount)
 
     def blob(self, size: int) -> None:
         """A blob of so many bytes, of which a few are read."""
@@ -158,28 +180,53 @@ class Scale:
     @contextlib.contextmanager
     def _mounted(self, what: str, manifest: Path, count: int) -> Iterator[Mount]:
         """Have a manifest mounted, and all of its names taken in."""
-        began = time.monotonic()
-        mount = self._mounts(manifest, store=self._new_store())
-        looks = start(looking.look_again_and_again, mount.path("nothing"))
-        looks.wait_until_open()
-        while _files(mount) < count:
-            assert time.monotonic() < began + PATIENCE, "the manifest is not read in time"
-            time.sleep(0.1)
-        seconds = time.monotonic() - began
-        looks.go()
-        processor, memory = _processor(mount), _memory(mount)
-        self._show(Step(f"{what}: in the mount", count, seconds, processor, memory, looks.result()))
+        made = list[Mount]()
+        looks: list[Task[float]] = []
+
+        def take_in() -> None:
+            made.append(self._mounts(manifest, store=self._new_store()))
+            looks.append(start(looking.look_again_and_again, made[0].path("nothing")))
+            looks[0].wait_until_open()
+            _until(lambda: _files(made[0]) >= count)
+
+        self._take(f"{what}: in the mount", count, made, take_in, looks)
+        (mount,) = made
         yield mount
         self._take(f"{what}: umount", count, [], mount.umount)
 
-    def _take(self, what: str, work: int, mounts: Sequence[Mount], do: Callable[[], object]) -> None:
-        """Do a step, and show what it took."""
+    def _take(
+        self,
+        what: str,
+        work: int,
+        mounts: Sequence[Mount],
+        do: Callable[[], object],
+        looks: Sequence[Task[float]] = (),
+    ) -> None:
+        """Do a step, and show what it took; `looks` go on until it is done."""
         before = sum(map(_processor, mounts))
         began = time.monotonic()
         do()
         seconds = time.monotonic() - began
+        for task in looks:
+            task.go()
+        slowest = max((task.result() for task in looks), default=0.0)
         processor = sum(map(_processor, mounts)) - before
-        self._show(Step(what, work, seconds, processor, sum(map(_memory, mounts))))
+        self._show(Step(what, work, seconds, processor, sum(map(_memory, mounts)), slowest))
+
+
+def _until(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not ready():
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s"
+        time.sleep(0.1)
+
+
+def _until_idle(mount: Mount) -> None:
+    """Wait until a daemon has taken next to no time for half a second."""
+    before = -1.0
+    while (now := _processor(mount)) > before + 0.1:
+        before = now
+        time.sleep(0.5)
 
 
 def _under(function: Callable[..., object], *args: object) -> None:
