@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final
@@ -86,7 +85,9 @@ class Vfs:
         self._read_timeout = blobs.limits.read_timeout
         self._open: dict[int, tuple[Blob, int]] = {}
         self._bound: dict[str, set[File]] = {}  # files with `known`, by URL
-        self._again: deque[tuple[float, File]] = deque()
+        self._again, failed = trio.open_memory_channel[tuple[float, File]](
+            math.inf
+        )  # in the order of when they are due
         self._queue, announced = trio.open_memory_channel[File](math.inf)
         self.listings = Listings(
             self, lister, self.problems, self.counters, nursery, self._read_timeout, resolver.fresh_for
@@ -98,7 +99,7 @@ class Vfs:
         blobs.on_whole = self.passthrough.look
         for _ in range(RESOLVING):
             nursery.start_soon(self._resolve_announced, announced.clone())
-        nursery.start_soon(self._resolve_again)
+        nursery.start_soon(self._resolve_again, failed)
 
     # Names come and go.
 
@@ -271,13 +272,12 @@ class Vfs:
 
     def _try_again(self, file: File, reason: str) -> None:
         self.problems.add(file.path, reason)
-        self._again.append((trio.current_time() + RESOLVE_AGAIN, file))
+        self._again.send_nowait((trio.current_time() + RESOLVE_AGAIN, file))
 
-    async def _resolve_again(self) -> None:
-        while True:
-            await trio.sleep(RESOLVE_AGAIN / 4)
-            while self._again and self._again[0][0] <= trio.current_time():
-                self._queue.send_nowait(self._again.popleft()[1])
+    async def _resolve_again(self, failed: trio.MemoryReceiveChannel[tuple[float, File]]) -> None:
+        async for due, file in failed:
+            await trio.sleep_until(due)
+            self._queue.send_nowait(file)
 
     # Directories.
 
