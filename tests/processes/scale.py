@@ -85,7 +85,7 @@ def main() -> None:
         mounts = Mounts(directory)
         try:
             with Nginx(directory / "nginx", directory / "docroot") as nginx:
-                scale = Scale(mounts, nginx, table.show)
+                scale = Scale(mounts, nginx, table.show, options.idle)
                 for what in options.only or SIZES:
                     for size in getattr(options, what).split(","):
                         print(f"{what}: {size}", flush=True)
@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     for what, sizes in SIZES.items():
         parser.add_argument(f"--{what}", default=sizes, metavar="SIZES", help=f"from small to large ({sizes})")
     parser.add_argument("--most", type=float, default=1.5, help="times that a figure may grow faster (1.5)")
+    parser.add_argument("--idle", type=float, default=10.0, help="seconds for which mounts are left alone (10)")
     parser.add_argument("--directory", help="where stores and origin are (the temporary directory)")
     return parser
 

@@ -27,9 +27,6 @@ READS: Final = 300
 SHARED: Final = 64 << 20
 """Bytes of the blob that many mounts share."""
 
-IDLE: Final = 10.0
-"""Seconds for which many mounts are left alone."""
-
 SMALL: Final = 4096
 """Bytes of each of many open files."""
 
@@ -53,12 +50,16 @@ class Step:
 
 
 class Scale:
-    """Makes large things, each in a store of its own; `show` hears of each step."""
+    """Makes large things, each in a store of its own; `show` hears of each step.
 
-    def __init__(self, mounts: Mounts, nginx: Nginx, show: Callable[[Step], None]) -> None:
+    *Units*: `idle` the seconds for which many mounts are left alone.
+    """
+
+    def __init__(self, mounts: Mounts, nginx: Nginx, show: Callable[[Step], None], idle: float) -> None:
         self._mounts = mounts
         self._nginx = nginx
         self._show = show
+        self._idle = idle
         self._made = 0
 
     def names(self, count: int) -> None:
@@ -140,8 +141,8 @@ class Scale:
         self._take("mounts: made", count, made, make)
         self._take("mounts: one reads at random places", 100, made[:1], partial(read_in, made[:1], 100))
         self._take("mounts: each reads what is there", count, made, partial(read_in, made, 10))
-        time.sleep(IDLE)  # until what they do at the start is done
-        self._take(f"mounts: left alone for {IDLE:g} s", count, made, partial(time.sleep, IDLE))
+        time.sleep(self._idle)  # until what they do at the start is done
+        self._take(f"mounts: left alone for {self._idle:g} s", count, made, partial(time.sleep, self._idle))
         self._take("mounts: lazyfs status", count, made, partial(_command, "status", "--store", store))
         self._take("mounts: gone", count, [], unmake)
 
