@@ -22,7 +22,6 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
@@ -41,6 +40,7 @@ from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.fetch import LONGEST_RUN, Fetcher, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
 from lazyfs.memory import CheckedBlocks
+from lazyfs.options import Limits as Limits
 from lazyfs.origin.client import Client
 from lazyfs.readahead import Readahead
 from lazyfs.store import BlobFile, Store
@@ -65,14 +65,6 @@ SAMPLES: Final = 4
 
 _LOOKED_AT: Final = 1 << 13
 """Blocks looked for in the map between two looks at what else is to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """*Units*: `read_timeout` seconds, infinite to wait for ever; `memory` bytes of checked blocks."""
-
-    read_timeout: float = 60.0
-    memory: int = 32 * 1024 * 1024
 
 
 class Shared(Protocol):

@@ -14,7 +14,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urljoin
 
@@ -24,11 +23,12 @@ from lazyfs import ranges, urls
 from lazyfs.counters import Counters
 from lazyfs.errors import OriginDenied, OriginFailing, OriginOffline, OriginRefused, OriginUnreachable
 from lazyfs.extents import Extent
+from lazyfs.options import ClientOptions as ClientOptions
 from lazyfs.origin.answer import Request, silent_for
-from lazyfs.origin.credentials import CredentialOptions, Credentials
+from lazyfs.origin.credentials import Credentials
 from lazyfs.origin.health import Health
 from lazyfs.origin.slots import Slots
-from lazyfs.origin.transport import Transport, TransportOptions, Unconnected
+from lazyfs.origin.transport import Transport, Unconnected
 from lazyfs.origin.wire import Place
 from lazyfs.turns import Turns
 from lazyfs.urgency import Urgency
@@ -52,21 +52,6 @@ _ANY: Final = Extent(0, 1)
 
 Urgent = Callable[[], Urgency]
 """Looked at whenever there is a choice, since a reader may arrive at what is fetched ahead."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientOptions:
-    """How origins are asked.
-
-    *Units*: `patience` is the seconds for which something is tried in vain before it is left alone; `hedge` the share
-    of requests that may be sent twice.
-    """
-
-    credentials: CredentialOptions = field(default_factory=CredentialOptions)
-    transport: TransportOptions = field(default_factory=TransportOptions)
-    offline: bool = False
-    patience: float = 60.0
-    hedge: float = 0.03
 
 
 def demanded() -> Urgency:

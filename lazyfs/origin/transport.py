@@ -24,16 +24,19 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Final
 
+from lazyfs.origin import lean  # noqa: F401 - before httpx, of which it leaves out a part
+
+# isort: split
 import httpx
 import trio
 
 from lazyfs import __version__, urls
 from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable, UsageError
+from lazyfs.options import ENVIRONMENT as ENVIRONMENT
+from lazyfs.options import TransportOptions as TransportOptions
 from lazyfs.origin import wire
 from lazyfs.origin.connection import Filled, hand_over
 from lazyfs.origin.wire import Place
@@ -49,9 +52,6 @@ LEAST_RATE: Final = 1024
 RATE_WINDOW: Final = 10.0
 """Seconds of waiting over which that is measured; silence for as long is too slow as well."""
 
-ENVIRONMENT: Final = "env"
-"""As `proxy`: use what http_proxy, https_proxy and no_proxy say."""
-
 _PIECE: Final = 64 * 1024
 
 _FIRST: Final = 1024
@@ -60,21 +60,6 @@ _FIRST: Final = 1024
 _TIMEOUT = httpx.Timeout(wire.CONNECT_TIMEOUT, read=wire.HEAD_TIMEOUT, pool=None)
 
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30.0)
-
-
-@dataclass(frozen=True, slots=True)
-class TransportOptions:
-    """How connections are made.
-
-    `client_certificate` (and `client_key`, when it is not in the same file) is shown to the origins in `named`, and to
-    no other; `proxy` is a URL, `ENVIRONMENT`, or None for no proxy.
-    """
-
-    ca_file: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
-    proxy: str | None = field(default=None, repr=False)  # it may hold a password
-    named: frozenset[Place] = frozenset()
 
 
 class Unconnected(OriginUnreachable):
