@@ -45,11 +45,13 @@ _begun: list[socket.socket] = []
 def begin() -> None:
     """Start a daemon that waits for its order; it ends with this process, if there is none."""
     ours, theirs = socket.socketpair()
-    if os.fork() == 0:
+    between = os.fork()
+    if between == 0:
         ours.close()
         _become_daemon(theirs.detach())
     theirs.close()
-    os.wait()
+    with contextlib.suppress(ChildProcessError):  # whoever ignores SIGCHLD has nobody to wait for
+        os.waitpid(between, 0)
     _begun.append(ours)
     atexit.register(_dismiss)
 
@@ -65,6 +67,7 @@ def _dismiss() -> None:
 
 def run_in_foreground(mount: Mount) -> None:
     """Serve a mount from this process. *Raises*: LazyfsError."""
+    _dismiss()
     from lazyfs.mount import log_to, run_to_end
 
     log_to(logging.StreamHandler())
