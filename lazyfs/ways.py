@@ -32,6 +32,7 @@ from lazyfs.counters import Counters
 from lazyfs.errors import BlobChanged, LazyfsError, OriginError, OriginFailing, OriginRefused
 from lazyfs.extents import Block, Extent
 from lazyfs.origin.client import Answer, Attempt, Client
+from lazyfs.pace import Pace
 from lazyfs.shared import Shared
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Known, Version
@@ -100,6 +101,11 @@ class Ways:
     def shown(self) -> str:
         """Where bytes came from, when that was one place, else the first way; as messages show it."""
         return urls.redact(next(iter(self.used)) if len(self.used) == 1 else self._ways[0].url)
+
+    def pace(self) -> Pace | None:
+        """Return how fast the first way that is well delivers; None while too little is known."""
+        way = next((way for way in self._ways if not way.ailing), self._ways[0])
+        return self._client.pace(way.url)
 
     def add(self, url: str) -> None:
         """Take in one more, behind those that are known."""
