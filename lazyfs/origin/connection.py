@@ -99,7 +99,9 @@ class Connection:
         thread until all are full, or for `SOON`.
         """
         if filled is None:
-            return await self._when_ready(partial(self._take, buffers), trio.lowlevel.wait_readable)
+            count = await self._when_ready(partial(self._take, buffers), trio.lowlevel.wait_readable)
+            await trio.lowlevel.cancel_shielded_checkpoint()  # a body may come as fast as it is taken
+            return count
         await trio.lowlevel.checkpoint_if_cancelled()
         why: OSError | None = None if self._decrypted() else BlockingIOError()
         while True:
@@ -151,8 +153,8 @@ class Connection:
         return self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
 
     async def _when_ready(self, step: Callable[[], T], wait: Wait) -> T:
-        """Do a step once the socket lets us."""
-        await trio.lowlevel.checkpoint()
+        """Do a step once the socket lets us; when it does at once, no other task runs meanwhile."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
                 return step()
