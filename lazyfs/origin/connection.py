@@ -9,6 +9,7 @@ that the event loop neither copies nor decrypts it.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -119,7 +120,7 @@ class Connection:
         Runs in a worker thread, in which the socket does block.
         """
         secured = isinstance(self._socket, ssl.SSLSocket)
-        take = self._take if secured else self._take_all
+        take = self._take_records if secured else self._take_all
         count, until = 0, time.monotonic() + SOON
         self._socket.settimeout(SOON if secured else None)
         try:
@@ -143,6 +144,19 @@ class Connection:
     def _take_all(self, rest: Sequence[memoryview]) -> int:
         """Fill some buffers, as far as it gets within `SOON`; 0 at the end."""
         return self._socket.recvmsg_into(rest[:AT_ONCE], 0, socket.MSG_WAITALL)[0]
+
+    def _take_records(self, rest: Sequence[memoryview]) -> int:
+        """Fill the first buffer from TLS records of 16 KiB, as far as it gets within `SOON`; 0 at the end."""
+        count, until = 0, time.monotonic() + SOON
+        with contextlib.suppress(TimeoutError):
+            while (came := self._socket.recv_into(rest[0][count:])) and count + came < len(rest[0]):
+                count += came
+                if time.monotonic() >= until:
+                    return count
+            return count + came
+        if not count:
+            raise TimeoutError
+        return count
 
     def _take(self, rest: Sequence[memoryview]) -> int:
         """Fill the start of the first buffer with what is here, for TLS a record at the most; 0 at the end."""
