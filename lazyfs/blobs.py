@@ -14,6 +14,7 @@ from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, StoreError
 from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
+from lazyfs.readahead import Budget
 from lazyfs.store import BlobFile, Store
 from lazyfs.turns import Turns
 from lazyfs.versions import BlobId, Known
@@ -36,6 +37,7 @@ class Blobs:
         self.nursery = nursery
         self.limits = limits
         self.memory = CheckedBlocks(limits.memory)
+        self.ahead = Budget()
         self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
         self.on_whole: Callable[[BlobFile], None] = lambda file: None
         self._open: dict[BlobId, Blob] = {}

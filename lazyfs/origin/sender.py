@@ -30,6 +30,7 @@ from lazyfs.origin.health import Health
 from lazyfs.origin.slots import Slots
 from lazyfs.origin.transport import Transport, Unconnected
 from lazyfs.origin.wire import Place
+from lazyfs.pace import Pace
 from lazyfs.turns import Turns
 from lazyfs.urgency import Urgency
 
@@ -86,6 +87,10 @@ class Sender:
     def slow(self, url: str) -> float:
         """Return after how many seconds without an answer this URL's origin is slow; never, where nothing is hedged."""
         return self._slots[urls.origin_of(url)].latencies.slow if self._options.hedge else math.inf
+
+    def pace(self, url: str) -> Pace | None:
+        """Return how fast what a URL leads to is delivered; None while too little is known."""
+        return self._slots[urls.origin_of(self._targets.get(url, url))].pace
 
     def forget(self, url: str) -> None:
         """Forget where a URL leads."""

@@ -16,6 +16,7 @@ cancelled while it queues (encode/httpcore#1093).
 
 from __future__ import annotations
 
+import functools
 import http.cookiejar
 import ipaddress
 import logging
@@ -51,6 +52,9 @@ LEAST_RATE: Final = 1024
 
 RATE_WINDOW: Final = 10.0
 """Seconds of waiting over which that is measured; silence for as long is too slow as well."""
+
+URLS_KEPT: Final = 256
+"""URLs that are kept parsed, which takes longer than all else that httpx does for a request."""
 
 _PIECE: Final = 64 * 1024
 
@@ -152,7 +156,7 @@ class Transport:
         self._contexts: dict[bool, ssl.SSLContext] = {}  # with the client certificate, and without; each 0.5 MB
         self._http = httpx.AsyncClient(
             headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
-            cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
+            cookies=_NoCookies(),
             transport=_Wire(self._trust),
             mounts=self._proxies(),
             timeout=_TIMEOUT,
@@ -169,7 +173,7 @@ class Transport:
         """
         patience = wire.CONNECT_TIMEOUT + wire.HEAD_TIMEOUT
         with _transport_errors(url), trio.move_on_after(patience):  # httpx bounds only each piece of a head
-            request = self._http.build_request("GET", url, headers=list(headers), extensions={"url": url})
+            request = self._http.build_request("GET", _parsed(url), headers=list(headers), extensions={"url": url})
             return Reply(url, await self._http.send(request, stream=True))
         raise OriginUnreachable(urls.redact(url), f"no answer for {patience:g} s")
 
@@ -236,6 +240,19 @@ def _excepted(host: str) -> str | None:
         log.warning("no_proxy: %s is neither a host nor an address, and excepts nothing", host)
         return None
     return pattern
+
+
+class _NoCookies(http.cookiejar.CookieJar):
+    """Takes none and sends none, without a look at what there is."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Do nothing."""
+
+    def add_cookie_header(self, request: object) -> None:
+        """Do nothing."""
+
+
+_parsed = functools.lru_cache(URLS_KEPT)(httpx.URL)
 
 
 class _Wire(httpx.AsyncBaseTransport):
