@@ -2,8 +2,8 @@
 
 A blob's reads are told apart into streams: a read belongs to the stream whose next byte it is near, or into whose
 window it falls, since the kernel sends a large read as several requests, which arrive in any order, and programs skip.
-The second read of a stream opens its window; each time the reader has used up half of it, the window doubles. Reads
-that belong to no stream start one, in place of the one idle longest, and nothing is fetched ahead of them: a random
+The second read of a stream opens its window, which doubles each time that half of it has been read. Reads that belong
+to no stream start one, in place of the one idle longest, and nothing is fetched ahead of them: a random
 reader is left alone.
 
 A request is for what the origin delivers in `LASTS`; the next one is sent when what is still to come lasts for
@@ -96,9 +96,8 @@ class Readahead:
         if stream is None:
             self._streams.append(_Stream(offset, stop, 0, 0))
         elif stop > stream.next:  # else it is read again, or is a request that was overtaken
+            stream.window = max(stream.window + 2 * (stop - stream.next), SMALLEST)
             stream.next = stop
-            if (stream.fetched_to - stop) * 2 <= stream.window:
-                stream.window = max(stream.window * 2, SMALLEST)
 
     def next(self, due: int, pace: Callable[[], Pace | None], now: float) -> Ahead:
         """Return what to fetch now ahead of who has read last, while `due` bytes of the blob are under way.
