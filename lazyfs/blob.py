@@ -131,10 +131,10 @@ class Blob:
         holds: list[Hold] = []
         self._busy += 1  # another may be opened in its place meanwhile
         try:
+            content = await self._stored_run(extent)
             if not self._complete:
                 self._readahead.on_read(offset, length)
-                holds = self._launch_around(extent)
-            content = await self._stored_run(extent)
+                holds = self._launch_around(extent if content is None else Extent(extent.stop, extent.stop))
             blocks = [content] if content else [await self._block(index, deadline) for index in extent.blocks()]
         except OSError as exc:
             raise self._store_fails(exc) from exc
@@ -241,7 +241,7 @@ class Blob:
                 raise self._too_late()
 
     def _launch_around(self, demand: Extent) -> list[Hold]:
-        """Launch flights for the missing blocks of a read, and of what to fetch ahead of it, joined where they touch.
+        """Launch flights for the missing blocks of `demand`, and of what to fetch ahead, joined where they touch.
 
         Returns the holds that are the read's own. No await: to find no flight and to launch one are one step.
         """

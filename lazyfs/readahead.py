@@ -2,14 +2,15 @@
 
 A blob's reads are told apart into streams: a read belongs to the stream whose next byte it is near, or into whose
 window it falls, since the kernel sends a large read as several requests, which arrive in any order, and programs skip.
-The second read of a stream opens its window; each time the reader has used up half of it, the window doubles. Reads
-that belong to no stream start one, in place of the one idle longest, and nothing is fetched ahead of them: a random
+The second read of a stream opens its window, which doubles each time that half of it has been read. Reads that belong
+to no stream start one, in place of the one idle longest, and nothing is fetched ahead of them: a random
 reader is left alone.
 
-What is under way at a time is what the origin delivers in four latencies: more only fills the link in front of other
-readers, less leaves it idle. It is made up of requests of an equal share of it: two, and more where the latency is
-long, since it is there that a single connection gives less than the link. The next one is sent as blocks come in, not
-only as they are read, or the requests would end all at once and leave the link idle until the reader is there.
+A request is for what the origin delivers in `LASTS`; the next one is sent when what is still to come lasts for
+`LATENCIES` round trips: more only fills the link in front of other readers, less leaves it idle. So requests to a near
+origin follow each other, and several are under way to a far one, where a single connection gives less than the link.
+They are sent as blocks come in, not only as they are read, or those under way would end all at once, and leave the link
+idle until the reader is there.
 
 *Source*: the bandwidth-delay product, RFC 6349 §3.3; Linux, mm/readahead.c, for windows that double.
 """
@@ -38,15 +39,10 @@ USUAL: Final = 16 * 1024 * 1024
 LARGEST: Final = 64 * 1024 * 1024
 """Bytes in a window at first, mostly, and where so much is needed; the last for all windows together."""
 
+LASTS: Final = 0.04
+"""Seconds for which a request lasts, but never less than a block: each costs up to a millisecond of the CPU."""
+
 LATENCIES: Final = 4
-SHORTEST: Final = 0.08
-"""Latencies for which what is under way lasts, and seconds at the least: a request costs up to a millisecond of CPU."""
-
-REQUESTS: Final = 8
-"""Requests under way for a stream at the most: two, and"""
-
-ONE_MORE: Final = 0.008
-"""seconds of latency for each further one."""
 
 IDLE: Final = 5.0
 """Seconds after which a stream has no share of the memory any longer."""
@@ -100,9 +96,8 @@ class Readahead:
         if stream is None:
             self._streams.append(_Stream(offset, stop, 0, 0))
         elif stop > stream.next:  # else it is read again, or is a request that was overtaken
+            stream.window = max(stream.window + 2 * (stop - stream.next), SMALLEST)
             stream.next = stop
-            if (stream.fetched_to - stop) * 2 <= stream.window:
-                stream.window = max(stream.window * 2, SMALLEST)
 
     def next(self, due: int, pace: Callable[[], Pace | None], now: float) -> Ahead:
         """Return what to fetch now ahead of who has read last, while `due` bytes of the blob are under way.
@@ -114,7 +109,7 @@ class Readahead:
             return NOTHING
         start = max(stream.next, stream.fetched_to)
         stream.window = min(stream.window, self._budget.share(stream, now))
-        pipe, part = _in_the_pipe(pace(), stream.window)
+        pipe, part = _in_the_pipe(pace(), stream.window, self._geometry.block_size)
         stream.window = min(stream.window, max(USUAL, 2 * pipe))
         room = min(stream.next + stream.window - start, pipe - due)
         run = self._geometry.covering(start, room)
@@ -134,9 +129,9 @@ class Readahead:
         return None
 
 
-def _in_the_pipe(pace: Pace | None, window: int) -> tuple[int, int]:
-    """Return how many bytes should be under way, and how many of them in one request."""
+def _in_the_pipe(pace: Pace | None, window: int, block: int) -> tuple[int, int]:
+    """Return how many bytes may be under way, and how many of them in one request."""
     if pace is None:
         return window, window // 2
-    pipe = max(int(pace.rate * max(LATENCIES * pace.latency, SHORTEST)), SMALLEST)
-    return pipe, min(pipe // min(2 + int(pace.latency / ONE_MORE), REQUESTS), window // 2)
+    part = max(block, min(int(pace.rate * LASTS), window // 2))
+    return part + int(pace.rate * LATENCIES * pace.latency), part
