@@ -22,7 +22,6 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
@@ -43,8 +42,9 @@ from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.fetch import LONGEST_RUN, Fetcher, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
 from lazyfs.memory import CheckedBlocks
+from lazyfs.options import Limits as Limits
 from lazyfs.origin.client import Client
-from lazyfs.readahead import Readahead
+from lazyfs.readahead import Budget, Readahead
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.layout import Layout
 from lazyfs.urgency import Urgency
@@ -63,14 +63,6 @@ SAMPLES: Final = 4
 """Blocks that a mirror must have alike, where nothing else says that it has the same blob."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """*Units*: `read_timeout` seconds, infinite to wait for ever; `memory` bytes of checked blocks."""
-
-    read_timeout: float = 60.0
-    memory: int = 32 * 1024 * 1024
-
-
 class Shared(Protocol):
     """What the open blobs of a process share (blobs.py)."""
 
@@ -81,6 +73,7 @@ class Shared(Protocol):
     limits: Limits
     memory: CheckedBlocks
     awake: Awake
+    ahead: Budget
 
     def forget_if_idle(self, blob: Blob) -> None:
         """Close a blob's files once nobody needs them."""
@@ -109,7 +102,8 @@ class Blob:
         self.ways = Ways(known, shared.client, shared.counters, shared.nursery, self._samples, digest=digest)
         self._fetcher = Fetcher(shared.store, file, known, self.ways, shared.memory, shared.counters)
         self._flights = self._fetcher.flights
-        self._readahead = Readahead(file.geometry)
+        self._fetcher.on_landed = self._launch_ahead
+        self._readahead = Readahead(file.geometry, shared.ahead)
         self._ahead: list[Hold] = []
         self._failed: dict[int, tuple[float, LazyfsError]] = {}
         self._busy = 0  # tasks that need its files: readers, leaders of flights, who writes down what was read
@@ -134,9 +128,10 @@ class Blob:
         holds: list[Hold] = []
         self._begin_use()
         try:
-            if not self._complete:
-                holds = self._launch_around(extent, self._readahead.on_read(offset, length))
             content = await self._stored_run(extent)
+            if not self._complete:
+                self._readahead.on_read(offset, length)
+                holds = self._launch_around(extent if content is None else Extent(extent.stop, extent.stop))
             blocks = [content] if content else [await self._block(index, deadline) for index in extent.blocks()]
         except OSError as exc:
             raise self._store_fails(exc) from exc
@@ -254,22 +249,35 @@ class Blob:
             if len(flight.blocks) >= left:
                 raise self._too_late()
 
-    def _launch_around(self, demand: Extent, ahead: Extent) -> list[Hold]:
-        """Launch flights for the missing blocks of a read, and of what to fetch ahead of it, joined where they touch.
+    def _launch_around(self, demand: Extent) -> list[Hold]:
+        """Launch flights for the missing blocks of `demand`, and of what to fetch ahead, joined where they touch.
 
         Returns the holds that are the read's own. No await: to find no flight and to launch one are one step.
         """
         if self._shared.client.offline:
             return []
-        self._ahead = [hold for hold in self._ahead if hold.active]
-        if ahead and ahead.start <= demand.stop:
-            self._ahead += self._launch(Extent(demand.start, ahead.stop), Urgency.READAHEAD)
+        run, part = self._next_ahead()
+        if run and run.start <= demand.stop:
+            self._ahead += self._launch(Extent(demand.start, run.stop), Urgency.READAHEAD, part)
             return []
-        self._ahead += self._launch(ahead, Urgency.READAHEAD)
+        self._ahead += self._launch(run, Urgency.READAHEAD, part)
         return self._launch(demand, Urgency.DEMAND)
 
-    def _launch(self, run: Extent, urgency: Urgency) -> list[Hold]:
-        """Launch flights for the missing blocks of a run that have none.
+    def _launch_ahead(self) -> None:
+        """Launch what is to be fetched ahead now that something has come in."""
+        if self.opens:
+            run, part = self._next_ahead()
+            self._ahead += self._launch(run, Urgency.READAHEAD, part)
+
+    def _next_ahead(self) -> tuple[Extent, int]:
+        """Return what to fetch ahead, and how many blocks of it in one request."""
+        self._ahead = [hold for hold in self._ahead if hold.active]
+        block = self.geometry.block_size
+        ahead = self._readahead.next(self._flights.due * block, self.ways.pace, trio.current_time())
+        return ahead.run, max(1, ahead.part // block)
+
+    def _launch(self, run: Extent, urgency: Urgency, part: int | None = None) -> list[Hold]:
+        """Launch flights, of `part` blocks at the most, for the missing blocks of a run that have none.
 
         Returns a hold on each flight that has any of them, so that none ends because others leave it; but nothing
         keeps a dying one. The map is looked at only for blocks that are neither in memory nor under way.
@@ -280,8 +288,9 @@ class Blob:
         without = [index for index in wanted if self._flights.find(index) is None]
         if without:
             missing = self._file.missing(Extent(without[0], without[-1] + 1))
-            for part in runs(sorted(set(without).intersection(missing)), self._fetcher.longest_run):
-                flights[self._take_off(part.blocks())] = None
+            longest = min(part or self._fetcher.longest_run, self._fetcher.longest_run)
+            for piece in runs(sorted(set(without).intersection(missing)), longest):
+                flights[self._take_off(piece.blocks())] = None
         return [flight.hold(urgency) for flight in flights if not flight.dying]
 
     def _take_off(self, blocks: Iterable[int]) -> Flight:

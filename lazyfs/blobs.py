@@ -16,6 +16,7 @@ from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, StoreError, TooManyOpen
 from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
+from lazyfs.readahead import Budget
 from lazyfs.store import BlobFile, Store
 from lazyfs.store import layout as layouts
 from lazyfs.turns import Turns
@@ -40,6 +41,7 @@ class Blobs:
         self.limits = limits
         self.memory = CheckedBlocks(limits.memory)
         self.awake = Awake(resource.getrlimit(resource.RLIMIT_NOFILE)[0] % (1 << 30))  # -1, for no limit, is many
+        self.ahead = Budget()
         self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
         self.on_whole: Callable[[BlobFile], None] = lambda file: None
         self._open: dict[BlobId, Blob] = {}

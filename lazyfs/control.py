@@ -15,12 +15,16 @@ import contextlib
 import hashlib
 import json
 import os
+import select
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lazyfs.errors import LazyfsError
+
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 Report = Callable[[Any], Awaitable[None]]
 """Sends one line of progress."""
@@ -71,6 +75,7 @@ class Connection:
             self._socket.close()
             raise Unreachable(f"no mount answers at {path}: {exc.strerror or exc}") from exc
         self._lines = self._socket.makefile("rb")
+        self._process = _process_behind(self._socket)
 
     def request(self, op: str, **arguments: Any) -> Iterator[Any]:
         """Send a request; yield its progress and last its result. *Raises*: ControlError, what went wrong."""
@@ -89,18 +94,40 @@ class Connection:
         raise ControlError("the mount ended before it had answered")
 
     def wait_for_end(self) -> bool:
-        """Wait until the mount's process lets go of the connection; False when the time-out comes first."""
+        """Wait until the mount's process has ended; False when the time-out comes first.
+
+        It lets go of the connection a little before that, and still uses the store.
+        """
         try:
-            return not self._socket.recv(1)
+            if self._socket.recv(1):
+                return False
         except ConnectionError:
-            return True
+            pass
         except OSError:
             return False
+        if self._process is None:
+            return True
+        timeout = self._socket.gettimeout()
+        return bool(select.select([self._process], [], [], timeout)[0])
 
     def close(self) -> None:
         """Hang up."""
         self._lines.close()
         self._socket.close()
+        if self._process is not None:
+            os.close(self._process)
+
+
+def _process_behind(connected: socket.socket) -> int | None:
+    """Return a descriptor of the process that listens; None when that cannot be seen from here, or has ended.
+
+    *Source*: unix(7), SO_PEERCRED; pidfd_open(2).
+    """
+    pid, _, _ = _CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 def is_dead(path: Path) -> bool:

@@ -94,6 +94,7 @@ class Fetcher:
         self._pass_failed: tuple[float, OriginError] | None = None  # until when no pass is begun, and why
         self._digest = digest_of(file.blob_id)
         self.mismatch: DigestMismatch | None = None  # set once: nothing of this blob is to be had any more
+        self.on_landed: Callable[[], None] = lambda: None
 
     def release_pass(self) -> None:
         """Let a pass end with its last waiter: the blob is being closed."""
@@ -371,6 +372,7 @@ class Fetcher:
         for index, block in blocks.items():
             self._land(flight, index, block)
         self._settle_committed(flight)
+        self.on_landed()
 
     def _settle_committed(self, flight: Flight) -> None:
         count = len(flight.committed)  # a worker thread may add more

@@ -150,6 +150,7 @@ class FlightTable:
 
     def __init__(self) -> None:
         self._by_block: dict[int, Flight] = {}
+        self._under_way: set[Flight] = set()
 
     def __len__(self) -> int:
         return len(self._by_block)
@@ -161,6 +162,7 @@ class FlightTable:
     def launch(self, blocks: Iterable[int]) -> Flight:
         """Return a new flight for blocks that have none."""
         flight = Flight(blocks)
+        self._under_way.add(flight)
         self._by_block.update(dict.fromkeys(flight.blocks, flight))
         return flight
 
@@ -186,8 +188,10 @@ class FlightTable:
         """Drop what is left of a flight and wake its waiters; nothing of it is locked any more."""
         for index in tuple(flight.blocks):
             self.settle(flight, index)
+        self._under_way.discard(flight)
         flight.end(error)
 
-    def flights(self) -> set[Flight]:
-        """All flights under way."""
-        return set(self._by_block.values())
+    @property
+    def due(self) -> int:
+        """How many blocks have not landed yet."""
+        return sum(len(flight.blocks) - len(flight.landed) for flight in self._under_way)

@@ -27,7 +27,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, InodeT, ReaddirToken, RequestContext
 
-from lazyfs import mountinfo, neighbours, order
+from lazyfs import inorder, mountinfo, neighbours
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
 from lazyfs.extents import Block
 from lazyfs.neighbours import Neighbours
@@ -135,7 +135,7 @@ class Adapter(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """Go on with a listing behind the name whose cookie is `start_id`."""
         nodes = self._listings[fh]
-        for place in order.behind(nodes, start_id):
+        for place in inorder.behind(nodes, start_id):
             node = nodes[place]
             if not pyfuse3.readdir_reply(token, os.fsencode(node.name), self._attributes(node), cookie(node.name)):
                 break

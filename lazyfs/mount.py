@@ -1,13 +1,5 @@
 """A mount's daemon: wires a session to FUSE and to the control socket, and ends both cleanly.
 
-    daemonize first, then everything else: nothing is forked once the mount is there (a child would keep its
-    descriptors open), and no thread exists when the fork happens.
-
-      command ── fork ── daemon: session, sources, FUSE, tuning, control socket ── "ready" to its caller ──┐
-         └── waits for one line: "ready", or what went wrong ◄──────────────────────────────────────────────┘
-
-A caller that goes before that (Ctrl-C) takes the daemon with it.
-
 SIGTERM, SIGINT and SIGHUP detach the mount; the daemon goes on for those who have files open, for GRACE seconds at
 the most, and a second signal ends it at once.
 """
@@ -20,21 +12,20 @@ import logging.handlers
 import os
 import shutil
 import signal
-import socket
-import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import trio
 
-from lazyfs import control, control_server, fuse, mountinfo, process, tuning
-from lazyfs.errors import LazyfsError, NameMissing, UsageError, first_reason
+from lazyfs import control, control_server, mountinfo, order, process, tuning
+from lazyfs.errors import NameMissing, UsageError, first_reason
 from lazyfs.given import GivenBlob
+from lazyfs.order import READY, Mount
+from lazyfs.origin import early
 from lazyfs.scrubbing import scrub
-from lazyfs.session import Session, Settings, open_session
+from lazyfs.session import Session, open_session
 from lazyfs.sources.spec import Form, Source, parse_source
 from lazyfs.store import running
 
@@ -42,30 +33,6 @@ log = logging.getLogger(__name__)
 
 GRACE: Final = 5.0
 """Seconds for which a detached mount still serves those who have files open."""
-
-
-READY: Final = "ready"
-"""What the daemon tells its caller when the mount answers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """What to mount where; `mountpoint` is absolute, `options` go to FUSE."""
-
-    mountpoint: str
-    sources: tuple[Source, ...]
-    settings: Settings
-    options: frozenset[str] = frozenset()
-
-    @property
-    def socket(self) -> str:
-        """The name of the daemon's socket; running.py knows the directory."""
-        return control.socket_name(self.mountpoint)
-
-    @property
-    def log(self) -> str:
-        """The name of its log, beside that."""
-        return self.socket.replace(".sock", ".log")
 
 
 async def run(mount: Mount, caller: int | None = None) -> None:
@@ -79,11 +46,14 @@ async def run(mount: Mount, caller: int | None = None) -> None:
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
         directory = running.usable(mount.settings.store)
         if caller is not None:
-            _log_to(_log_handler(directory / mount.log))
+            log_to(_log_handler(directory / mount.log))
             nursery.start_soon(_end_without, caller, nursery.cancel_scope)
         session.store.trouble.say()
         session.on_names = tuning.spare_what_stays
-        await _add_all(session, mount.sources)
+        async with trio.open_nursery() as meanwhile:
+            meanwhile.start_soon(trio.to_thread.run_sync, _load)
+            await _add_all(session, mount.sources)
+        early.forget()
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         tuning.tune(mount.mountpoint)
         tuning.spare_what_stays()
@@ -93,13 +63,18 @@ async def run(mount: Mount, caller: int | None = None) -> None:
         nursery.start_soon(scrub, session.store, session.counters, mount.settings.scrub_rate)
         if caller is not None:
             trio.lowlevel.notify_closing(caller)
-            _report(caller, READY)
+            order.report(caller, READY)
 
 
 async def _end_without(caller: int, scope: trio.CancelScope) -> None:
     with contextlib.suppress(trio.ClosedResourceError):
         await trio.lowlevel.wait_readable(caller)  # it sends nothing: this is its end
         scope.cancel()
+
+
+def _load() -> None:
+    """Load what is needed only when the sources are there; their origins are asked meanwhile."""
+    from lazyfs import fuse  # noqa: F401
 
 
 async def _add_all(session: Session, sources: tuple[Source, ...]) -> None:
@@ -113,6 +88,8 @@ async def _serve_fuse(
     session: Session, mount: Mount, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
 ) -> None:
     """Serve FUSE, and end the rest when it ends."""
+    from lazyfs import fuse
+
     store = str(mount.settings.store).replace("\\", "\\\\").replace(",", "\\,")
     try:
         options = mount.options | {f"fsname=lazyfs#{store}"}
@@ -204,86 +181,10 @@ def _operations(session: Session, mount: Mount, directory: Path) -> dict[str, co
     return {operation.__name__: operation for operation in operations}
 
 
-# The process.
-
-
-def run_in_foreground(mount: Mount) -> None:
-    """Serve a mount from this process. *Raises*: LazyfsError."""
-    _log_to(logging.StreamHandler())
-    _run(partial(run, mount))
-
-
-def run_in_background(mount: Mount) -> None:
-    """Start the daemon and return when the mount answers. *Raises*: LazyfsError with what the daemon says.
-
-    *Source*: daemon(7), "SysV Daemons", as far as it still applies.
-    """
-    ours, theirs = socket.socketpair()
-    if os.fork() == 0:
-        _become_daemon(mount, theirs.detach())
-    theirs.close()
-    with ours, ours.makefile("rb") as lines:
-        try:
-            line = lines.readline().decode("utf-8", "surrogateescape").strip()
-        except BaseException:
-            with contextlib.suppress(OSError):
-                ours.shutdown(socket.SHUT_WR)
-            if lines.read().strip() == READY.encode():  # just before it could see that
-                subprocess.run(mountinfo.unmount_command(mount.mountpoint, lazy=True), capture_output=True, check=False)
-            raise
-    os.wait()
-    if line != READY:
-        log_file = running.find(mount.settings.store, mount.log)
-        raise LazyfsError(line or f"the daemon ended before {mount.mountpoint} was mounted; see {log_file}")
-
-
-def _become_daemon(mount: Mount, caller: int) -> NoReturn:
-    os.setsid()
-    if os.fork() != 0:
-        os._exit(0)
-    os.chdir("/")
-    caller = _keep_only(caller)
-    status = 1
+def run_to_end(mount: Mount, caller: int | None = None) -> None:
+    """Serve a mount until it is gone, in trio. *Raises*: LazyfsError, the one that a person should read."""
     try:
-        _run(partial(run, mount, caller))
-        status = 0
-    except LazyfsError as exc:
-        _report(caller, str(exc))
-    except BaseException as exc:
-        log.critical("the daemon ended", exc_info=True)
-        _report(caller, f"the daemon failed: {exc!r}")
-    logging.shutdown()
-    os._exit(status)  # a worker thread that hangs in the disk must not keep the process
-
-
-def _log_handler(path: Path) -> logging.Handler:
-    """The daemon's log: two files of 1 MiB at the most, beside the socket."""
-    return logging.handlers.RotatingFileHandler(path, maxBytes=1 << 20, backupCount=1, encoding="utf-8")
-
-
-def _keep_only(caller: int) -> int:
-    """Let go of all other descriptors that were inherited: whoever waits for their end would wait for ours."""
-    kept = os.dup2(caller, 3, inheritable=False)
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
-    return kept
-
-
-def _report(caller: int, line: str) -> None:
-    """Tell the caller how it went, and hang up; the descriptor's number stays taken, so nothing later is told twice."""
-    with contextlib.suppress(OSError):
-        os.write(caller, line.encode("utf-8", "surrogateescape") + b"\n")
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(null, caller, inheritable=False)
-    os.close(null)
-
-
-def _run(main: Any) -> None:
-    """Run trio; of a group of exceptions raise what a person should read."""
-    try:
-        trio.run(main)
+        trio.run(run, mount, caller)
     except BaseException as exc:
         reason = first_reason(exc)
         if reason is not None:
@@ -291,8 +192,14 @@ def _run(main: Any) -> None:
         raise
 
 
-def _log_to(handler: logging.Handler) -> None:
+def log_to(handler: logging.Handler) -> None:
+    """Have what the daemon logs go there."""
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
+
+
+def _log_handler(path: Path) -> logging.Handler:
+    """The daemon's log: two files of 1 MiB at the most, beside the socket."""
+    return logging.handlers.RotatingFileHandler(path, maxBytes=1 << 20, backupCount=1, encoding="utf-8")

@@ -1,55 +1,44 @@
-"""The names of a directory in the order in which `readdir` gives them: that of their cookies.
-
-A listing goes on behind a cookie, also in another daemon, so the order depends on the names alone. It is kept with the
-directory until its names change: to put 100,000 in order takes 0.1 s, and is done piece by piece, so that nothing else
-waits for it.
-"""
+"""What a command orders of a mount's daemon, and what the daemon tells the command while that waits."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+import contextlib
+import os
+from dataclasses import dataclass
 from typing import Final
 
-import trio
+from lazyfs import control
+from lazyfs.options import Settings
+from lazyfs.sources.spec import Source
 
-from lazyfs.tree import Directory, Node, cookie
-
-AT_ONCE: Final = 2000
-"""Names that are put in order without a pause: some 2 ms."""
-
-
-async def in_order(directory: Directory) -> Sequence[Node]:
-    """Return the visible names of a directory, as they are now; nobody changes the list."""
-    if directory.in_order is not None:
-        return directory.in_order
-    changes = directory.changes
-    nodes = [node for node in directory.children.values() if node.visible]
-    ordered = sorted(nodes, key=_cookie) if len(nodes) <= AT_ONCE else await _sorted(nodes)
-    if directory.changes == changes:
-        directory.in_order = ordered
-    return ordered
+READY: Final = "ready"
+"""What the daemon tells its caller when the mount answers."""
 
 
-def behind(nodes: Sequence[Node], last: int) -> range:
-    """Return the places of those nodes, of some in order, whose cookies come after one."""
-    return range(bisect_right(nodes, last, key=_cookie), len(nodes))
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What to mount where; `mountpoint` is absolute, `options` go to FUSE."""
+
+    mountpoint: str
+    sources: tuple[Source, ...]
+    settings: Settings
+    options: frozenset[str] = frozenset()
+
+    @property
+    def socket(self) -> str:
+        """The name of the daemon's socket; running.py knows the directory."""
+        return control.socket_name(self.mountpoint)
+
+    @property
+    def log(self) -> str:
+        """The name of its log, beside that."""
+        return self.socket.replace(".sock", ".log")
 
 
-async def _sorted(nodes: Sequence[Node]) -> list[Node]:
-    """Sort many: into some hundreds of parts by the first bits of their cookies, then each part."""
-    bits = (len(nodes) // AT_ONCE).bit_length() + 2
-    parts: list[list[Node]] = [[] for _ in range(1 << bits)]
-    for start in range(0, len(nodes), AT_ONCE):
-        for node in nodes[start : start + AT_ONCE]:
-            parts[cookie(node.name) >> (62 - bits)].append(node)
-        await trio.lowlevel.checkpoint()
-    ordered: list[Node] = []
-    for part in parts:
-        ordered += sorted(part, key=_cookie)
-        await trio.lowlevel.checkpoint()
-    return ordered
-
-
-def _cookie(node: Node) -> int:
-    return cookie(node.name)
+def report(caller: int, line: str) -> None:
+    """Tell the caller how it went, and hang up; the descriptor's number stays taken, so nothing later is told twice."""
+    with contextlib.suppress(OSError):
+        os.write(caller, line.encode("utf-8", "surrogateescape") + b"\n")
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, caller, inheritable=False)
+    os.close(null)

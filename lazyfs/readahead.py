@@ -1,19 +1,29 @@
 """How far to fetch in front of a sequential reader.  Pure.
 
-A blob's reads are told apart into streams: a read belongs to the stream whose next byte it is near, since the kernel
-sends a large read as several requests, which arrive in any order, and programs skip a little. The second read of a
-stream opens its window; each time the reader has used up half of it, the window doubles, up to `LARGEST`. Reads that
-belong to no stream start one, in place of the one idle longest, and nothing is fetched ahead of them: a random
+A blob's reads are told apart into streams: a read belongs to the stream whose next byte it is near, or into whose
+window it falls, since the kernel sends a large read as several requests, which arrive in any order, and programs skip.
+The second read of a stream opens its window, which doubles each time that half of it has been read. Reads that belong
+to no stream start one, in place of the one idle longest, and nothing is fetched ahead of them: a random
 reader is left alone.
+
+A request is for what the origin delivers in `LASTS`; the next one is sent when what is still to come lasts for
+`LATENCIES` round trips: more only fills the link in front of other readers, less leaves it idle. So requests to a near
+origin follow each other, and several are under way to a far one, where a single connection gives less than the link.
+They are sent as blocks come in, not only as they are read, or those under way would end all at once, and leave the link
+idle until the reader is there.
+
+*Source*: the bandwidth-delay product, RFC 6349 §3.3; Linux, mm/readahead.c, for windows that double.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from lazyfs.extents import Extent, Geometry
+from lazyfs.pace import Pace
 
 STREAMS: Final = 8
 """Sequential readers told apart in one blob."""
@@ -25,49 +35,103 @@ NEAR_AT_FIRST: Final = 256 * 1024
 """The same for the second read, which decides whether there is a stream: two of the kernel's ordinary requests."""
 
 SMALLEST: Final = 1024 * 1024
-LARGEST: Final = 16 * 1024 * 1024
+USUAL: Final = 16 * 1024 * 1024
+LARGEST: Final = 64 * 1024 * 1024
+"""Bytes in a window at first, mostly, and where so much is needed; the last for all windows together."""
+
+LASTS: Final = 0.04
+"""Seconds for which a request lasts, but never less than a block: each costs up to a millisecond of the CPU."""
+
+LATENCIES: Final = 4
+
+IDLE: Final = 5.0
+"""Seconds after which a stream has no share of the memory any longer."""
 
 
-@dataclass(slots=True)
+class Ahead(NamedTuple):
+    """The blocks to fetch now, often none, and how many bytes of them are worth a request of their own."""
+
+    run: Extent
+    part: int
+
+
+NOTHING: Final = Ahead(Extent(0, 0), 0)
+
+
+@dataclass(slots=True, eq=False)
 class _Stream:
     start: int
     next: int  # the byte after the furthest one read
     window: int  # bytes; 0 until the second read
-    fetched_to: int  # blocks below this have been asked for
+    fetched_to: int  # the byte after the furthest block asked for
+
+
+class Budget:
+    """What the windows of all blobs of a process may hold together: it is in memory until it is read, or nearly so."""
+
+    def __init__(self) -> None:
+        self._used: OrderedDict[_Stream, float] = OrderedDict()  # when each grew last, the longest ago first
+
+    def share(self, stream: _Stream, now: float) -> int:
+        """Return the bytes that this stream's window may have, all active ones having the same."""
+        self._used[stream] = now
+        self._used.move_to_end(stream)
+        while self._used and next(iter(self._used.values())) < now - IDLE:
+            self._used.popitem(last=False)
+        return LARGEST // len(self._used)
 
 
 class Readahead:
     """The streams of one blob."""
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, budget: Budget) -> None:
         self._geometry = geometry
+        self._budget = budget
         self._streams: deque[_Stream] = deque(maxlen=STREAMS)  # the last used at the right
 
-    def on_read(self, offset: int, length: int) -> Extent:
-        """Note a read and return the blocks to fetch ahead of it now, often none. *Units*: bytes."""
+    def on_read(self, offset: int, length: int) -> None:
+        """Note a read. *Units*: bytes."""
         stop = min(offset + length, self._geometry.size)
         stream = self._stream_at(offset)
         if stream is None:
             self._streams.append(_Stream(offset, stop, 0, 0))
-            return Extent(0, 0)
-        if stop <= stream.next:
-            return Extent(0, 0)  # read again, or a request that was overtaken
-        stream.next = stop
-        ahead = stream.fetched_to * self._geometry.block_size - stop
-        if ahead * 2 > stream.window:
-            return Extent(0, 0)
-        stream.window = min(max(stream.window * 2, SMALLEST), LARGEST)
-        wanted = self._geometry.covering(stop, stream.window)
-        run = Extent(min(max(wanted.start, stream.fetched_to), wanted.stop), wanted.stop)
-        stream.fetched_to = max(stream.fetched_to, run.stop)
-        return run
+        elif stop > stream.next:  # else it is read again, or is a request that was overtaken
+            stream.window = max(stream.window + 2 * (stop - stream.next), SMALLEST)
+            stream.next = stop
+
+    def next(self, due: int, pace: Callable[[], Pace | None], now: float) -> Ahead:
+        """Return what to fetch now ahead of who has read last, while `due` bytes of the blob are under way.
+
+        Ask after each read, and when something has come in. *Units*: bytes, seconds.
+        """
+        stream = self._streams[-1] if self._streams else None
+        if stream is None or not stream.window:
+            return NOTHING
+        start = max(stream.next, stream.fetched_to)
+        stream.window = min(stream.window, self._budget.share(stream, now))
+        pipe, part = _in_the_pipe(pace(), stream.window, self._geometry.block_size)
+        stream.window = min(stream.window, max(USUAL, 2 * pipe))
+        room = min(stream.next + stream.window - start, pipe - due)
+        run = self._geometry.covering(start, room)
+        if room < part or not run:
+            return NOTHING
+        stream.fetched_to = run.stop * self._geometry.block_size
+        return Ahead(run, part)
 
     def _stream_at(self, offset: int) -> _Stream | None:
         """Return the stream that a read at `offset` goes on with, moved to the right end."""
         for stream in reversed(self._streams):
             near = NEAR if stream.window else NEAR_AT_FIRST
-            if max(stream.start, stream.next - near) <= offset <= stream.next + near:
+            if max(stream.start, stream.next - near) <= offset <= max(stream.next + near, stream.fetched_to):
                 self._streams.remove(stream)
                 self._streams.append(stream)
                 return stream
         return None
+
+
+def _in_the_pipe(pace: Pace | None, window: int, block: int) -> tuple[int, int]:
+    """Return how many bytes may be under way, and how many of them in one request."""
+    if pace is None:
+        return window, window // 2
+    part = max(block, min(int(pace.rate * LASTS), window // 2))
+    return part + int(pace.rate * LATENCIES * pace.latency), part

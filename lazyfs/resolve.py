@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 import trio
 
@@ -22,6 +21,7 @@ from lazyfs import urls
 from lazyfs.channels import take_waiting
 from lazyfs.counters import Counters
 from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginError
+from lazyfs.options import FRESH_FOR as FRESH_FOR
 from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Client
 from lazyfs.shared import Shared
@@ -29,9 +29,6 @@ from lazyfs.store import Store
 from lazyfs.versions import Known
 
 log = logging.getLogger(__name__)
-
-FRESH_FOR: Final = 60.0
-"""Seconds for which what the catalogue knows is not asked again, unless told otherwise."""
 
 
 class Resolver:

@@ -9,13 +9,11 @@ import trio
 
 from lazyfs.counters import Counters
 from lazyfs.errors import StoreError
+from lazyfs.options import SCRUB_RATE
 from lazyfs.store import Store
 from lazyfs.store.scrub import Scrub
 
 log = logging.getLogger(__name__)
-
-RATE: Final = 4 * 1024 * 1024
-"""Bytes a second."""
 
 FIRST: Final = 5.0
 """Seconds after the start: whoever mounts something reads it first."""
@@ -24,7 +22,7 @@ AGAIN: Final = 60.0
 """Seconds until the next look for something to do, when there was nothing, or when the disk failed."""
 
 
-async def scrub(store: Store, counters: Counters, rate: int = RATE) -> None:
+async def scrub(store: Store, counters: Counters, rate: int = SCRUB_RATE) -> None:
     """Scrub a store until cancelled, which takes no longer than the look at a block. *Units*: `rate` bytes a second."""
     if rate == 0:
         return

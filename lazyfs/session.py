@@ -8,21 +8,20 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from lazyfs import records, scrubbing, urls
-from lazyfs.blob import Limits
+from lazyfs import urls
 from lazyfs.blobs import Blobs
 from lazyfs.counters import Counters
 from lazyfs.entries import Entry, Kind, Refusal
 from lazyfs.errors import LazyfsError, SourceError, StoreError, UsageError
-from lazyfs.origin.client import Client, ClientOptions
-from lazyfs.resolve import FRESH_FOR, Resolver
+from lazyfs.options import Settings as Settings
+from lazyfs.origin.client import Client
+from lazyfs.resolve import Resolver
 from lazyfs.sources.feed import Pieces, list_index, local_pieces, read_manifest
 from lazyfs.sources.spec import Form, Source
 from lazyfs.store import Store
@@ -37,28 +36,6 @@ MANY: Final = 10_000
 
 TIDY_EVERY: Final = 3600.0
 """Seconds between two looks for what killed processes left in the store."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a session works.
-
-    `mirrors` are (FROM, TO): what starts with FROM may be had at the same path under TO. *Units*: `block_size` bytes;
-    `fresh_for` the seconds for which what is known of a URL is not asked again; `max_cache` and `min_free` bytes, 0 for
-    no bound, None for the one that the store has. Of mounts only: `scrub_rate` bytes a second, and whether the kernel
-    may read what is whole straight from the store (`passthrough`).
-    """
-
-    store: Path
-    client: ClientOptions = field(default_factory=ClientOptions)
-    limits: Limits = field(default_factory=Limits)
-    block_size: int = records.DEFAULT_BLOCK_SIZE
-    mirrors: tuple[tuple[str, str], ...] = ()
-    fresh_for: float = FRESH_FOR
-    max_cache: int | None = None
-    min_free: int | None = None
-    scrub_rate: int = scrubbing.RATE
-    passthrough: bool = True
 
 
 class Session:

@@ -71,9 +71,7 @@ class Directory(Node):
         super().__init__(name, parent)
         self.children: dict[str, Node] = {}
         self.changes = 0  # how often it has had other names
-        self.in_order: Sequence[Node] | None = (
-            None  # the visible ones by their cookies (order.py), until the next change
-        )
+        self.in_order: Sequence[Node] | None = None  # the visible ones, as inorder.py has them; None: not yet
         self.urls: list[str] = []
         self.listed: dict[str, set[str]] = {}  # which names each index brought, by the index's URL; no others are its
         self.removed: set[str] = set()  # names taken away by hand, which no index brings back

@@ -23,7 +23,7 @@ from typing import Final
 
 import trio
 
-from lazyfs import order, urls
+from lazyfs import inorder, urls
 from lazyfs.blob import Blob
 from lazyfs.blobs import Blobs
 from lazyfs.entries import Entry, Refusal
@@ -85,9 +85,7 @@ class Vfs:
         self._read_timeout = blobs.limits.read_timeout
         self._open: dict[int, tuple[Blob, int]] = {}
         self._bound: dict[str, set[File]] = {}  # files with `known`, by URL
-        self._again, failed = trio.open_memory_channel[tuple[float, File]](
-            math.inf
-        )  # in the order of when they are due
+        self._again, failed = trio.open_memory_channel[tuple[float, File]](math.inf)  # each with when it is due
         self._queue, announced = trio.open_memory_channel[File](math.inf)
         self.listings = Listings(
             self, lister, self.problems, self.counters, nursery, self._read_timeout, resolver.fresh_for
@@ -314,7 +312,7 @@ class Vfs:
 
     async def entries(self, inode: int) -> Sequence[Node]:
         """Return the visible names of a directory, in their cookies' order; nobody changes the list."""
-        return await order.in_order(await self._directory(inode))
+        return await inorder.in_order(await self._directory(inode))
 
     def node(self, inode: int) -> Node:
         """Return the node of an inode number. *Raises*: NameMissing."""

@@ -32,6 +32,7 @@ from lazyfs.counters import Counters
 from lazyfs.errors import BlobChanged, LazyfsError, OriginError, OriginFailing, OriginRefused
 from lazyfs.extents import Block, Extent
 from lazyfs.origin.client import Answer, Attempt, Client
+from lazyfs.pace import Pace
 from lazyfs.shared import Shared
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Known, Version
@@ -100,6 +101,11 @@ class Ways:
     def shown(self) -> str:
         """Where bytes came from, when that was one place, else the first way; as messages show it."""
         return urls.redact(next(iter(self.used)) if len(self.used) == 1 else self._ways[0].url)
+
+    def pace(self) -> Pace | None:
+        """Return how fast the first way that is well delivers; None while too little is known."""
+        way = next((way for way in self._ways if not way.ailing), self._ways[0])
+        return self._client.pace(way.url)
 
     def add(self, url: str) -> None:
         """Take in one more, behind those that are known."""
@@ -233,31 +239,33 @@ class _Race:
         self.errors: list[tuple[Way, OriginError]] = []
         self._client = client
         self._ask = ask
-        self._slow = False
-        self._news = trio.Event()
+        self._hedged = False
 
     async def run(self, way: Way, beside: Way) -> None:
         """Run it. *Cancellation*: at any time."""
-        slow = self._client.slow(way.url)
+        slow, first = self._client.slow(way.url), Attempt()
         if slow == math.inf:
-            await self._attempt(way, Attempt())
+            await self._attempt(way, first)
             return
         try:
             async with trio.open_nursery() as nursery:
-                first, runners = Attempt(), 1
-                nursery.start_soon(self._attempt, way, first)
-                nursery.start_soon(self._time, first, slow)
-                while self.answer is None and len(self.errors) < runners:
-                    await self._news.wait()
-                    self._news = trio.Event()
-                    if self._slow and runners == 1 and self._undecided and self._client.may_hedge():
-                        runners = 2
-                        nursery.start_soon(self._attempt, beside, Attempt())
-                nursery.cancel_scope.cancel()
+                nursery.start_soon(self._hedge, first, slow, beside, nursery.cancel_scope)
+                await self._attempt(way, first)
+                if self.answer is not None or not self._hedged:
+                    nursery.cancel_scope.cancel()
         except BaseException:
             if self.answer is not None:
                 await self.answer.aclose()
             raise
+
+    async def _hedge(self, first: Attempt, slow: float, beside: Way, scope: trio.CancelScope) -> None:
+        """Ask the second way once the first is slow; an answer ends the race."""
+        await self._until_slow(first, slow)
+        if self._undecided and self._client.may_hedge():
+            self._hedged = True
+            await self._attempt(beside, Attempt())
+            if self.answer is not None:
+                scope.cancel()
 
     @property
     def _undecided(self) -> bool:
@@ -273,18 +281,15 @@ class _Race:
                 self.answer, self.by = answer, way
             else:
                 await answer.aclose()  # both came at once
-        self._news.set()
 
-    async def _time(self, attempt: Attempt, seconds: float) -> None:
-        """Note when an attempt is slow, from when it was sent."""
+    async def _until_slow(self, attempt: Attempt, seconds: float) -> None:
+        """Wait until an attempt is slow, from when it was sent."""
         await attempt.sent.wait()
         for _ in range(2):
             due = trio.current_time() + seconds
             await trio.sleep_until(due)
             if trio.current_time() - due < _LAGS:
                 break
-        self._slow = True
-        self._news.set()
 
 
 def _rank(exc: OriginError) -> tuple[int, float]:

@@ -22,6 +22,7 @@ from lazyfs.errors import BlobChanged, OriginError, OriginRefused, OriginUnreach
 from lazyfs.extents import Extent
 from lazyfs.origin.client import Attempt, Client, Found
 from lazyfs.origin.connection import Filled
+from lazyfs.pace import Pace
 from lazyfs.ranges import Body
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Known, Version
@@ -84,6 +85,10 @@ class FakeOrigin:
         """Put another version in place."""
         self.content = content
         self.version = Version(len(content), f'"{int((self.version.etag or "").strip(chr(34))) + 1}"')
+
+    def pace(self, url: str) -> Pace | None:
+        """As `Client.pace`."""
+        return None
 
     def slow(self, url: str) -> float:
         """As `Client.slow`."""

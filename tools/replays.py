@@ -106,8 +106,9 @@ def report(trace: Sequence[int]) -> Iterator[str]:
 def record(sources: list[str], mountpoint: Path, store: Path, output: Path) -> None:
     """Mount until interrupted, and write down which blocks were read."""
     from lazyfs.blob import Blob
-    from lazyfs.mount import Mount, run_in_foreground
-    from lazyfs.session import Settings
+    from lazyfs.daemon import run_in_foreground
+    from lazyfs.options import Settings
+    from lazyfs.order import Mount
     from lazyfs.sources.spec import parse_source
 
     read, numbers, trace = Blob.read, dict[str, int](), list[int]()

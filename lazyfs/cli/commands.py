@@ -11,6 +11,7 @@ import click
 
 from lazyfs import __version__, records, sizes
 from lazyfs.errors import UsageError
+from lazyfs.options import default_path
 
 
 class BlockSize(click.ParamType[int]):
@@ -321,6 +322,4 @@ def demo() -> None:
 
 def _store_path(given: Path | None) -> Path:
     """Return the store's absolute path, given, or the default."""
-    from lazyfs.store import default_path
-
     return (given or default_path()).expanduser().absolute()

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from lazyfs import control, mountinfo
 from lazyfs.errors import LazyfsError, UsageError
 from lazyfs.sources.spec import Form, Source, parse_source
-from lazyfs.store import running
 from lazyfs.versions import starts_blob_id
 
 if TYPE_CHECKING:
-    from lazyfs.session import Settings
+    from lazyfs.options import Settings
 
 PATIENCE: Final = 10.0
 """Seconds for a look at what may be a stuck mount, and for a daemon to end after its mount has gone."""
@@ -32,7 +31,8 @@ def mount(
     sources: tuple[str, ...], mountpoint: Path, settings: Settings, options: frozenset[str], *, foreground: bool
 ) -> None:
     """Mount, and return when the mount answers. *Raises*: LazyfsError; then nothing is left mounted."""
-    from lazyfs.mount import Mount, run_in_background, run_in_foreground  # 0.15 s, which the other commands do without
+    from lazyfs.daemon import run_in_background, run_in_foreground
+    from lazyfs.order import Mount
 
     parsed = tuple(_located(read_source(text, settings.store)) for text in sources)
     where = absolute(mountpoint)
@@ -108,6 +108,8 @@ def store_of(mounted: mountinfo.Mounted) -> Path:
 
 def socket_of(mounted: mountinfo.Mounted) -> Path:
     """Return where a mount's daemon listens."""
+    from lazyfs.store import running  # the store, which a mount's command does without
+
     return running.find(store_of(mounted), control.socket_name(mounted.mountpoint))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import ssl
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,10 @@ from typing import Any
 import click
 
 from lazyfs import urls
-from lazyfs.blob import Limits
 from lazyfs.errors import UsageError
-from lazyfs.origin.client import ClientOptions
-from lazyfs.origin.credentials import CredentialOptions
+from lazyfs.options import ENVIRONMENT, ClientOptions, CredentialOptions, Limits, Place, Settings, TransportOptions
 from lazyfs.origin.headerfiles import read_header_file
 from lazyfs.origin.headerlines import parse_header
-from lazyfs.origin.transport import ENVIRONMENT, TransportOptions
-from lazyfs.origin.wire import Place
-from lazyfs.session import Settings
 
 
 def settings_of(store: Path, sources: tuple[str, ...], options: dict[str, Any]) -> Settings:
@@ -100,6 +94,8 @@ def _check_certificate(certificate: Path, key: Path | None) -> None:
     def no_password() -> str:
         raise UsageError("its key is encrypted, and nobody can be asked for the password")
 
+    import ssl
+
     try:
         ssl.create_default_context().load_cert_chain(certificate, key, no_password)
         return
@@ -114,6 +110,8 @@ def _check_certificate(certificate: Path, key: Path | None) -> None:
 
 def _check_authorities(path: Path) -> None:
     """Refuse a file that TLS could not use later. *Raises*: click.BadParameter."""
+    import ssl
+
     try:
         ssl.create_default_context(cafile=path)
     except (ssl.SSLError, ValueError) as exc:

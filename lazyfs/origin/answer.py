@@ -60,8 +60,12 @@ class Request:
     async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
         """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end."""
         await self._slot.give_way()
-        count = await self.reply.receive_into(*buffers, filled=filled)
-        self._slot.heard()
+        count = 0
+        self._slot.receiving()
+        try:
+            count = await self.reply.receive_into(*buffers, filled=filled)
+        finally:
+            self._slot.received(count)
         self._received += count
         if self._received >= _WELL:
             self._health.succeeded(self.url)

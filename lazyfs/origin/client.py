@@ -25,6 +25,7 @@ from lazyfs.origin.health import HedgeBudget
 from lazyfs.origin.sender import Attempt as Attempt
 from lazyfs.origin.sender import ClientOptions as ClientOptions
 from lazyfs.origin.sender import Sender, Urgent, demanded
+from lazyfs.pace import Pace
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Version
 
@@ -71,6 +72,10 @@ class Client:
     def slow(self, url: str) -> float:
         """Return after how many seconds without an answer this URL's origin is slow; never, where nothing is hedged."""
         return self._sender.slow(url)
+
+    def pace(self, url: str) -> Pace | None:
+        """Return how fast what this URL leads to is delivered; None while too little is known."""
+        return self._sender.pace(url)
 
     def may_hedge(self) -> bool:
         """Say whether one more request may be sent beside one that is slow, and count it."""

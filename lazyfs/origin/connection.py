@@ -9,6 +9,7 @@ that the event loop neither copies nor decrypts it.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -99,7 +100,9 @@ class Connection:
         thread until all are full, or for `SOON`.
         """
         if filled is None:
-            return await self._when_ready(partial(self._take, buffers), trio.lowlevel.wait_readable)
+            count = await self._when_ready(partial(self._take, buffers), trio.lowlevel.wait_readable)
+            await trio.lowlevel.cancel_shielded_checkpoint()  # a body may come as fast as it is taken
+            return count
         await trio.lowlevel.checkpoint_if_cancelled()
         why: OSError | None = None if self._decrypted() else BlockingIOError()
         while True:
@@ -117,7 +120,7 @@ class Connection:
         Runs in a worker thread, in which the socket does block.
         """
         secured = isinstance(self._socket, ssl.SSLSocket)
-        take = self._take if secured else self._take_all
+        take = self._take_records if secured else self._take_all
         count, until = 0, time.monotonic() + SOON
         self._socket.settimeout(SOON if secured else None)
         try:
@@ -142,6 +145,19 @@ class Connection:
         """Fill some buffers, as far as it gets within `SOON`; 0 at the end."""
         return self._socket.recvmsg_into(rest[:AT_ONCE], 0, socket.MSG_WAITALL)[0]
 
+    def _take_records(self, rest: Sequence[memoryview]) -> int:
+        """Fill the first buffer from TLS records of 16 KiB, as far as it gets within `SOON`; 0 at the end."""
+        count, until = 0, time.monotonic() + SOON
+        with contextlib.suppress(TimeoutError):
+            while (came := self._socket.recv_into(rest[0][count:])) and count + came < len(rest[0]):
+                count += came
+                if time.monotonic() >= until:
+                    return count
+            return count + came
+        if not count:
+            raise TimeoutError
+        return count
+
     def _take(self, rest: Sequence[memoryview]) -> int:
         """Fill the start of the first buffer with what is here, for TLS a record at the most; 0 at the end."""
         return self._socket.recv_into(rest[0])
@@ -151,8 +167,8 @@ class Connection:
         return self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
 
     async def _when_ready(self, step: Callable[[], T], wait: Wait) -> T:
-        """Do a step once the socket lets us."""
-        await trio.lowlevel.checkpoint()
+        """Do a step once the socket lets us; when it does at once, no other task runs meanwhile."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
                 return step()

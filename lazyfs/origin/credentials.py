@@ -17,31 +17,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
 
 from lazyfs import urls
 from lazyfs.errors import OriginDenied, UsageError
+from lazyfs.options import CredentialOptions as CredentialOptions
 from lazyfs.origin.challenges import Challenge, parse_challenges
 from lazyfs.origin.grants import LOGIN_REMEDY, FetchPage, Grant, Grants, Lack, Recent, Wanted
 from lazyfs.origin.headerfiles import HeaderFiles
 from lazyfs.origin.logins import Logins, NoLogin, Place, shown
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialOptions:
-    """What the user gives. The headers, of files too, go to the origins in `named`, and to no other.
-
-    Paths are absolute. `command` is a shell's command line; `netrc` may be missing, and then has nothing.
-    """
-
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    header_files: tuple[Path, ...] = ()
-    named: frozenset[Place] = frozenset()
-    netrc: Path | None = None
-    command: str | None = field(default=None, repr=False)
 
 
 class Credentials:

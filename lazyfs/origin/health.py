@@ -108,6 +108,11 @@ class Latencies:
         self.usual = 0.0  # 95 of 100 begin as soon; 0 while too few are known
         self.slow = SLOW_AT_FIRST  # what takes longer may be asked for twice
 
+    @property
+    def least(self) -> float:
+        """The shortest of the recent ones; 0 without any."""
+        return min(self._recent, default=0.0)
+
     def note(self, seconds: float) -> None:
         """Take one in."""
         self._recent.append(seconds)

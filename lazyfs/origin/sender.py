@@ -14,7 +14,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urljoin
 
@@ -24,12 +23,14 @@ from lazyfs import ranges, urls
 from lazyfs.counters import Counters
 from lazyfs.errors import OriginDenied, OriginFailing, OriginOffline, OriginRefused, OriginUnreachable
 from lazyfs.extents import Extent
+from lazyfs.options import ClientOptions as ClientOptions
 from lazyfs.origin.answer import Request, silent_for
-from lazyfs.origin.credentials import CredentialOptions, Credentials
+from lazyfs.origin.credentials import Credentials
 from lazyfs.origin.health import Health
 from lazyfs.origin.slots import Slots
-from lazyfs.origin.transport import Transport, TransportOptions, Unconnected
+from lazyfs.origin.transport import Transport, Unconnected
 from lazyfs.origin.wire import Place
+from lazyfs.pace import Pace
 from lazyfs.turns import Turns
 from lazyfs.urgency import Urgency
 
@@ -52,21 +53,6 @@ _ANY: Final = Extent(0, 1)
 
 Urgent = Callable[[], Urgency]
 """Looked at whenever there is a choice, since a reader may arrive at what is fetched ahead."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientOptions:
-    """How origins are asked.
-
-    *Units*: `patience` is the seconds for which something is tried in vain before it is left alone; `hedge` the share
-    of requests that may be sent twice.
-    """
-
-    credentials: CredentialOptions = field(default_factory=CredentialOptions)
-    transport: TransportOptions = field(default_factory=TransportOptions)
-    offline: bool = False
-    patience: float = 60.0
-    hedge: float = 0.03
 
 
 def demanded() -> Urgency:
@@ -101,6 +87,10 @@ class Sender:
     def slow(self, url: str) -> float:
         """Return after how many seconds without an answer this URL's origin is slow; never, where nothing is hedged."""
         return self._slots[urls.origin_of(url)].latencies.slow if self._options.hedge else math.inf
+
+    def pace(self, url: str) -> Pace | None:
+        """Return how fast what a URL leads to is delivered; None while too little is known."""
+        return self._slots[urls.origin_of(self._targets.get(url, url))].pace
 
     def forget(self, url: str) -> None:
         """Forget where a URL leads."""

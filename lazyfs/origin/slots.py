@@ -19,6 +19,7 @@ from typing import Final
 import trio
 
 from lazyfs.origin.health import Latencies
+from lazyfs.pace import Meter, Pace
 from lazyfs.urgency import Urgency
 
 STALLED: Final = 1.0
@@ -95,6 +96,17 @@ class Slot:
         """Note that the origin has sent something."""
         self.heard_at = trio.current_time()
 
+    def receiving(self) -> None:
+        """Note that bytes of its answer are waited for, until `received`."""
+        self._slots.meter.begin(trio.current_time())
+
+    def received(self, count: int) -> None:
+        """Note that so many have come, or none."""
+        now = trio.current_time()
+        self._slots.meter.end(count, now)
+        if count:
+            self.heard_at = now
+
     async def give_way(self) -> None:
         """Let demand go first, for a while, if this is prefetch."""
         until = trio.current_time() + GIVES_WAY
@@ -113,6 +125,7 @@ class Slots:
     def __init__(self) -> None:
         self.limit = Limit()
         self.latencies = Latencies()
+        self.meter = Meter()
         self._held: set[Slot] = set()
         self._waiting: dict[Slot, trio.Event] = {}  # by arrival
 
@@ -145,6 +158,12 @@ class Slots:
             return
         self.latencies.note(seconds)
         self.limit.answered(seconds, sum(self._counts(slot, now) for slot in self._held))
+
+    @property
+    def pace(self) -> Pace | None:
+        """How fast the origin delivers; None while too little is known."""
+        rate = self.meter.rate
+        return None if rate is None else Pace(rate, self.latencies.least)
 
     def demanded(self, but: Slot) -> bool:
         """Say whether somebody waits for an answer, other than for that to `but`."""

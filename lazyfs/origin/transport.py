@@ -16,6 +16,7 @@ cancelled while it queues (encode/httpcore#1093).
 
 from __future__ import annotations
 
+import functools
 import http.cookiejar
 import ipaddress
 import logging
@@ -24,16 +25,19 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Final
 
+from lazyfs.origin import lean  # noqa: F401 - before httpx, of which it leaves out a part
+
+# isort: split
 import httpx
 import trio
 
 from lazyfs import __version__, urls
 from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable, UsageError
+from lazyfs.options import ENVIRONMENT as ENVIRONMENT
+from lazyfs.options import TransportOptions as TransportOptions
 from lazyfs.origin import wire
 from lazyfs.origin.connection import Filled, hand_over
 from lazyfs.origin.wire import Place
@@ -49,8 +53,8 @@ LEAST_RATE: Final = 1024
 RATE_WINDOW: Final = 10.0
 """Seconds of waiting over which that is measured; silence for as long is too slow as well."""
 
-ENVIRONMENT: Final = "env"
-"""As `proxy`: use what http_proxy, https_proxy and no_proxy say."""
+URLS_KEPT: Final = 256
+"""URLs that are kept parsed, which takes longer than all else that httpx does for a request."""
 
 _PIECE: Final = 64 * 1024
 
@@ -60,21 +64,6 @@ _FIRST: Final = 1024
 _TIMEOUT = httpx.Timeout(wire.CONNECT_TIMEOUT, read=wire.HEAD_TIMEOUT, pool=None)
 
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30.0)
-
-
-@dataclass(frozen=True, slots=True)
-class TransportOptions:
-    """How connections are made.
-
-    `client_certificate` (and `client_key`, when it is not in the same file) is shown to the origins in `named`, and to
-    no other; `proxy` is a URL, `ENVIRONMENT`, or None for no proxy.
-    """
-
-    ca_file: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
-    proxy: str | None = field(default=None, repr=False)  # it may hold a password
-    named: frozenset[Place] = frozenset()
 
 
 class Unconnected(OriginUnreachable):
@@ -167,7 +156,7 @@ class Transport:
         self._contexts: dict[bool, ssl.SSLContext] = {}  # with the client certificate, and without; each 0.5 MB
         self._http = httpx.AsyncClient(
             headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
-            cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
+            cookies=_NoCookies(),
             transport=_Wire(self._trust),
             mounts=self._proxies(),
             timeout=_TIMEOUT,
@@ -184,7 +173,7 @@ class Transport:
         """
         patience = wire.CONNECT_TIMEOUT + wire.HEAD_TIMEOUT
         with _transport_errors(url), trio.move_on_after(patience):  # httpx bounds only each piece of a head
-            request = self._http.build_request("GET", url, headers=list(headers), extensions={"url": url})
+            request = self._http.build_request("GET", _parsed(url), headers=list(headers), extensions={"url": url})
             return Reply(url, await self._http.send(request, stream=True))
         raise OriginUnreachable(urls.redact(url), f"no answer for {patience:g} s")
 
@@ -251,6 +240,19 @@ def _excepted(host: str) -> str | None:
         log.warning("no_proxy: %s is neither a host nor an address, and excepts nothing", host)
         return None
     return pattern
+
+
+class _NoCookies(http.cookiejar.CookieJar):
+    """Takes none and sends none, without a look at what there is."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Do nothing."""
+
+    def add_cookie_header(self, request: object) -> None:
+        """Do nothing."""
+
+
+_parsed = functools.lru_cache(URLS_KEPT)(httpx.URL)
 
 
 class _Wire(httpx.AsyncBaseTransport):

@@ -20,6 +20,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -28,6 +29,7 @@ import h11
 import trio
 
 from lazyfs.buffers import cut
+from lazyfs.origin import early
 from lazyfs.origin.connection import Connection, Filled, hand_over
 
 IDLE_FOR: Final = 30.0
@@ -38,6 +40,9 @@ IDLE_MAX: Final = 128
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for name look-up, TCP and TLS together."""
+
+EARLY_WITHIN: Final = 0.25
+"""Seconds for which one that was begun early (early.py) is waited for: it tries one address after the other."""
 
 HEAD_TIMEOUT: Final = 20.0
 """Seconds for sending a request and for all of the head of its answer; what a body may take is its receiver's."""
@@ -204,7 +209,7 @@ class Pool:
     async def exchange(self, place: Place, target: bytes, headers: Headers) -> tuple[Exchange, Head]:
         """Send a GET to an origin and return the exchange with the answer's head. *Raises*: WireError."""
         while True:
-            connection = self._take(place)
+            connection = self._take(place) or await self._begun(place)
             reused = connection is not None
             exchange = Exchange(self, place, connection or await self._connect(place), reused=reused)
             try:
@@ -250,11 +255,33 @@ class Pool:
             raise Unconnected(*exc.args) from exc
 
     async def _connected(self, place: Place) -> Connection:
-        scheme, host, port = place
+        _, host, port = place
         try:
             connection = await Connection.open(host, port)
         except OSError as exc:
             raise WireError(f"cannot connect: {words(exc)}") from exc
+        return await self._secured(connection, place)
+
+    async def _begun(self, place: Place) -> Connection | None:
+        """Return the connection that was begun early; None where there is none, or none that is any good in time."""
+        _, host, port = place
+        on_its_way = early.begun(host, port)
+        if on_its_way is None:
+            return None
+        try:
+            if not on_its_way.settled:
+                await trio.to_thread.run_sync(on_its_way.wait, EARLY_WITHIN, abandon_on_cancel=True)
+        except BaseException:
+            on_its_way.drop()
+            raise
+        taken = on_its_way.take()
+        with suppress(WireError), _InTime(CONNECT_TIMEOUT, "no connection"):
+            return None if taken is None else await self._secured(Connection(taken), place)
+        return None
+
+    async def _secured(self, connection: Connection, place: Place) -> Connection:
+        """Return a new connection when it can be used: with TLS, where that is wanted."""
+        scheme, host, _ = place
         if scheme == "http":
             return connection
         try:

@@ -1,7 +1,7 @@
 """Reading sources: listings page by page, manifests piece by piece, so that nothing else waits for them.
 
 A listing is kept in the catalogue, and a manifest from a URL is a blob like any other: both are there again when the
-origin is not.
+origin is not. The parsers are loaded when there is something to parse: most mounts are of single files.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from lazyfs.entries import Entry, Refusal
 from lazyfs.errors import OriginError, OriginUnreachable, SourceError
 from lazyfs.origin.client import Client
 from lazyfs.sources import listing
-from lazyfs.sources.index import parse_index
-from lazyfs.sources.manifest import LINE_MAX, parse_jsonl, parse_toml
 from lazyfs.sources.spec import Source
 from lazyfs.store import Store
 
@@ -59,6 +57,8 @@ async def list_index(
         if not client.offline:
             log.warning("%s; showing the listing that was kept", exc)
         return await trio.to_thread.run_sync(listing.unpack, kept, url)
+    from lazyfs.sources.index import parse_index
+
     found = await trio.to_thread.run_sync(lambda: list(parse_index(page, content_type, base)))
     packed = await trio.to_thread.run_sync(listing.pack, found, url)
     store.behind.note(partial(store.catalogue.remember_listing, url, packed))
@@ -86,6 +86,8 @@ async def read_manifest(source: Source, pieces: Pieces) -> AsyncIterator[list[En
     """
     base_url = source.place if source.remote else None
     if source.toml:
+        from lazyfs.sources.manifest import parse_toml
+
         text = await _whole(source, pieces)
         try:
             batch = await trio.to_thread.run_sync(lambda: list(parse_toml(text, base_url)))
@@ -123,6 +125,8 @@ class _Lines:
         self._number = 1
 
     def feed(self, piece: bytes | memoryview, base_url: str | None) -> Iterator[Entry | Refusal]:
+        from lazyfs.sources.manifest import LINE_MAX, parse_jsonl
+
         *lines, rest = bytes(piece).split(b"\n")
         if lines:
             lines[0] = self._rest + lines[0]

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from lazyfs import records
 from lazyfs.errors import StoreError, StoreTooSmall
 from lazyfs.extents import Block, Extent
+from lazyfs.options import default_path
 from lazyfs.sizes import format_size
 from lazyfs.store import layout as layouts
 from lazyfs.store import trash
@@ -24,7 +25,7 @@ from lazyfs.store.blobfile import BlobFile, look_into, open_blob, stand_in
 from lazyfs.store.catalogue import BlobRow, Catalogue
 from lazyfs.store.checking import reclaim
 from lazyfs.store.eviction import Evictor
-from lazyfs.store.layout import Layout, default_path, open_layout
+from lazyfs.store.layout import Layout, open_layout
 from lazyfs.store.quota import QuotaKeeper
 from lazyfs.store.trouble import Trouble
 from lazyfs.versions import BlobId, Version

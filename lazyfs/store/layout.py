@@ -62,17 +62,6 @@ class Layout:
             os.close(fd)
 
 
-def default_path() -> Path:
-    """Return where the store lies when nobody says: `/var/cache/lazyfs` for root, else the user's cache directory."""
-    if given := os.environ.get("LAZYFS_STORE"):
-        return Path(given)
-    if os.geteuid() == 0:
-        return Path("/var/cache/lazyfs")
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("lazyfs"))
-
-
 def open_layout(path: Path) -> Layout:
     """Open the store at `path`, making it when it is not there or an empty directory of ours.
 

@@ -28,6 +28,7 @@ from lazyfs.errors import (
 )
 from lazyfs.extents import Extent
 from lazyfs.origin.client import Attempt, Client, Found
+from lazyfs.pace import Pace
 from lazyfs.store import Store
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
@@ -70,6 +71,9 @@ class Origins:
     def asked(self) -> list[int]:
         """How often each was asked for bytes."""
         return [len(origin.asked) for origin in self.by_url.values()]
+
+    def pace(self, url: str) -> Pace | None:
+        return None
 
     def slow(self, url: str) -> float:
         return self.slow_after

@@ -14,6 +14,7 @@ Subjects that are not installed are left out, and said to be. All of them, on De
 from __future__ import annotations
 
 import argparse
+import compileall
 import dataclasses
 import json
 import os
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from lazyfs.sizes import format_size, parse_size
+from tests.mounts import ROOT
 from tools.benching import chart, results
 from tools.benching.origin import Ground, Scale
 from tools.benching.processes import Trouble
@@ -48,6 +50,7 @@ def main() -> None:
     subjects = _installed(options.subjects)
     scale = _scale(options)
     about = _about(options, scale, subjects)
+    compileall.compile_dir(ROOT / "lazyfs", quiet=2)  # as pip does; Python may not be allowed to
     try:
         with (
             tempfile.TemporaryDirectory(prefix="lazyfs-bench-", dir=options.dir) as work,

@@ -7,9 +7,9 @@ import random
 import pytest
 import trio
 
-from lazyfs import order
+from lazyfs import inorder
 from lazyfs.entries import Entry, Kind
-from lazyfs.order import behind, in_order
+from lazyfs.inorder import behind, in_order
 from lazyfs.tree import Directory, File, Node, Tree, cookie
 from lazyfs.versions import Known, Version
 
@@ -17,7 +17,7 @@ from lazyfs.versions import Known, Version
 @pytest.fixture(params=[3, 10_000], ids=["in pieces", "at once"])
 def tree(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tree:
     """A thousand names, in an order of their own."""
-    monkeypatch.setattr(order, "AT_ONCE", request.param)
+    monkeypatch.setattr(inorder, "AT_ONCE", request.param)
     names = [f"name-{number}" for number in range(1000)]
     random.Random(1).shuffle(names)
     tree = Tree()
@@ -69,7 +69,7 @@ def test_it_is_kept_until_the_names_change(tree: Tree) -> None:
 
 
 def test_names_that_come_while_it_is_made(monkeypatch: pytest.MonkeyPatch, tree: Tree) -> None:
-    monkeypatch.setattr(order, "AT_ONCE", 3)
+    monkeypatch.setattr(inorder, "AT_ONCE", 3)
 
     async def main() -> None:
         late: list[str] = []

@@ -1,0 +1,173 @@
+"""A mount's process: the fork, what it keeps of its caller, its order, and its end.
+
+    fork first, then everything else: nothing is forked once the mount is there (a child would keep its descriptors
+    open), and no thread exists when the fork happens. The command forks before it knows what is to be mounted, since
+    the daemon needs 0.13 s to load what it is made of (mount.py and all below it), and the command has its own to load
+    until it has read its arguments. Neither has what only the other needs.
+
+      command ── begin ── its arguments ── the order ── waits for one line: "ready", or what went wrong ◄──────────┐
+                   └ fork ── daemon: loads its code ─┴─ session, sources, FUSE, tuning, control socket ── "ready" ──┘
+
+A caller that goes before that (Ctrl-C) takes the daemon with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import logging
+import os
+import pickle
+import socket
+import struct
+import subprocess
+import threading
+from typing import Final, NoReturn, cast
+
+from lazyfs import mountinfo, urls
+from lazyfs.errors import LazyfsError
+from lazyfs.order import READY, Mount, report
+from lazyfs.origin import early
+
+log = logging.getLogger(__name__)
+
+_LENGTH: Final = struct.Struct("=Q")
+"""What goes before an order: how long it is."""
+
+PATIENCE: Final = 5.0
+"""Seconds for a daemon that is not needed to end: an instant, unless somebody has stopped it."""
+
+_begun: list[socket.socket] = []
+"""Of a daemon that has no order yet, the socket to it."""
+
+
+def begin() -> None:
+    """Start a daemon that waits for its order; it ends with this process, if there is none."""
+    ours, theirs = socket.socketpair()
+    between = os.fork()
+    if between == 0:
+        ours.close()
+        _become_daemon(theirs.detach())
+    theirs.close()
+    with contextlib.suppress(ChildProcessError):  # whoever ignores SIGCHLD has nobody to wait for
+        os.waitpid(between, 0)
+    _begun.append(ours)
+    atexit.register(_dismiss)
+
+
+def _dismiss() -> None:
+    """Tell a daemon without an order that there will be none, and wait for its end."""
+    while _begun:
+        with _begun.pop() as unused, contextlib.suppress(OSError):
+            unused.settimeout(PATIENCE)
+            unused.shutdown(socket.SHUT_WR)
+            unused.recv(1)
+
+
+def run_in_foreground(mount: Mount) -> None:
+    """Serve a mount from this process. *Raises*: LazyfsError."""
+    _dismiss()
+    from lazyfs.mount import log_to, run_to_end
+
+    log_to(logging.StreamHandler())
+    run_to_end(mount)
+
+
+def run_in_background(mount: Mount) -> None:
+    """Give the daemon its order and return when the mount answers. *Raises*: LazyfsError with what the daemon says.
+
+    *Source*: daemon(7), "SysV Daemons", as far as it still applies.
+    """
+    if not _begun:
+        begin()
+    ours = _begun.pop()
+    with ours, ours.makefile("rb") as lines:
+        try:
+            content = pickle.dumps(mount)
+            ours.sendall(_LENGTH.pack(len(content)) + content)
+            line = lines.readline().decode("utf-8", "surrogateescape").strip()
+        except ConnectionError:  # it was killed
+            line = ""
+        except BaseException:
+            with contextlib.suppress(OSError):
+                ours.shutdown(socket.SHUT_WR)
+            if lines.read().strip() == READY.encode():  # just before it could see that
+                subprocess.run(mountinfo.unmount_command(mount.mountpoint, lazy=True), capture_output=True, check=False)
+            raise
+    if line != READY:
+        from lazyfs.store import running
+
+        log_file = running.find(mount.settings.store, mount.log)
+        raise LazyfsError(line or f"the daemon ended before {mount.mountpoint} was mounted; see {log_file}")
+
+
+def _become_daemon(caller: int) -> NoReturn:
+    os.setsid()
+    if os.fork() != 0:
+        os._exit(0)
+    gc.disable()  # until all is loaded: `tuning.spare_what_stays`
+    caller = _keep_only(caller)
+    status = 1
+    try:
+        order = _Order(caller)
+        from lazyfs.mount import run_to_end
+
+        os.chdir("/")  # only now: modules may have to be looked for from here
+        run_to_end(order.wait(), caller)
+        status = 0
+    except LazyfsError as exc:
+        report(caller, str(exc))
+    except BaseException as exc:
+        log.critical("the daemon ended", exc_info=True)
+        report(caller, f"the daemon failed: {exc!r}")
+    logging.shutdown()
+    os._exit(status)  # a worker thread that hangs in the disk must not keep the process
+
+
+class _Order:
+    """The order that comes while the daemon loads its code; without one the process ends."""
+
+    def __init__(self, caller: int) -> None:
+        self._caller = caller
+        self._mount: Mount | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> Mount:
+        """Return it when it is there."""
+        self._thread.join()
+        assert self._mount is not None
+        return self._mount
+
+    def _read(self) -> None:
+        (length,) = _LENGTH.unpack(self._receive(_LENGTH.size))
+        self._mount = cast("Mount", pickle.loads(self._receive(length)))  # noqa: S301 - our own command's
+        _connect_early(self._mount)
+
+    def _receive(self, length: int) -> bytes:
+        received = b""
+        while len(received) < length:
+            piece = os.read(self._caller, length - len(received))
+            if not piece:
+                os._exit(0)
+            received += piece
+        return received
+
+
+def _connect_early(mount: Mount) -> None:
+    """Begin to connect to whom we are likely to ask first. That nothing needs to be asked is known only later."""
+    client = mount.settings.client
+    if not client.offline and client.transport.proxy is None and mount.sources[0].remote:
+        _, host, port = urls.origin_of(mount.sources[0].place)
+        early.begin(host, port)
+
+
+def _keep_only(caller: int) -> int:
+    """Let go of all other descriptors that were inherited: whoever waits for their end would wait for ours."""
+    kept = os.dup2(caller, 3, inheritable=False)
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    return kept
