@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -47,6 +46,7 @@ from lazyfs.origin.client import Client
 from lazyfs.readahead import Budget, Readahead
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.layout import Layout
+from lazyfs.store.sampling import some_present
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, digest_of
 from lazyfs.ways import Ways
@@ -355,16 +355,9 @@ class Blob:
 
     async def _samples(self) -> list[tuple[Extent, Block]]:
         """Return a few blocks that are in the store, any of them, and where they are."""
-        chosen = await trio.to_thread.run_sync(self._some_present)
+        chosen = await trio.to_thread.run_sync(some_present, self._file, SAMPLES)
         blocks = [(index, await read_stored(self._file, index, self._shared.counters)) for index in chosen]
         return [(self.geometry.bytes_of(Extent(index, index + 1)), block) for index, block in blocks if block]
-
-    def _some_present(self) -> list[int]:
-        chosen: list[int] = []
-        for run in self._file.mapped():
-            present = sorted(set(run.blocks()).difference(self._file.missing(run)))
-            chosen = _some([*chosen, *_some(present)])
-        return chosen
 
     async def _stored_run(self, run: Extent) -> Block | None:
         """Return several blocks in one piece, when all are in the store: that is what a sequential reader wants.
@@ -494,10 +487,6 @@ class Blob:
         self.closed = True
         self._uses.write_now()
         self._file.close()
-
-
-def _some(indexes: list[int]) -> list[int]:
-    return random.sample(indexes, min(SAMPLES, len(indexes)))
 
 
 def _release(holds: Iterable[Hold]) -> None:

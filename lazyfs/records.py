@@ -156,6 +156,11 @@ def unpack_map_header(data: bytes) -> MapHeader:
     return MapHeader(block_size, size)
 
 
+def entry_offset(index: int) -> int:
+    """Return where in a map the entry of a block is."""
+    return MAP_HEADER_SIZE + index * ENTRY_SIZE
+
+
 def pack_entries(*values: int) -> bytes:
     """Encode entries of a map."""
     return struct.pack(f"<{len(values)}Q", *values)

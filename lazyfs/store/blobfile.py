@@ -29,7 +29,7 @@ from lazyfs import records, replacement
 from lazyfs.buffers import advance, unfilled
 from lazyfs.errors import StoreError
 from lazyfs.extents import Block, Extent, Geometry, runs
-from lazyfs.store import holes, trash
+from lazyfs.store import holes, mapping, trash
 from lazyfs.store import layout as layouts
 from lazyfs.store.files import Files, open_files, open_one, reopen
 from lazyfs.store.layout import Layout
@@ -44,9 +44,6 @@ _MAP_PIECE: Final = 1 << 13
 
 _AT_ONCE: Final = 64
 """Blocks in one call at the most; the system's own limit is 1024."""
-
-_FIRST_PIECE: Final = 1 << 8
-"""Map entries looked at first: most looks for a missing block find one at once."""
 
 
 class BlobFile:
@@ -103,7 +100,7 @@ class BlobFile:
 
     def _encoded(self, run: Extent) -> bytes:
         try:
-            return os.pread(self._map, len(run) * records.ENTRY_SIZE, _entry_offset(run.start))
+            return os.pread(self._map, len(run) * records.ENTRY_SIZE, records.entry_offset(run.start))
         except OSError:
             return b""
 
@@ -159,7 +156,7 @@ class BlobFile:
 
     def record(self, start: int, *checksums: int) -> None:
         """Mark blocks present: their bytes have been written (I1). *Locks*: theirs, held. *Raises*: OSError."""
-        os.pwrite(self._map, records.pack_entries(*checksums), _entry_offset(start))
+        os.pwrite(self._map, records.pack_entries(*checksums), records.entry_offset(start))
 
     def forget(self, index: int) -> None:
         """Mark a block missing, its bytes being wrong. *Locks*: none needed: at worst it is fetched once more.
@@ -244,7 +241,10 @@ class BlobFile:
 
     def too_long(self) -> list[str]:
         """Name the files that are longer than they can be."""
-        longest = {"data": (self._data, self.geometry.size), "map": (self._map, _entry_offset(self.geometry.blocks))}
+        longest = {
+            "data": (self._data, self.geometry.size),
+            "map": (self._map, records.entry_offset(self.geometry.blocks)),
+        }
         return [name for name, (fd, length) in longest.items() if os.fstat(fd).st_size > length]
 
     @property
@@ -261,32 +261,8 @@ class BlobFile:
         return records.unpack_entries(data, len(run))
 
     def mapped(self, start: int = 0) -> Iterator[Extent]:
-        """Yield runs of blocks from `start` on, ascending and of moderate length; all others are missing.
-
-        The map of 4 TiB is 128 MiB, most of it a hole as long as little of the blob is there. Where the file system
-        says that there is a hole, entries would be read as zeros, which is what "missing" is: nothing depends on it.
-        """
-        length, total = _FIRST_PIECE, self.geometry.blocks
-        while start < total:
-            first, stop = self._next_mapped(start)
-            start = min(max(start, first), total)
-            stop = min(max(start, stop), total)
-            while start < stop:
-                run = Extent(start, min(start + length, stop))
-                yield run
-                start, length = run.stop, min(2 * length, _MAP_PIECE)
-
-    def _next_mapped(self, start: int) -> tuple[int, int]:
-        """Return where the next part of the map begins that is no hole, and where it ends, in blocks."""
-        try:
-            first = os.lseek(self._map, _entry_offset(start), os.SEEK_DATA)
-            stop = os.lseek(self._map, first, os.SEEK_HOLE)
-        except OSError as exc:
-            if exc.errno == errno.ENXIO:  # there is only a hole up to the end
-                return self.geometry.blocks, self.geometry.blocks
-            return start, self.geometry.blocks
-        first, stop = first - records.MAP_HEADER_SIZE, stop - records.MAP_HEADER_SIZE
-        return first // records.ENTRY_SIZE, max(start + 1, -(-stop // records.ENTRY_SIZE))
+        """Yield runs of blocks from `start` on, ascending and of moderate length; all others are missing."""
+        return mapping.mapped(self._map, self.geometry.blocks, start)
 
     def present(self) -> Iterator[tuple[int, int]]:
         """Yield the blocks that are marked present, ascending, each with its use; reads the whole map."""
@@ -492,7 +468,7 @@ def _set_up(map_fd: int, data: int, size: int, block_size: int) -> Geometry:
         os.pwrite(map_fd, records.pack_map_header(header), 0)
     _check_size(header, size)
     geometry = Geometry(size, header.block_size)
-    for fd, length in ((map_fd, _entry_offset(geometry.blocks)), (data, size)):
+    for fd, length in ((map_fd, records.entry_offset(geometry.blocks)), (data, size)):
         if os.fstat(fd).st_size != length:
             os.ftruncate(fd, length)
     return geometry
@@ -502,7 +478,3 @@ def _check_size(header: records.MapHeader, size: int) -> None:
     """Refuse one of two that name the same digest: one is wrong, and nobody knows which. *Raises*: StoreError."""
     if header.size != size:
         raise StoreError(f"the store has a blob with this digest and {header.size} bytes, not {size}")
-
-
-def _entry_offset(index: int) -> int:
-    return records.MAP_HEADER_SIZE + index * records.ENTRY_SIZE
