@@ -153,10 +153,10 @@ class Blob:
         any time; what has landed stays. *Locks*: takes a lease, so that nothing of it is evicted meanwhile.
         """
         self._shared.store.refuse_too_large(self.geometry.size, self.ways.shown)
+        self._begin_use()
         if not self._fills:
             with suppress(OSError):  # without one, what is evicted meanwhile is fetched again
                 self._file.locks.take_lease()
-        self._begin_use()
         self._fills += 1
         try:
             progress(present := await self.count())
@@ -333,7 +333,7 @@ class Blob:
 
     def rest(self) -> bool:
         """Close its files but the lock, unless somebody uses them; say whether that was done."""
-        if self._busy:
+        if self._busy or self.mismatch is not None:  # what was thrown away would not be found again
             return False
         self._uses.write_now()
         return self._file.rest()
