@@ -6,8 +6,8 @@ people do. For each step it prints the seconds it took, the processor time and m
 each unit of the work, and beside it, from the second size on, how much faster than the work it has grown. The work of a
 blob is what was read of it, not its size.
 
-Ends with 1 where a figure has clearly grown faster: by more than --most times the growth of the work, beyond half a
-second or 16 MiB, which are the machine's and the interpreter's own.
+Ends with 1 where a figure has clearly grown faster: by more than --most times the growth of the work, beyond two
+seconds, half a second of the processor, or 16 MiB, which are the machine's and the interpreter's own.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ SIZES: Final = {
 }
 """What there is to measure, and how large."""
 
-SECONDS: Final = 0.5
-"""By which a step may take longer, whatever its work."""
+SECONDS: Final = 2.0
+"""By which a step may take longer, whatever its work: so much comes of others who use the machine."""
+
+PROCESSOR: Final = 0.5
+"""Seconds of the daemons' processors, likewise."""
 
 MEMORY: Final = 16 << 20
 """Bytes by which a daemon may grow, whatever its work."""
@@ -59,7 +62,7 @@ class Table:
             growth = step.work / before.work
             figures = {
                 "seconds": (step.seconds, before.seconds, SECONDS),
-                "processor": (step.processor, before.processor, SECONDS),
+                "processor": (step.processor, before.processor, PROCESSOR),
                 "memory": (step.memory, before.memory, MEMORY),
             }
             faster = {name: now / (growth * max(then, 1e-9)) for name, (now, then, _) in figures.items()}

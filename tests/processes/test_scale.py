@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounts import run
-from tests.processes.scale import MEMORY, SECONDS, Table
+from tests.processes.scale import MEMORY, PROCESSOR, SECONDS, Table
 from tests.processes.scaling import Step
 
 
@@ -28,7 +28,7 @@ def step(work: int, seconds: float = 0.0, processor: float = 0.0, memory: int = 
     [
         step(1000, 10.0, 10.0, 10 << 30),
         step(1000, 14.9, 14.9, 14 << 30),
-        step(1000, 15.0 + SECONDS, 15.0 + SECONDS, (15 << 30) + MEMORY),
+        step(1000, 15.0 + SECONDS, 15.0 + PROCESSOR, (15 << 30) + MEMORY),
     ],
 )
 def test_what_grows_with_its_work_may(large: Step) -> None:
@@ -37,15 +37,16 @@ def test_what_grows_with_its_work_may(large: Step) -> None:
 
 def test_what_grows_faster_than_its_work_is_named() -> None:
     before = step(100, 1.0, 1.0, 1 << 30)
-    assert shown(before, step(1000, 17.0)) == ["names: read: its seconds grew 1.7 times as fast as its work"]
+    assert shown(before, step(1000, 18.0)) == ["names: read: its seconds grew 1.8 times as fast as its work"]
     assert "processor grew 3.0 times" in shown(before, step(1000, processor=30.0))[0]
     assert "memory grew 2.0 times" in shown(before, step(1000, memory=20 << 30))[0]
-    assert len(shown(before, step(1000, 17.0), step(10_000, 400.0))) == 2, "each size is compared with the one before"
+    assert len(shown(before, step(1000, 18.0), step(10_000, 400.0))) == 2, "each size is compared with the one before"
 
 
 def test_the_same_work_may_take_a_moment_longer() -> None:
-    assert shown(step(300, 0.1), step(300, 0.5)) == []
-    assert shown(step(300, 0.1), step(300, 0.7)) != []
+    assert shown(step(300, 0.1, 0.1), step(300, 2.1, 0.6)) == []
+    assert shown(step(300, 0.1), step(300, 2.3)) != []
+    assert shown(step(300, 0.1, 0.1), step(300, 0.1, 0.7)) != []
 
 
 def test_a_short_run(tmp_path: Path) -> None:
