@@ -7,10 +7,10 @@ to no stream start one, in place of the one idle longest, and nothing is fetched
 reader is left alone.
 
 A request is for what the origin delivers in `LASTS`; the next one is sent when what is still to come lasts for
-`LATENCIES` round trips: more only fills the link in front of other readers, less leaves it idle. So requests to a near
-origin follow each other, and several are under way to a far one, where a single connection gives less than the link.
-They are sent as blocks come in, not only as they are read, or those under way would end all at once, and leave the link
-idle until the reader is there.
+`LATENCIES` round trips, or `SOON`: more only fills the link in front of other readers, less leaves it idle. So requests
+to a near origin follow each other, and several are under way to a far one, where a single connection gives less than
+the link. They are sent as blocks come in, not only as they are read, or those under way would end all at once, and
+leave the link idle until the reader is there.
 
 *Source*: the bandwidth-delay product, RFC 6349 §3.3; Linux, mm/readahead.c, for windows that double.
 """
@@ -43,6 +43,9 @@ LASTS: Final = 0.04
 """Seconds for which a request lasts, but never less than a block: each costs up to a millisecond of the CPU."""
 
 LATENCIES: Final = 4
+
+SOON: Final = 0.02
+"""Seconds that it takes us, with a busy CPU, to have the next one under way."""
 
 IDLE: Final = 5.0
 """Seconds after which a stream has no share of the memory any longer."""
@@ -134,4 +137,4 @@ def _in_the_pipe(pace: Pace | None, window: int, block: int) -> tuple[int, int]:
     if pace is None:
         return window, window // 2
     part = max(block, min(int(pace.rate * LASTS), window // 2))
-    return part + int(pace.rate * LATENCIES * pace.latency), part
+    return part + int(pace.rate * max(LATENCIES * pace.latency, SOON)), part
