@@ -7,10 +7,10 @@ to no stream start one, in place of the one idle longest, and nothing is fetched
 reader is left alone.
 
 A request is for what the origin delivers in `LASTS`; the next one is sent when what is still to come lasts for
-`LATENCIES` round trips: more only fills the link in front of other readers, less leaves it idle. So requests to a near
-origin follow each other, and several are under way to a far one, where a single connection gives less than the link.
-They are sent as blocks come in, not only as they are read, or those under way would end all at once, and leave the link
-idle until the reader is there.
+`LATENCIES` round trips, or `SOON`: more only fills the link in front of other readers, less leaves it idle. So requests
+to a near origin follow each other, and several are under way to a far one, where a single connection gives less than
+the link. They are sent as blocks come in, not only as they are read, or those under way would end all at once, and
+leave the link idle until the reader is there.
 
 *Source*: the bandwidth-delay product, RFC 6349 §3.3; Linux, mm/readahead.c, for windows that double.
 """
@@ -44,6 +44,9 @@ LASTS: Final = 0.04
 
 LATENCIES: Final = 4
 
+SOON: Final = 0.02
+"""Seconds that it takes us, with a busy CPU, to have the next one under way."""
+
 IDLE: Final = 5.0
 """Seconds after which a stream has no share of the memory any longer."""
 
@@ -62,8 +65,10 @@ NOTHING: Final = Ahead(Extent(0, 0), 0)
 class _Stream:
     start: int
     next: int  # the byte after the furthest one read
-    window: int  # bytes; 0 until the second read
-    fetched_to: int  # the byte after the furthest block asked for
+    window: int = 0  # bytes; none until the second read
+    fetched_to: int = 0  # the byte after the furthest block asked for
+    part: int = 0  # bytes in one request
+    pipe: int = LARGEST  # bytes that may be under way
 
 
 class Budget:
@@ -94,7 +99,7 @@ class Readahead:
         stop = min(offset + length, self._geometry.size)
         stream = self._stream_at(offset)
         if stream is None:
-            self._streams.append(_Stream(offset, stop, 0, 0))
+            self._streams.append(_Stream(offset, stop))
         elif stop > stream.next:  # else it is read again, or is a request that was overtaken
             stream.window = max(stream.window + 2 * (stop - stream.next), SMALLEST)
             stream.next = stop
@@ -108,15 +113,25 @@ class Readahead:
         if stream is None or not stream.window:
             return NOTHING
         start = max(stream.next, stream.fetched_to)
+        if min(stream.next + stream.window - start, stream.pipe - due) < stream.part:
+            return NOTHING  # by far the most often, and cheap
         stream.window = min(stream.window, self._budget.share(stream, now))
-        pipe, part = _in_the_pipe(pace(), stream.window, self._geometry.block_size)
-        stream.window = min(stream.window, max(USUAL, 2 * pipe))
-        room = min(stream.next + stream.window - start, pipe - due)
+        self._measure(stream, pace())
+        room = min(stream.next + stream.window - start, stream.pipe - due)
         run = self._geometry.covering(start, room)
-        if room < part or not run:
+        if room < stream.part or not run:
             return NOTHING
         stream.fetched_to = run.stop * self._geometry.block_size
-        return Ahead(run, part)
+        return Ahead(run, stream.part)
+
+    def _measure(self, stream: _Stream, pace: Pace | None) -> None:
+        """Fit to the origin's pace what may be under way for a stream, and how much of it in one request."""
+        if pace is None:
+            stream.part, stream.pipe = stream.window // 2, stream.window
+        else:
+            stream.part = max(self._geometry.block_size, min(int(pace.rate * LASTS), stream.window // 2))
+            stream.pipe = stream.part + int(pace.rate * max(LATENCIES * pace.latency, SOON))
+        stream.window = min(stream.window, max(USUAL, 2 * stream.pipe))
 
     def _stream_at(self, offset: int) -> _Stream | None:
         """Return the stream that a read at `offset` goes on with, moved to the right end."""
@@ -127,11 +142,3 @@ class Readahead:
                 self._streams.append(stream)
                 return stream
         return None
-
-
-def _in_the_pipe(pace: Pace | None, window: int, block: int) -> tuple[int, int]:
-    """Return how many bytes may be under way, and how many of them in one request."""
-    if pace is None:
-        return window, window // 2
-    part = max(block, min(int(pace.rate * LASTS), window // 2))
-    return part + int(pace.rate * LATENCIES * pace.latency), part

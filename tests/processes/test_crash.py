@@ -5,14 +5,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from tests.processes.crash import campaign
 
 
 def test_a_few_kills(tmp_path: Path) -> None:
-    tally = campaign(tmp_path, 6, 1, scale=2, kills_a_life=6)
-    assert not tally.wrong
-    assert tally.kills >= 6
-    assert tally.hit["blocks locked"]
-    assert tally.hit["answers cut short"]
+    hit = Counter[str]()
+    for seed in (1, 2, 3, 4):  # a few kills may miss what they are to hit
+        (place := tmp_path / str(seed)).mkdir()
+        tally = campaign(place, 6, seed, scale=2, kills_a_life=6)
+        assert not tally.wrong
+        assert tally.kills >= 6
+        hit.update(tally.hit)
+        if hit["blocks locked"] and hit["answers cut short"]:
+            return
+    raise AssertionError(f"they hit only {hit}")
