@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
@@ -472,6 +472,11 @@ class Blob:
     def idle(self) -> bool:
         """Whether nobody has it open and nothing of it is under way."""
         return self.opens == 0 and self._busy == 0
+
+    @property
+    def flights(self) -> Collection[Flight]:
+        """What is under way for it."""
+        return self._flights.under_way
 
     @property
     def mismatch(self) -> DigestMismatch | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import trio
 
@@ -103,6 +103,11 @@ class Blobs:
             self._said_too_many = True
             log.error("%s", error)
         return error
+
+    @property
+    def opened(self) -> Collection[Blob]:
+        """The blobs that are open."""
+        return self._open.values()
 
     def worth_another_try(self, blob: Blob) -> bool:
         """Say whether a blob had better be opened anew: the store may take it by now, or its files have gone."""

@@ -68,9 +68,10 @@ def _dismiss() -> None:
 def run_in_foreground(mount: Mount) -> None:
     """Serve a mount from this process. *Raises*: LazyfsError."""
     _dismiss()
-    from lazyfs.mount import log_to, run_to_end
+    from lazyfs.logs import log_to
+    from lazyfs.mount import run_to_end
 
-    log_to(logging.StreamHandler())
+    log_to(logging.StreamHandler(), mount.settings.watch)
     run_to_end(mount)
 
 

@@ -27,6 +27,7 @@ something to do. "Tried again" means by the flight that met it, as long as someb
 from __future__ import annotations
 
 import errno
+import re
 
 
 class LazyfsError(Exception):
@@ -155,6 +156,11 @@ def errno_for(exc: BaseException) -> int:
     """Return the errno that a caller of the file system sees for `exc`; EIO for whatever is unforeseen."""
     # An OSError's own errno is about the store (EACCES, ENOSPC …), not about what the reader asked for.
     return exc.errno if isinstance(exc, LazyfsError) else errno.EIO
+
+
+def kind_of(exc: BaseException) -> str:
+    """Return one word for what `exc` is, of as many as there are kinds of exceptions: for labels and for the log."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", type(exc).__name__.removeprefix("Origin")).lower()
 
 
 def first_reason(exc: BaseException) -> LazyfsError | None:

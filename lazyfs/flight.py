@@ -17,8 +17,9 @@ await; only `wait` waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import trio
 
@@ -34,6 +35,18 @@ class _Arrival:
     def __init__(self) -> None:
         self.event = trio.Event()
         self.block: Block | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlightState:
+    """A flight at one moment. *Units*: `age` seconds."""
+
+    blocks: tuple[int, ...]  # not yet settled, in order
+    landed: int  # how many of these are here already
+    awaited: tuple[int, ...]  # in order
+    wanted_for: tuple[Urgency, ...]  # the most urgent first; a reader may have several interests, so not how many
+    age: float
+    dying: bool
 
 
 class FlightEnded(Exception):
@@ -52,6 +65,7 @@ class Flight:
         self._arrivals: dict[int, _Arrival] = {}
         self._interests = [0] * len(Urgency)
         self._error: Exception | None = None
+        self._began = trio.current_time()
 
     @property
     def dying(self) -> bool:
@@ -109,6 +123,17 @@ class Flight:
     def urgency(self) -> Urgency:
         """Return the most urgent of the interests there are now."""
         return next((urgency for urgency in Urgency if self._interests[urgency]), Urgency.PREFETCH)
+
+    def state(self) -> FlightState:
+        """Return what it is at."""
+        return FlightState(
+            tuple(sorted(self.blocks)),
+            len(self.landed),
+            tuple(sorted(self._arrivals)),
+            tuple(urgency for urgency in Urgency if self._interests[urgency]),
+            trio.current_time() - self._began,
+            self.dying,
+        )
 
     def _leave(self, urgency: Urgency) -> None:
         self._interests[urgency] -= 1
@@ -190,6 +215,11 @@ class FlightTable:
             self.settle(flight, index)
         self._under_way.discard(flight)
         flight.end(error)
+
+    @property
+    def under_way(self) -> Collection[Flight]:
+        """The flights, in no order."""
+        return self._under_way
 
     @property
     def due(self) -> int:

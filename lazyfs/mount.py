@@ -22,12 +22,14 @@ import trio
 from lazyfs import control, control_server, mountinfo, order, process, tuning
 from lazyfs.errors import NameMissing, UsageError, first_reason
 from lazyfs.given import GivenBlob
+from lazyfs.logs import log_to
 from lazyfs.order import READY, Mount
 from lazyfs.origin import early
 from lazyfs.scrubbing import scrub
 from lazyfs.session import Session, open_session
 from lazyfs.sources.spec import Form, Source, parse_source
 from lazyfs.store import running
+from lazyfs.watching import Watched, watch
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +48,10 @@ async def run(mount: Mount, caller: int | None = None) -> None:
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
         directory = running.usable(mount.settings.store)
         if caller is not None:
-            log_to(_log_handler(directory / mount.log))
+            log_to(_log_handler(directory / mount.log), mount.settings.watch)
             nursery.start_soon(_end_without, caller, nursery.cancel_scope)
         session.store.trouble.say()
+        watched = await nursery.start(watch, session, mount)
         session.on_names = tuning.spare_what_stays
         async with trio.open_nursery() as meanwhile:
             meanwhile.start_soon(trio.to_thread.run_sync, _load)
@@ -57,7 +60,7 @@ async def run(mount: Mount, caller: int | None = None) -> None:
         await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
         tuning.tune(mount.mountpoint)
         tuning.spare_what_stays()
-        operations = _operations(session, mount, directory)
+        operations = _operations(session, mount, directory, watched)
         await nursery.start(partial(control_server.serve, directory / mount.socket, operations))
         await nursery.start(_obey_signals, mount.mountpoint, nursery.cancel_scope)
         nursery.start_soon(scrub, session.store, session.counters, mount.settings.scrub_rate)
@@ -121,7 +124,7 @@ def _remedy() -> str:
     return ""
 
 
-def _operations(session: Session, mount: Mount, directory: Path) -> dict[str, control.Operation]:
+def _operations(session: Session, mount: Mount, directory: Path, watched: Watched) -> dict[str, control.Operation]:
     """What the control socket can be asked for."""
 
     async def status(_request: Mapping[str, Any], _report: control.Report) -> Any:
@@ -136,6 +139,7 @@ def _operations(session: Session, mount: Mount, directory: Path) -> dict[str, co
             "passthrough": session.vfs.passthrough.state(),
             "degraded": trouble.reason if trouble.degraded else None,
             "log": str(directory / mount.log),
+            **watched.state(),
         }
 
     async def add(request: Mapping[str, Any], _report: control.Report) -> Any:
@@ -190,14 +194,6 @@ def run_to_end(mount: Mount, caller: int | None = None) -> None:
         if reason is not None:
             raise reason from exc
         raise
-
-
-def log_to(handler: logging.Handler) -> None:
-    """Have what the daemon logs go there."""
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
 
 
 def _log_handler(path: Path) -> logging.Handler:

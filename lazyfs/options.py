@@ -79,13 +79,22 @@ class ClientOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchOptions:
+    """How a mount is watched: where its metrics are served, an address and a port, and what its log is like."""
+
+    metrics: tuple[str, int] | None = None
+    log_json: bool = False
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """How a session works.
 
     `mirrors` are (FROM, TO): what starts with FROM may be had at the same path under TO. *Units*: `block_size` bytes;
     `fresh_for` the seconds for which what is known of a URL is not asked again; `max_cache` and `min_free` bytes, 0 for
-    no bound, None for the one that the store has. Of mounts only: `scrub_rate` bytes a second, and whether the kernel
-    may read what is whole straight from the store (`passthrough`).
+    no bound, None for the one that the store has. Of mounts only: `scrub_rate` bytes a second, whether the kernel may
+    read what is whole straight from the store (`passthrough`), and `watch`.
     """
 
     store: Path
@@ -98,6 +107,7 @@ class Settings:
     min_free: int | None = None
     scrub_rate: int = SCRUB_RATE
     passthrough: bool = True
+    watch: WatchOptions = field(default_factory=WatchOptions)
 
 
 def default_path() -> Path:

@@ -43,6 +43,12 @@ def origin_of(url: str) -> tuple[str, str, int]:
     return scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(scheme, 0)
 
 
+def shown_origin(place: tuple[str, str, int]) -> str:
+    """Return an origin as it is shown: `scheme://host:port`."""
+    scheme, host, port = place
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
 def last_segment(url: str) -> str:
     """Return the percent-decoded last segment of the URL's path; empty when it ends in a slash."""
     return os.fsdecode(unquote_to_bytes(urlsplit(url).path.rpartition("/")[2]))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -408,6 +408,11 @@ class Vfs:
         self.counters.reads += 1
         self.counters.read_bytes += sum(map(len, pieces))
         return pieces
+
+    @property
+    def opened(self) -> Mapping[int, tuple[Blob, int]]:
+        """The open files by inode: the blob of each, and how often it is open."""
+        return self._open
 
     def blob(self, handle: int) -> Blob:
         """Return the blob of an open file."""

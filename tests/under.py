@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 PIECE = 64 * 1024
 
@@ -267,6 +268,11 @@ def attempts_to_write(directory: str, file: str) -> dict[str, int]:
         "setxattr": lambda: os.setxattr(file, "user.x", b"x"),
     }
     return {name: _errno_of(attempt) for name, attempt in attempts.items()}
+
+
+def failing_reads(directory: str) -> int:
+    """Return how many files of a directory cannot be read."""
+    return sum(_errno_of(partial(read, os.path.join(directory, name), 0, 1)) != 0 for name in os.listdir(directory))
 
 
 def errno_of_stat(path: str) -> int:

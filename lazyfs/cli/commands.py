@@ -11,7 +11,7 @@ import click
 
 from lazyfs import __version__, records, sizes
 from lazyfs.errors import UsageError
-from lazyfs.options import default_path
+from lazyfs.options import WatchOptions, default_path
 
 
 class BlockSize(click.ParamType[int]):
@@ -63,6 +63,28 @@ class Seconds(click.ParamType[float]):
             more = f", or {self._infinite}" if self._infinite else ""
             self.fail(f"{value!r} is not a number of seconds, 0 or more{more}", param, ctx)
         return seconds
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    """Where to listen: `PORT` on loopback, or `ADDR:PORT` with a numeric address, that of IPv6 in brackets."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Read an address and a port."""
+        import ipaddress  # only here, since few say one
+
+        address, _, port = value.rpartition(":")
+        try:
+            found = ipaddress.ip_address("127.0.0.1" if address in ("", "localhost") else address.strip("[]"))
+        except ValueError:
+            found = None
+        brackets = address.startswith("[") and address.endswith("]")
+        if found is None or brackets != (found.version == 6) or not re.fullmatch("[0-9]{1,5}", port):
+            self.fail(f"{value!r} is no PORT, nor an address and a port, as in 127.0.0.1:9100", param, ctx)
+        if int(port) > 65535:
+            self.fail(f"{value!r}: ports go up to 65535", param, ctx)
+        return str(found), int(port)
 
 
 def _store_option(function: Any) -> Any:
@@ -131,6 +153,11 @@ def commands() -> None:
               help="Bytes a second at which blobs that nobody has open are checked (0: not at all).")  # fmt: skip
 @click.option("--passthrough/--no-passthrough", default=True,
               help="Have the kernel read what is whole straight from the store, where it can.")  # fmt: skip
+@click.option("--metrics", type=Address(), metavar="[ADDR:]PORT",
+              help="Serve metrics for Prometheus there, on loopback if no address is said (port 0: any).")  # fmt: skip
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="What lines of the log are.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
+              help="What is logged: this, and what is worse.")  # fmt: skip
 @click.option("-o", "mount_options", multiple=True, metavar="OPTS", help="Options for FUSE, with commas between them.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("mountpoint", type=click.Path(path_type=Path))
@@ -155,7 +182,8 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     if options["allow_other"]:
         fuse_options.add("allow_other")
     settings = settings_of(_store_path(options["store"]), sources, options)
-    settings = replace(settings, scrub_rate=options["scrub_rate"], passthrough=options["passthrough"])
+    watch = WatchOptions(options["metrics"], options["log_format"] == "json", options["log_level"])
+    settings = replace(settings, scrub_rate=options["scrub_rate"], passthrough=options["passthrough"], watch=watch)
     mounting.mount(sources, mountpoint, settings, frozenset(fuse_options), foreground=options["foreground"])
 
 
@@ -220,13 +248,23 @@ def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **o
 
 @commands.command()
 @_store_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --watch, one a line.")
+@click.option("--watch", is_flag=True, help="Go on, and show what happens in each second.")
+@click.option("--interval", type=click.FloatRange(0.1, 3600), metavar="SECONDS",
+              help="How often, with --watch; 1 if not said.")  # fmt: skip
 @click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
-def status(mountpoint: Path | None, store: Path | None, as_json: bool) -> None:
+def status(mountpoint: Path | None, store: Path | None, as_json: bool, watch: bool, interval: float | None) -> None:
     """Show the store and its mounts, or one mount."""
-    from lazyfs.cli import showing
+    if interval is not None and not watch:
+        raise click.UsageError("--interval is of use only with --watch")
+    if watch:
+        from lazyfs.cli import watching
 
-    showing.status(mountpoint, _store_path(store), as_json=as_json)
+        watching.watch(mountpoint, _store_path(store), interval or 1.0, as_json=as_json)
+    else:
+        from lazyfs.cli import showing
+
+        showing.status(mountpoint, _store_path(store), as_json=as_json)
 
 
 @commands.command("ls")

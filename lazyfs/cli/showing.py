@@ -27,9 +27,24 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
         store_path = store_of(mounted)
         mounts = [ask(mounted, "status")]
     else:
-        mounts = _mounts(store_path)
+        mounts, silent = mounts_of(store_path)
+        for line in silent:
+            click.echo(f"lazyfs: {line}", err=True)
+    described = describe(store_path)
+    if as_json:
+        click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))
+        return
+    click.echo(store_line(described))
+    if not mounts:
+        click.echo("no mounts")
+    for mount in mounts:
+        _print_mount(mount)
+
+
+def describe(store_path: Path) -> dict[str, Any]:
+    """Return what `--json` shows of a store. *Raises*: StoreError."""
     with contextlib.closing(open_store(store_path)) as store:
-        described: dict[str, Any] = {
+        return {
             "path": str(store_path),
             "format": records.FORMAT,
             "blobs": len(store.catalogue.blobs()),
@@ -38,17 +53,15 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
             "min_free": store.quota.look().min_free or None,
             "degraded": store.trouble.reason or None,
         }
-    if as_json:
-        click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))
-        return
+
+
+def store_line(described: dict[str, Any]) -> str:
+    """Return the line that shows a store."""
     blobs = counted(described["blobs"], "blob")
     bound = f" of {format_size(described['max_cache'])} at the most" if described["max_cache"] else ""
     degraded = f"; it cannot be written: {described['degraded']}" if described["degraded"] else ""
-    click.echo(f"store {store_path}: {blobs}, {format_size(described['bytes_on_disk'])} on disk{bound}{degraded}")
-    if not mounts:
-        click.echo("no mounts")
-    for mount in mounts:
-        _print_mount(mount)
+    on_disk = format_size(described["bytes_on_disk"])
+    return f"store {described['path']}: {blobs}, {on_disk} on disk{bound}{degraded}"
 
 
 def list_blobs(store_path: Path, *, as_json: bool) -> None:
@@ -96,9 +109,12 @@ def open_store(store_path: Path) -> Store:
     return Store.open(store_path)
 
 
-def _mounts(store_path: Path) -> list[dict[str, Any]]:
-    """Ask every mount of the store; a socket that nobody listens on is what a killed daemon left."""
-    found = []
+def mounts_of(store_path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Ask every mount of the store; return what they say, and a line for each that does not answer.
+
+    A socket that nobody listens on is what a killed daemon left.
+    """
+    found, silent = [], []
     mounted_with = {
         os.path.realpath(socket_of(mounted)): mounted
         for mounted in mountinfo.mounts()
@@ -113,8 +129,8 @@ def _mounts(store_path: Path) -> list[dict[str, Any]]:
                 with contextlib.suppress(OSError):
                     socket.unlink()
             else:
-                click.echo(f"lazyfs: {exc}", err=True)
-    return found
+                silent.append(str(exc))
+    return found, silent
 
 
 def _print_mount(mount: dict[str, Any]) -> None:
@@ -141,6 +157,8 @@ def _print_mount(mount: dict[str, Any]) -> None:
         click.echo(
             f"  store     degraded: {mount['degraded']}; what it lacks is fetched and not kept, until it is better"
         )
+    if mount.get("metrics"):  # a daemon that was started before an upgrade does not say so
+        click.echo(f"  metrics   http://{mount['metrics']}/metrics")
     click.echo(f"  log       {mount['log']}")
     if mount["problems"]:
         click.echo(f"  not shown {counted(mount['problems'], 'name')}:")

@@ -88,6 +88,7 @@ class Request:
         try:
             yield
         except OriginError as exc:
+            self._slot.faulted(exc)
             if exc.retryable:
                 self._fail()
             else:

@@ -9,7 +9,7 @@ have what it kept of another version; then it is believed. Metadata is always as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -25,11 +25,26 @@ from lazyfs.origin.health import HedgeBudget
 from lazyfs.origin.sender import Attempt as Attempt
 from lazyfs.origin.sender import ClientOptions as ClientOptions
 from lazyfs.origin.sender import Sender, Urgent, demanded
+from lazyfs.origin.slots import SlotState
+from lazyfs.origin.tally import Tally
 from lazyfs.pace import Pace
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Version
 
 _NO_CACHE: Final = {"cache-control": "no-cache"}
+
+
+@dataclass(frozen=True, slots=True)
+class OriginState:
+    """An origin at one moment; `shown` is `scheme://host:port`, and `tally` goes on growing."""
+
+    shown: str
+    tally: Tally
+    under_way: int
+    waiting: int
+    limit: int
+    failing: bool  # others are asked before it
+    requests: Callable[[], list[SlotState]]  # what those are
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,16 @@ class Client:
         """Have others asked before this URL for a while: it was too slow, or what came from it was wrong."""
         now = trio.current_time()
         self._sender.health.failed(url, now, now)
+
+    def origins(self) -> Iterator[OriginState]:
+        """Yield the origins that were asked so far, the first one first."""
+        now = trio.current_time()
+        for place, slots in self._sender.origins():
+            failing = self._sender.health.resting(place, now)
+            limit = int(slots.limit.value)
+            yield OriginState(
+                urls.shown_origin(place), slots.tally, slots.held, slots.waiting, limit, failing, slots.state
+            )
 
     def slow(self, url: str) -> float:
         """Return after how many seconds without an answer this URL's origin is slow; never, where nothing is hedged."""

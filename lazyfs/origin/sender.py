@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 from urllib.parse import urljoin
@@ -91,6 +91,10 @@ class Sender:
     def pace(self, url: str) -> Pace | None:
         """Return how fast what a URL leads to is delivered; None while too little is known."""
         return self._slots[urls.origin_of(self._targets.get(url, url))].pace
+
+    def origins(self) -> Iterator[tuple[Place, Slots]]:
+        """Yield the origins that were asked so far, the first one first."""
+        yield from self._slots.items()
 
     def forget(self, url: str) -> None:
         """Forget where a URL leads."""
@@ -217,6 +221,7 @@ class Sender:
             reply = await self._transport.send(here, headers)
         except BaseException as exc:
             slot.release()
+            slots.tally.unanswered(exc)
             now = trio.current_time()
             if isinstance(exc, Unconnected):
                 self.health.failed(place, began, now)
@@ -225,7 +230,9 @@ class Sender:
             raise
         slot.heard()
         self.health.succeeded(place)
-        slots.answered(trio.current_time() - began, refused=reply.status in (429, 503))
+        seconds = trio.current_time() - began
+        slots.answered(seconds, refused=reply.status in (429, 503))
+        slots.tally.answered(reply.status, seconds)
         return Request(url, reply, slot, self.health, began, self._options.patience)
 
     def _refuse_broken(self, url: str, place: Place) -> None:
@@ -233,7 +240,9 @@ class Sender:
             seconds = self.health.refusal(key, trio.current_time())
             if seconds is not None:
                 reason = f"{what}, for longer than a read may take; asked again in {seconds:.0f} s"
-                raise OriginFailing(urls.redact(url), reason)
+                failing = OriginFailing(urls.redact(url), reason)
+                self._slots[place].tally.faulted(failing)
+                raise failing
 
 
 def _kept_to(url: str, here: str, headers: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import trio
 
+from lazyfs import urls
+from lazyfs.errors import OriginError
 from lazyfs.origin.health import Latencies
+from lazyfs.origin.tally import Tally
 from lazyfs.pace import Meter, Pace
 from lazyfs.urgency import Urgency
 
@@ -81,16 +85,27 @@ class Limit:
             self.value = max(self.LEAST, self.value / 2)
 
 
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """A request at one moment. *Units*: seconds since it was wanted, and since the origin was heard last."""
+
+    url: str  # redacted
+    urgency: Urgency
+    waiting: bool  # for a slot
+    age: float
+    silent: float
+
+
 class Slot:
     """A request's place; release it once."""
 
-    __slots__ = ("_slots", "heard_at", "urgency", "url")
+    __slots__ = ("_slots", "heard_at", "urgency", "url", "wanted_at")
 
     def __init__(self, slots: Slots, url: str, urgency: Callable[[], Urgency]) -> None:
         self._slots = slots
         self.url = url
         self.urgency = urgency
-        self.heard_at = trio.current_time()
+        self.heard_at = self.wanted_at = trio.current_time()
 
     def heard(self) -> None:
         """Note that the origin has sent something."""
@@ -106,6 +121,11 @@ class Slot:
         self._slots.meter.end(count, now)
         if count:
             self.heard_at = now
+            self._slots.tally.received += count
+
+    def faulted(self, error: OriginError) -> None:
+        """Note that its answer was of no use."""
+        self._slots.tally.faulted(error)
 
     async def give_way(self) -> None:
         """Let demand go first, for a while, if this is prefetch."""
@@ -126,6 +146,7 @@ class Slots:
         self.limit = Limit()
         self.latencies = Latencies()
         self.meter = Meter()
+        self.tally = Tally()
         self._held: set[Slot] = set()
         self._waiting: dict[Slot, trio.Event] = {}  # by arrival
 
@@ -164,6 +185,26 @@ class Slots:
         """How fast the origin delivers; None while too little is known."""
         rate = self.meter.rate
         return None if rate is None else Pace(rate, self.latencies.least)
+
+    @property
+    def held(self) -> int:
+        """How many slots are taken."""
+        return len(self._held)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for one."""
+        return len(self._waiting)
+
+    def state(self) -> list[SlotState]:
+        """Return the requests that have a slot, the oldest first, and then those that wait for one."""
+        now = trio.current_time()
+        held = sorted(self._held, key=lambda slot: slot.wanted_at)
+        return [
+            SlotState(urls.redact(slot.url), slot.urgency(), waiting, now - slot.wanted_at, now - slot.heard_at)
+            for slots, waiting in ((held, False), (self._waiting, True))
+            for slot in slots
+        ]
 
     def demanded(self, but: Slot) -> bool:
         """Say whether somebody waits for an answer, other than for that to `but`."""

@@ -103,6 +103,7 @@ class Evictor:
         self._looked_at = 0  # the clock when they were found
         self._nothing_until = 0.0  # when to look again for room that was not to be had
         self._stopped = False
+        self.evicted = 0  # blocks, by this process so far
 
     def stop(self) -> None:
         """Let `shrink` end soon: the process ends."""
@@ -209,6 +210,7 @@ class Evictor:
         finally:
             blob.locks.release_blocks(run)
         (self._hot if replacement.is_hot(candidate.use) else self._cold).bytes -= length
+        self.evicted += 1
         return length
 
     def _tell(self, blob_ids: set[BlobId]) -> None:

@@ -60,6 +60,20 @@ _CATALOGUE: Final = _UPDATE + 1
 _SCRUB: Final = _UPDATE + 2
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, len, pid
 
+_NAMES: Final = {
+    "lock": {_IN_USE: "in use", _SET_UP: "set-up", _GATE: "gate", _PASS: "pass", _LEASE: "lease"},
+    "data": {_LEASE: "data lease"},
+    "quota": {_UPDATE: "update", _CATALOGUE: "catalogue", _SCRUB: "scrub"},
+}
+
+
+def named(file: str, first: int, last: int) -> str:
+    """Return what the locks on these bytes of a file of ours are called, as in the table; the kernel joins them."""
+    if far := [name for byte, name in _NAMES.get(file, {}).items() if first <= byte <= last]:
+        return ", ".join(far)
+    what = {"lock": "block", "quota": "slot"}.get(file, "byte")
+    return f"{what} {first}" if first == last else f"{what}s {first}-{last}"
+
 
 class _Locks:
     """Locks on a descriptor that nothing else uses (the caller closes it)."""
