@@ -27,6 +27,7 @@ whatever its first reader does, because another reader would have to begin it ag
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
@@ -58,6 +59,9 @@ _POLL_FIRST: Final = 0.001
 _POLL_LARGEST: Final = 0.01
 """Seconds between two looks at a block that another process fetches: a commit is seen within a few milliseconds, a
 holder's death within 10."""
+
+ANSWER_FIRST: Final = 0.001
+"""Seconds before a single block that somebody waits for is committed: the commit would take turns with the answer."""
 
 PASS_TRIES: Final = 5
 """Times that a pass is begun again without a single new block; each costs the origin the whole blob."""
@@ -388,6 +392,8 @@ class Fetcher:
         ours = self._ours(flight, start, blocks)
         if self._digest is None:
             self._token.run_sync_soon(self._land_all, flight, ours)
+            if len(ours) == 1 and any(map(flight.awaited, ours)):
+                time.sleep(ANSWER_FIRST)
         if not self._guarded(flight, partial(self._commit, self._owned(ours))):
             return
         flight.committed.extend(ours)

@@ -6,6 +6,7 @@ names from it, and none of them changes what is sent to an origin.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -36,6 +37,7 @@ def key(url: str) -> str:
     return hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+@functools.lru_cache(1024)
 def origin_of(url: str) -> tuple[str, str, int]:
     """Return scheme, host and port: two URLs with the same three are the same origin (RFC 6454 §4)."""
     parts = urlsplit(url)

@@ -41,6 +41,8 @@ _DISCARDED: Final = 16 * 1024
 _DISCARDED_IN: Final = 0.5
 """Bytes and seconds of an answer that are read only so that its connection can be used again."""
 
+_ANY: Final = Extent(0, 1)
+
 _PAGE_PIECE: Final = 64 * 1024
 
 
@@ -81,6 +83,11 @@ class Request:
     def decided(self, extent: Extent, pinned: Version | None, size: int | None = None) -> ranges.Outcome:
         """Decide what the answer proves."""
         return ranges.decide(extent, pinned, self.reply.status, self.reply.headers, time.time(), size)
+
+    def moved(self) -> ranges.Moved | None:
+        """Return where a redirect leads; None for every other answer."""
+        outcome = self.decided(_ANY, None) if 300 <= self.reply.status < 400 else None
+        return outcome if isinstance(outcome, ranges.Moved) else None
 
     @contextmanager
     def judged(self) -> Iterator[None]:

@@ -19,10 +19,9 @@ from urllib.parse import urljoin
 
 import trio
 
-from lazyfs import ranges, urls
+from lazyfs import urls
 from lazyfs.counters import Counters
 from lazyfs.errors import OriginDenied, OriginFailing, OriginOffline, OriginRefused, OriginUnreachable
-from lazyfs.extents import Extent
 from lazyfs.options import ClientOptions as ClientOptions
 from lazyfs.origin.answer import Request, silent_for
 from lazyfs.origin.credentials import Credentials
@@ -48,8 +47,6 @@ _RESOLVED_ANEW: Final = 3
 
 _TOKEN_MAX: Final = 1024 * 1024
 """Bytes in a token server's answer at the most."""
-
-_ANY: Final = Extent(0, 1)
 
 Urgent = Callable[[], Urgency]
 """Looked at whenever there is a choice, since a reader may arrive at what is fetched ahead."""
@@ -112,7 +109,7 @@ class Sender:
             except OriginUnreachable:
                 self._forget_target(url, target)
                 raise
-            if request.reply.status not in _EXPIRED and not isinstance(request.decided(_ANY, None), ranges.Moved):
+            if request.reply.status not in _EXPIRED and request.moved() is None:
                 return request
             await request.discard()
             async with self._resolving.of(url):
@@ -152,14 +149,14 @@ class Sender:
                 request = await self._introduce(url, here, headers, urgency, attempt)
             else:
                 request = await self._send(url, here, _kept_to(url, here, headers), urgency, attempt)
-            outcome = request.decided(_ANY, None)
-            if not isinstance(outcome, ranges.Moved):
+            moved = request.moved()
+            if moved is None:
                 if request.reply.status in (200, 206, 304):
                     self._remember_target(url, here)
                 return request
             request.ended_well()
             await request.discard()
-            here = _next_hop(url, here, outcome.location)
+            here = _next_hop(url, here, moved.location)
             if here in seen:  # we keep no cookies, so it would say the same again
                 raise OriginRefused(urls.redact(url), "redirects that lead back to where they were", 310)
             seen.add(here)
