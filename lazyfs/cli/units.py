@@ -92,7 +92,7 @@ class Piece:
         if self.link is not None:
             return self.path.is_symlink() and self.path.readlink() == self.link
         if self.text is not None:
-            return self.is_ours() and self.path.read_text(errors="replace") == self.text
+            return self.path.is_file() and self.is_ours() and self.path.read_text(errors="replace") == self.text
         return self.path.is_dir()
 
     def is_ours(self) -> bool:
