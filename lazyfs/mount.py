@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import trio
 
-from lazyfs import control, control_server, mountinfo, order, process, tuning
+from lazyfs import control, control_server, mountinfo, notify, order, process, tuning
 from lazyfs.errors import NameMissing, UsageError, first_reason
 from lazyfs.given import GivenBlob
 from lazyfs.logs import log_to
@@ -67,6 +67,8 @@ async def run(mount: Mount, caller: int | None = None) -> None:
         if caller is not None:
             trio.lowlevel.notify_closing(caller)
             order.report(caller, READY)
+        else:  # in the background it may be any service that has called the command: that one says itself what it is
+            notify.ready(f"mounted at {mount.mountpoint}")
 
 
 async def _end_without(caller: int, scope: trio.CancelScope) -> None:
@@ -108,6 +110,7 @@ async def _obey_signals(mountpoint: str, scope: trio.CancelScope, task_status: t
         task_status.started()
         await anext(signals)
         log.info("unmounting %s", mountpoint)
+        notify.stopping(f"unmounting {mountpoint}")
         await trio.run_process(mountinfo.unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)
         with trio.move_on_after(GRACE):
             await anext(signals)
@@ -181,7 +184,10 @@ def _operations(session: Session, mount: Mount, directory: Path, watched: Watche
                 await report([present, size])
         return True
 
-    operations = (status, add, describe, led_to, remove, fetch)
+    async def made_of(_request: Mapping[str, Any], _report: control.Report) -> Any:
+        return mount.made_of
+
+    operations = (status, add, describe, led_to, remove, fetch, made_of)
     return {operation.__name__: operation for operation in operations}
 
 

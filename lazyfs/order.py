@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from lazyfs import control
+from lazyfs import control, urls
 from lazyfs.options import Settings
 from lazyfs.sources.spec import Source
 
@@ -30,9 +30,19 @@ class Mount:
         return control.socket_name(self.mountpoint)
 
     @property
+    def made_of(self) -> str:
+        """Its sources as one word, the same for the same ones."""
+        return made_of(self.sources)
+
+    @property
     def log(self) -> str:
         """The name of its log, beside that."""
         return self.socket.replace(".sock", ".log")
+
+
+def made_of(sources: tuple[Source, ...]) -> str:
+    """Return a word that stands for some sources and tells nothing of them: their URLs may hold secrets."""
+    return urls.key(repr([(source.form.value, source.name, source.place) for source in sources]))
 
 
 def report(caller: int, line: str) -> None:

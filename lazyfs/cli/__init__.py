@@ -6,13 +6,29 @@ import atexit
 import gc
 import os
 import sys
-from typing import NoReturn
+from typing import Final, NamedTuple, NoReturn
+
+
+class Statuses(NamedTuple):
+    """What a command ends with when it does not succeed."""
+
+    failed: int = 1
+    misused: int = 2
+    interrupted: int = 130
+
+
+STATUSES: Final = Statuses()
 
 
 def main() -> NoReturn:
     """Run the command; every failure is one line on stderr. Exit status 0: done, 1: failed, 2: wrongly called."""
+    run(sys.argv[1:])
+
+
+def run(words: list[str], statuses: Statuses = STATUSES, name: str = "") -> NoReturn:
+    """Run the command that `words` are, and end. What goes wrong is said under `name`, else under the command's own."""
     gc.disable()  # all that is loaded stays: it need not be looked through while it is
-    if _mounts(sys.argv[1:]):
+    if _mounts(words):
         from lazyfs import daemon
 
         daemon.begin()
@@ -24,24 +40,24 @@ def main() -> NoReturn:
     gc.freeze()
     gc.enable()
     try:
-        _end(commands.main(prog_name="lazyfs", standalone_mode=False) or 0)
+        _end(commands.main(words, prog_name="lazyfs", standalone_mode=False) or 0)
     except click.exceptions.Abort:
-        _end(130)
+        _end(statuses.interrupted)
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
-        _end(2)
+        _end(statuses.misused)
     except click.ClickException as exc:
         context = getattr(exc, "ctx", None)
         command = context.command_path if context else "lazyfs"
-        print(f"{command}: {exc.format_message().rstrip('.')} (try: {command} --help)", file=sys.stderr)
-        _end(2)
+        print(f"{name or command}: {exc.format_message().rstrip('.')} (try: {command} --help)", file=sys.stderr)
+        _end(statuses.misused)
     except LazyfsError as exc:
-        print(f"lazyfs: {exc}", file=sys.stderr)
-        _end(1)
+        print(f"{name or 'lazyfs'}: {exc}", file=sys.stderr)
+        _end(statuses.failed)
     except BaseExceptionGroup as exc:
         if exc.subgroup(KeyboardInterrupt) is None:
             raise
-        _end(130)
+        _end(statuses.interrupted)
     except BrokenPipeError:
         os._exit(1)
 

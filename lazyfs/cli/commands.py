@@ -346,6 +346,27 @@ def fsck(store: Path | None, repair: bool, as_json: bool) -> int:
     return checking.fsck(_store_path(store), repair=repair, as_json=as_json)
 
 
+@commands.command("install-units")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    default=Path("/"),
+    metavar="DIR",
+    help="Put it below DIR, as if that were /.",
+)
+@click.option("--print", "dry", is_flag=True, help="Only say what would be done.")
+@click.option("--remove", "away", is_flag=True, help="Remove it again.")
+def install_units(root: Path, dry: bool, away: bool) -> None:  # fmt: skip
+    """Have mount(8), /etc/fstab and systemd know lazyfs.
+
+    Puts links to mount.lazyfs where mount(8) looks for it, and the service template lazyfs@.service where systemd
+    does. What is there already and not of lazyfs's making is left alone.
+    """
+    from lazyfs.cli import units
+
+    (units.remove if away else units.install)(root.absolute(), dry=dry)
+
+
 @commands.command()
 def demo() -> None:
     """Show the main job, with an origin of its own.

@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +35,7 @@ def mount(
     from lazyfs.daemon import run_in_background, run_in_foreground
     from lazyfs.order import Mount
 
-    parsed = tuple(_located(read_source(text, settings.store)) for text in sources)
+    parsed = read_sources(sources, settings.store)
     where = absolute(mountpoint)
     _clean_up_dead(where)
     if not os.path.lexists(where):
@@ -111,6 +112,11 @@ def socket_of(mounted: mountinfo.Mounted) -> Path:
     from lazyfs.store import running  # the store, which a mount's command does without
 
     return running.find(store_of(mounted), control.socket_name(mounted.mountpoint))
+
+
+def read_sources(texts: Iterable[str], store: Path) -> tuple[Source, ...]:
+    """Read what is to be mounted. *Raises*: LazyfsError."""
+    return tuple(_located(read_source(text, store)) for text in texts)
 
 
 def read_source(text: str, store: Path) -> Source:
