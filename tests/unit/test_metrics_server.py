@@ -10,7 +10,18 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from lazyfs.errors import UsageError
-from lazyfs.metrics_server import CONNECTIONS, FRESH_FOR, HEAD_MAX, PATIENCE, Scrapes, listen, place_of, serve
+from lazyfs.metrics_server import (
+    CONNECTIONS,
+    FRESH_FOR,
+    HEAD_MAX,
+    PATIENCE,
+    PAUSE,
+    Paced,
+    Scrapes,
+    listen,
+    place_of,
+    serve,
+)
 from tests.fakes import run
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -131,6 +142,24 @@ def test_a_crowd_that_says_nothing_keeps_nobody_out() -> None:
         assert left < CONNECTIONS, "and the others were sent away"
 
     served(test)
+
+
+def test_a_flood_of_connections_is_let_in_by_and_by() -> None:
+    class Flood(trio.abc.Listener[trio.abc.HalfCloseableStream]):
+        async def accept(self) -> trio.abc.HalfCloseableStream:
+            await trio.lowlevel.checkpoint()
+            return memory_stream_pair()[0]
+
+        async def aclose(self) -> None:
+            pass
+
+    async def main() -> None:
+        listener, began = Paced(Flood()), trio.current_time()
+        for _ in range(100):
+            await (await listener.accept()).aclose()
+        assert trio.current_time() - began >= 100 * PAUSE * 0.999
+
+    run(main)
 
 
 def test_a_page_that_cannot_be_made_ends_nothing() -> None:
