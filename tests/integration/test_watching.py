@@ -162,7 +162,7 @@ def test_what_is_under_way_is_said_while_reads_are_stuck(origin: MisbehavingOrig
 def test_an_origin_that_fails_thousands_of_times_is_a_few_lines(
     origin: MisbehavingOrigin, mounts: Mounts, tmp_path: Path
 ) -> None:
-    gone, failing = 1000, 1000
+    gone, failing = 1500, 500
     names = [{"path": f"gone/{number}", "url": origin.url("status=404", f"x{number}")} for number in range(gone)]
     names += [
         {"path": f"failing/{number}", "url": origin.url("status=404@2-", f"random-1M-{number}")}
