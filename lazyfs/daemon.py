@@ -6,9 +6,11 @@
     until it has read its arguments. Neither has what only the other needs.
 
       command ── begin ── its arguments ── the order ── waits for one line: "ready", or what went wrong ◄──────────┐
-                   └ fork ── daemon: loads its code ─┴─ session, sources, FUSE, tuning, control socket ── "ready" ──┘
+                   └ fork ── supervisor (supervisor.py)│                                                           │
+                               └ fork ── daemon: loads its code ── session, sources, FUSE, control socket ── "ready" ┘
 
-A caller that goes before that (Ctrl-C) takes the daemon with it.
+A caller that goes before that (Ctrl-C) takes the daemon with it. A daemon that takes over from another one has no
+caller: `python -m lazyfs.daemon` with the descriptors that its supervisor passes on.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ import contextlib
 import gc
 import logging
 import os
-import pickle
 import socket
 import struct
 import subprocess
+import sys
 import threading
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn
 
-from lazyfs import mountinfo, urls
+from lazyfs import link, mountinfo, urls
 from lazyfs.errors import LazyfsError
-from lazyfs.order import READY, Mount, report
+from lazyfs.order import READY, Mount, pack, report, unpack
 from lazyfs.origin import early
 
 log = logging.getLogger(__name__)
@@ -42,13 +44,13 @@ _begun: list[socket.socket] = []
 """Of a daemon that has no order yet, the socket to it."""
 
 
-def begin() -> None:
+def begin(*, supervise: bool) -> None:
     """Start a daemon that waits for its order; it ends with this process, if there is none."""
     ours, theirs = socket.socketpair()
     between = os.fork()
     if between == 0:
         ours.close()
-        _become_daemon(theirs.detach())
+        _become_daemon(theirs.detach(), supervise=supervise)
     theirs.close()
     with contextlib.suppress(ChildProcessError):  # whoever ignores SIGCHLD has nobody to wait for
         os.waitpid(between, 0)
@@ -66,13 +68,25 @@ def _dismiss() -> None:
 
 
 def run_in_foreground(mount: Mount) -> None:
-    """Serve a mount from this process. *Raises*: LazyfsError."""
+    """Serve a mount until it is gone, or supervise who does. *Raises*: LazyfsError; SystemExit."""
     _dismiss()
+    theirs = None
+    if mount.settings.takeover:
+        ours, theirs = link.pair()
+        daemon = os.fork()
+        if daemon:
+            theirs.close()
+            if status := _supervise(ours, daemon):
+                sys.exit(status)
+            return
+        ours.close()
+        os.setpgid(0, 0)  # Ctrl-C is for the supervisor, who passes it on
     from lazyfs.logs import log_to
     from lazyfs.mount import run_to_end
+    from lazyfs.supervised import Supervised
 
     log_to(logging.StreamHandler(), mount.settings.watch)
-    run_to_end(mount)
+    run_to_end(mount, Supervised(theirs))
 
 
 def run_in_background(mount: Mount) -> None:
@@ -81,11 +95,11 @@ def run_in_background(mount: Mount) -> None:
     *Source*: daemon(7), "SysV Daemons", as far as it still applies.
     """
     if not _begun:
-        begin()
+        begin(supervise=mount.settings.takeover)
     ours = _begun.pop()
     with ours, ours.makefile("rb") as lines:
         try:
-            content = pickle.dumps(mount)
+            content = pack(mount)
             ours.sendall(_LENGTH.pack(len(content)) + content)
             line = lines.readline().decode("utf-8", "surrogateescape").strip()
         except ConnectionError:  # it was killed
@@ -103,27 +117,64 @@ def run_in_background(mount: Mount) -> None:
         raise LazyfsError(line or f"the daemon ended before {mount.mountpoint} was mounted; see {log_file}")
 
 
-def _become_daemon(caller: int) -> NoReturn:
+def _become_daemon(caller: int, *, supervise: bool) -> NoReturn:
     os.setsid()
     if os.fork() != 0:
         os._exit(0)
     gc.disable()  # until all is loaded: `tuning.spare_what_stays`
     caller = _keep_only(caller)
-    status = 1
+    theirs = None
+    if supervise:
+        ours, theirs = link.pair()
+        daemon = os.fork()
+        if daemon:
+            os.close(caller)
+            theirs.close()
+            os._exit(_supervise(ours, daemon))
+        ours.close()
     try:
         order = _Order(caller)
         from lazyfs.mount import run_to_end
+        from lazyfs.supervised import Supervised
 
         os.chdir("/")  # only now: modules may have to be looked for from here
-        run_to_end(order.wait(), caller)
-        status = 0
+        run_to_end(order.wait(), Supervised(theirs), caller)
+        _end(0)
     except LazyfsError as exc:
         report(caller, str(exc))
     except BaseException as exc:
         log.critical("the daemon ended", exc_info=True)
         report(caller, f"the daemon failed: {exc!r}")
+    _end(1)
+
+
+def _supervise(end: socket.socket, daemon: int) -> int:
+    from lazyfs.process import show_as  # of neither has the daemon any need
+    from lazyfs.supervisor import Supervisor
+
+    show_as("lazyfs-supervisor")  # the command line may hold secrets
+    return Supervisor(end, daemon).run()
+
+
+def _take_over(end: int, device: int, journal: int) -> NoReturn:
+    """Serve a mount that another daemon has served."""
+    gc.disable()
+    try:
+        from lazyfs.mount import run_to_end
+        from lazyfs.supervised import Supervised
+
+        supervised = Supervised.taking_over(socket.socket(fileno=end), device, journal)
+        run_to_end(unpack(supervised.legacy.order), supervised)
+        _end(0)
+    except BaseException:
+        log.critical("the daemon ended", exc_info=True)
+    _end(1)
+
+
+def _end(status: int) -> NoReturn:
+    """End at once: a worker thread that hangs in the disk must not keep the process."""
     logging.shutdown()
-    os._exit(status)  # a worker thread that hangs in the disk must not keep the process
+    os._exit(status)
 
 
 class _Order:
@@ -143,7 +194,7 @@ class _Order:
 
     def _read(self) -> None:
         (length,) = _LENGTH.unpack(self._receive(_LENGTH.size))
-        self._mount = cast("Mount", pickle.loads(self._receive(length)))  # noqa: S301 - our own command's
+        self._mount = unpack(self._receive(length))
         _connect_early(self._mount)
 
     def _receive(self, length: int) -> bytes:
@@ -172,3 +223,7 @@ def _keep_only(caller: int) -> int:
         os.dup2(null, standard)
     os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
     return kept
+
+
+if __name__ == "__main__":
+    _take_over(*map(int, sys.argv[1:4]))

@@ -18,6 +18,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
 from lazyfs import native  # before pyfuse3, whose calls it takes
@@ -28,6 +29,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, InodeT, ReaddirToken, RequestContext
 
 from lazyfs import inorder, mountinfo, neighbours
+from lazyfs.attach import detach
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
 from lazyfs.extents import Block
 from lazyfs.neighbours import Neighbours
@@ -37,8 +39,11 @@ from lazyfs.vfs import Vfs, symlink_target
 
 log = logging.getLogger(__name__)
 
-OPTIONS: Final = frozenset({"ro", "nosuid", "nodev", "default_permissions", "subtype=lazyfs"})
+OF_THE_KERNEL: Final = frozenset({"ro", "nosuid", "nodev", "default_permissions"})
 """What every mount has, whatever else it is given."""
+
+OPTIONS: Final = OF_THE_KERNEL | {"subtype=lazyfs"}
+"""The same as libfuse takes it."""
 
 KEEP: Final = 86400.0
 """Seconds for which the kernel may keep names and attributes."""
@@ -80,6 +85,28 @@ def _translated(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Cor
     return wrapper
 
 
+@dataclass(slots=True)
+class _Listing:
+    """A directory that is being listed, by all who do so; its handle is its inode's number."""
+
+    nodes: Sequence[Node]
+    opens: int = 0
+
+
+def _with_names(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Wait until all names are in, where another daemon has told the kernel of some."""
+
+    @functools.wraps(handler)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        adapter = args[0]
+        assert isinstance(adapter, Adapter)
+        if not adapter.vfs.complete.is_set():
+            await adapter.vfs.complete.wait()
+        return await handler(*args, **kwargs)
+
+    return wrapper
+
+
 class Adapter(pyfuse3.Operations):
     """Answers the kernel from a `Vfs`."""
 
@@ -91,8 +118,7 @@ class Adapter(pyfuse3.Operations):
         self.vfs = vfs
         self._uid, self._gid = os.getuid(), os.getgid()
         self._mounted_ns = time.time_ns()
-        self._listings: dict[int, Sequence[Node]] = {}
-        self._next_listing = 1
+        self._listings: dict[int, _Listing] = {}
         self.neighbours = Neighbours(_push)
         self.answering = trio.Event()
         vfs.on_stale = self._invalidate
@@ -102,6 +128,7 @@ class Adapter(pyfuse3.Operations):
         self.answering.set()
 
     @_translated
+    @_with_names
     async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """Find a name."""
         node = await self.vfs.lookup_soon(parent_inode, os.fsdecode(name))
@@ -114,27 +141,34 @@ class Adapter(pyfuse3.Operations):
             self.vfs.forget(inode, lookups)
 
     @_translated
+    @_with_names
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         """Describe a node, once it is known what there is to say."""
         return self._attributes(await self.vfs.settled(inode))
 
     @_translated
+    @_with_names
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
         """Return where a symlink leads."""
         return os.fsencode(symlink_target(self.vfs.node(inode)))
 
     @_translated
+    @_with_names
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        """Begin a listing: what is known now, so that it stays the same while it is read."""
-        handle = FileHandleT(self._next_listing)
-        self._next_listing += 1
-        self._listings[handle] = await self.vfs.entries(inode)
-        return handle
+        """Begin a listing: what is known now, so that it need not be put in order again while it is read."""
+        nodes = await self.vfs.entries(inode)
+        listing = self._listings.setdefault(inode, _Listing(nodes))
+        listing.nodes = nodes  # cookies are those of the names: who reads the old one goes on with this
+        listing.opens += 1
+        return FileHandleT(inode)
 
     @_translated
+    @_with_names
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """Go on with a listing behind the name whose cookie is `start_id`."""
-        nodes = self._listings[fh]
+        if fh not in self._listings:  # another daemon has begun it
+            self._listings[fh] = _Listing(await self.vfs.entries(fh), 1)
+        nodes = self._listings[fh].nodes
         for place in inorder.behind(nodes, start_id):
             node = nodes[place]
             if not pyfuse3.readdir_reply(token, os.fsencode(node.name), self._attributes(node), cookie(node.name)):
@@ -144,9 +178,14 @@ class Adapter(pyfuse3.Operations):
     @_translated
     async def releasedir(self, fh: FileHandleT) -> None:
         """End a listing."""
-        del self._listings[fh]
+        listing = self._listings.get(fh)
+        if listing is not None:
+            listing.opens -= 1
+            if listing.opens <= 0:
+                del self._listings[fh]
 
     @_translated
+    @_with_names
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file to read."""
         if flags & os.O_ACCMODE != os.O_RDONLY:
@@ -164,6 +203,8 @@ class Adapter(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> Any:
         """Read from an open file; pyfuse3 takes any buffer."""
         handle = fh & ~DIRECT
+        if not self.vfs.files.has(handle):
+            await self.vfs.files.recall(handle)
         run = self.vfs.blob(handle).geometry.covering(off, size)
         with self.neighbours.reading(handle, run):
             pieces = await self.vfs.read_pieces(handle, off, size)
@@ -193,11 +234,13 @@ class Adapter(pyfuse3.Operations):
         return data
 
     @_translated
+    @_with_names
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[Any]:
         """Name the extended attributes."""
         return [name.encode() for name in await self.vfs.xattrs(inode)]
 
     @_translated
+    @_with_names
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
         """Return one extended attribute."""
         if not name.startswith(b"user."):
@@ -309,17 +352,28 @@ def _begin_passthrough(passthrough: Passthrough, *, wanted: bool) -> None:
 
 
 async def serve(
-    vfs: Vfs, mountpoint: str, options: frozenset[str], *, passthrough: bool, task_status: trio.TaskStatus[None]
+    vfs: Vfs,
+    mountpoint: str,
+    options: frozenset[str],
+    *,
+    device: int | None = None,
+    greeting: bytes = b"",
+    passthrough: bool,
+    task_status: trio.TaskStatus[None],
 ) -> None:
     """Mount, report readiness when the kernel has shaken hands, and answer it until the mount is gone.
 
-    `passthrough` says whether it is wanted. *Raises*: RuntimeError with libfuse's words. *Cancellation*: unmounts.
+    With `device`, FUSE's descriptor, it is mounted already; with `greeting`, it was served before, and that is what the
+    kernel has said then. `passthrough` says whether it is wanted. *Raises*: RuntimeError with libfuse's words.
+    *Cancellation*: unmounts.
     """
     adapter = Adapter(vfs)
     if native.LIBRARY is not None:
         native.LIBRARY.want(passthrough)
+        if greeting:
+            native.LIBRARY.go_on(greeting)
     with _libfuse_heard():
-        pyfuse3.init(adapter, mountpoint, set(OPTIONS | options))
+        pyfuse3.init(adapter, mountpoint if device is None else f"/dev/fd/{device}", set(OPTIONS | options))
     mounted = mountinfo.mount_at(mountpoint)
     try:
         with _never_blocked():
@@ -331,4 +385,7 @@ async def serve(
     finally:
         adapter.neighbours.close()
         # What is mounted there by now may be somebody else's.
-        pyfuse3.close(unmount=mountinfo.mount_at(mountpoint) == mounted)
+        still = mounted is not None and mountinfo.mount_at(mountpoint) == mounted
+        pyfuse3.close(unmount=still and device is None)
+        if still and device is not None:
+            detach(mountpoint)

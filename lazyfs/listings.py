@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import trio
@@ -66,6 +68,18 @@ class Listings:
         self._read_timeout = read_timeout
         self._fresh_for = max(fresh_for, LIST_AGAIN)
         self._under_way = Shared[None](nursery)
+        self._kept_only = math.inf, math.inf  # when directories were listed from what was kept
+
+    @contextmanager
+    def listed_by(self, lister: Lister) -> Iterator[None]:
+        """Have directories listed by another while inside; they are listed anew when they are looked at after that."""
+        usual, self._lister = self._lister, lister
+        before = trio.current_time()
+        try:
+            yield
+        finally:
+            self._lister = usual
+            self._kept_only = before, trio.current_time()
 
     async def look(self, directory: Directory) -> None:
         """See to it that a directory was listed; what was listed a while ago is listed again behind.
@@ -74,9 +88,13 @@ class Listings:
         """
         if directory.urls and directory.listed_at is None:
             await self.refresh(directory)
-        elif directory.listed_at is not None and trio.current_time() - directory.listed_at > self._fresh_for:
+        elif directory.listed_at is not None and self._is_old(directory.listed_at):
             directory.listed_at = trio.current_time()
             self._nursery.start_soon(self._list_behind, directory)
+
+    def _is_old(self, listed_at: float) -> bool:
+        first, last = self._kept_only
+        return first <= listed_at <= last or trio.current_time() - listed_at > self._fresh_for
 
     async def refresh(self, directory: Directory, url: str | None = None, *, patient: bool = True) -> None:
         """List a directory, or just its index at `url`; `patient`, again and again until the read's deadline.

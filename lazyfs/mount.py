@@ -12,14 +12,14 @@ import logging.handlers
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
-from lazyfs import control, control_server, mountinfo, notify, order, process, tuning
+from lazyfs import control, control_server, mountinfo, notify, order, process, takeover, tuning
 from lazyfs.errors import NameMissing, UsageError, first_reason
 from lazyfs.given import GivenBlob
 from lazyfs.logs import log_to
@@ -29,6 +29,7 @@ from lazyfs.scrubbing import scrub
 from lazyfs.session import Session, open_session
 from lazyfs.sources.spec import Form, Source, parse_source
 from lazyfs.store import running
+from lazyfs.supervised import Supervised
 from lazyfs.watching import Watched, watch
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ GRACE: Final = 5.0
 """Seconds for which a detached mount still serves those who have files open."""
 
 
-async def run(mount: Mount, caller: int | None = None) -> None:
+async def run(mount: Mount, supervised: Supervised, caller: int | None = None) -> None:
     """Serve a mount until it is gone. *Raises*: LazyfsError, perhaps in a group.
 
     `caller` is a socket to a command that waits: it is told when the mount answers; when it goes before, so do we.
@@ -47,22 +48,36 @@ async def run(mount: Mount, caller: int | None = None) -> None:
     tuning.keep_freed_memory()
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
         directory = running.usable(mount.settings.store)
-        if caller is not None:
+        if caller is not None or supervised.device is not None:
             log_to(_log_handler(directory / mount.log), mount.settings.watch)
+        if caller is not None:
             nursery.start_soon(_end_without, caller, nursery.cancel_scope)
         session.store.trouble.say()
         watched = await nursery.start(watch, session, mount)
         session.on_names = tuning.spare_what_stays
+        supervised.begin(takeover.refusal(wanted=mount.settings.takeover))
+        serve = partial(nursery.start, _serve_fuse, session, mount, supervised, nursery.cancel_scope)
+        if inherits := supervised.device is not None:
+            session.vfs.inherit(supervised.legacy)
+            await serve()
+            await nursery.start(supervised.answer)
         async with trio.open_nursery() as meanwhile:
             meanwhile.start_soon(trio.to_thread.run_sync, _load)
-            await _add_all(session, mount.sources)
+            if inherits:
+                await _restore(session, mount.sources, supervised.legacy.changes)
+            else:
+                await _add_all(session, mount.sources)
         early.forget()
-        await nursery.start(partial(_serve_fuse, session, mount, nursery.cancel_scope))
+        session.vfs.complete.set()
+        if not inherits:
+            await serve()
+            supervised.note_order(order.pack(mount))
+            await nursery.start(supervised.answer)
         tuning.tune(mount.mountpoint)
         tuning.spare_what_stays()
-        operations = _operations(session, mount, directory, watched)
+        operations = _operations(session, mount, supervised, directory, watched)
         await nursery.start(partial(control_server.serve, directory / mount.socket, operations))
-        await nursery.start(_obey_signals, mount.mountpoint, nursery.cancel_scope)
+        await nursery.start(_obey_signals, mount.mountpoint, supervised, nursery.cancel_scope)
         nursery.start_soon(scrub, session.store, session.counters, mount.settings.scrub_rate)
         if caller is not None:
             trio.lowlevel.notify_closing(caller)
@@ -89,28 +104,58 @@ async def _add_all(session: Session, sources: tuple[Source, ...]) -> None:
             nursery.start_soon(session.add, source)
 
 
+async def _restore(session: Session, sources: tuple[Source, ...], changes: Sequence[Mapping[str, Any]]) -> None:
+    """Take in what the last daemon had, and what it was told since."""
+    await session.restore(sources)
+    for change in changes:
+        match change:
+            case {"add": packed}:
+                await session.restore([order.unpack_source(packed)])
+            case {"remove": path} if session.vfs.tree.find(path) is not None:
+                session.vfs.remove(path)
+
+
 async def _serve_fuse(
-    session: Session, mount: Mount, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    session: Session,
+    mount: Mount,
+    supervised: Supervised,
+    scope: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
     """Serve FUSE, and end the rest when it ends."""
     from lazyfs import fuse
 
-    store = str(mount.settings.store).replace("\\", "\\\\").replace(",", "\\,")
+    source = f"lazyfs#{mount.settings.store}"
+    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
     try:
-        options = mount.options | {f"fsname=lazyfs#{store}"}
-        passthrough = mount.settings.passthrough
-        await fuse.serve(session.vfs, mount.mountpoint, options, passthrough=passthrough, task_status=task_status)
+        if supervised.device is None and supervised.refusal is None:
+            log = str(running.usable(mount.settings.store) / mount.log)
+            await supervised.mount(mount.mountpoint, source, fuse.OF_THE_KERNEL | mount.options, log)
+        session.vfs.files.journal = session.vfs.passthrough.journal = supervised.journal
+        await fuse.serve(
+            session.vfs,
+            mount.mountpoint,
+            mount.options | {f"fsname={escaped}"},
+            device=supervised.device,
+            greeting=supervised.legacy.greeting,
+            passthrough=mount.settings.passthrough,
+            task_status=task_status,
+        )
     except RuntimeError as exc:
         raise UsageError(f"cannot mount at {mount.mountpoint}: {exc}{_remedy()}") from exc
     scope.cancel()
 
 
-async def _obey_signals(mountpoint: str, scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
+async def _obey_signals(
+    mountpoint: str, supervised: Supervised, scope: trio.CancelScope, task_status: trio.TaskStatus[None]
+) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         await anext(signals)
         log.info("unmounting %s", mountpoint)
         notify.stopping(f"unmounting {mountpoint}")
+        supervised.ending()
         await trio.run_process(mountinfo.unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)
         with trio.move_on_after(GRACE):
             await anext(signals)
@@ -127,7 +172,9 @@ def _remedy() -> str:
     return ""
 
 
-def _operations(session: Session, mount: Mount, directory: Path, watched: Watched) -> dict[str, control.Operation]:
+def _operations(
+    session: Session, mount: Mount, supervised: Supervised, directory: Path, watched: Watched
+) -> dict[str, control.Operation]:
     """What the control socket can be asked for."""
 
     async def status(_request: Mapping[str, Any], _report: control.Report) -> Any:
@@ -140,6 +187,7 @@ def _operations(session: Session, mount: Mount, directory: Path, watched: Watche
             "problems": problems.count,
             "reasons": problems.reasons,
             "passthrough": session.vfs.passthrough.state(),
+            "takeover": {"on": supervised.journal is not None, "reason": supervised.refusal},
             "degraded": trouble.reason if trouble.degraded else None,
             "log": str(directory / mount.log),
             **watched.state(),
@@ -147,10 +195,10 @@ def _operations(session: Session, mount: Mount, directory: Path, watched: Watche
 
     async def add(request: Mapping[str, Any], _report: control.Report) -> Any:
         paths: list[str] = []
-        for text in request["sources"]:
-            paths += await session.add(parse_source(text))
-        for blob in request.get("blobs", ()):
-            paths += await session.add(Source(Form.BLOB, "", blob["name"], GivenBlob.of(blob)))
+        blobs = [Source(Form.BLOB, "", blob["name"], GivenBlob.of(blob)) for blob in request.get("blobs", ())]
+        for source in [*map(parse_source, request["sources"]), *blobs]:
+            paths += await session.add(source)
+            supervised.note_change({"add": order.pack_source(source)})
         return paths
 
     async def describe(request: Mapping[str, Any], _report: control.Report) -> Any:
@@ -165,6 +213,7 @@ def _operations(session: Session, mount: Mount, directory: Path, watched: Watche
                 raise NameMissing(f"{path}: no such name under {mount.mountpoint}")
         for path in request["paths"]:
             session.vfs.remove(path)
+            supervised.note_change({"remove": path})
         return True
 
     async def fetch(request: Mapping[str, Any], report: control.Report) -> Any:
@@ -191,10 +240,10 @@ def _operations(session: Session, mount: Mount, directory: Path, watched: Watche
     return {operation.__name__: operation for operation in operations}
 
 
-def run_to_end(mount: Mount, caller: int | None = None) -> None:
+def run_to_end(mount: Mount, supervised: Supervised, caller: int | None = None) -> None:
     """Serve a mount until it is gone, in trio. *Raises*: LazyfsError, the one that a person should read."""
     try:
-        trio.run(run, mount, caller)
+        trio.run(run, mount, supervised, caller)
     except BaseException as exc:
         reason = first_reason(exc)
         if reason is not None:

@@ -94,7 +94,8 @@ class Settings:
     `mirrors` are (FROM, TO): what starts with FROM may be had at the same path under TO. *Units*: `block_size` bytes;
     `fresh_for` the seconds for which what is known of a URL is not asked again; `max_cache` and `min_free` bytes, 0 for
     no bound, None for the one that the store has. Of mounts only: `scrub_rate` bytes a second, whether the kernel may
-    read what is whole straight from the store (`passthrough`), and `watch`.
+    read what is whole straight from the store (`passthrough`), whether the next daemon takes over when one dies
+    (`takeover`), and `watch`.
     """
 
     store: Path
@@ -107,6 +108,7 @@ class Settings:
     min_free: int | None = None
     scrub_rate: int = SCRUB_RATE
     passthrough: bool = True
+    takeover: bool = False
     watch: WatchOptions = field(default_factory=WatchOptions)
 
 

@@ -33,6 +33,7 @@ from lazyfs.blob import Blob
 from lazyfs.counters import Counters
 from lazyfs.errors import StoreError
 from lazyfs.extents import Extent
+from lazyfs.journal import Journal, Legacy
 from lazyfs.records import BadRecord
 from lazyfs.store import Store, passage
 from lazyfs.store import layout as layouts
@@ -103,6 +104,7 @@ class Passthrough:
         self._lingering: set[int] = set()
         self._seen: dict[BlobId, Glance] = {}
         self._looking: set[BlobId] = set()
+        self.journal: Journal | None = None
         self._turn = trio.Lock()  # one blob is looked through at a time
 
     def refuse(self, reason: str) -> None:
@@ -136,10 +138,20 @@ class Passthrough:
         opened = self._opened.get(inode)
         if opened is None:
             opened = self._opened[inode] = _Opened(self._handed_over(inode, blob))
+            if self.journal is not None and opened.backing is not None:
+                self.journal.note("past", inode=inode, id=opened.backing)
         opened.opens += 1
         if opened.backing is not None:
             self._counters.passthrough_opens += 1
         return opened.backing
+
+    def inherit(self, legacy: Legacy) -> None:
+        """Take over what the kernel has open and was given by another daemon."""
+        for inode, there in legacy.opened.items():
+            self._opened[inode] = _Opened(legacy.past.get(inode), there.times)
+        for inode, backings in legacy.backings.items():
+            seen = (Glance(tuple(each["data"]), each["entries"]) for each in backings)
+            self._given[inode] = [_Given(glance, each["id"]) for glance, each in zip(seen, backings, strict=True)]
 
     def leave(self, inode: int) -> None:
         """Undo one `enter`, when the kernel has closed what was opened."""
@@ -153,9 +165,12 @@ class Passthrough:
 
     def forgotten(self, inode: int) -> None:
         """Take back what the kernel was given for an inode that nobody uses any more, nor has mapped."""
-        for given in self._given.pop(inode, ()):
+        given = self._given.pop(inode, ())
+        for each in given:
             if self._kernel is not None:
-                self._kernel.unregister(given.backing)
+                self._kernel.unregister(each.backing)
+        if given and self.journal is not None:
+            self.journal.note("no backing", inode=inode)
 
     async def _linger(self, inode: int) -> None:
         await trio.sleep(LINGER)
@@ -186,6 +201,9 @@ class Passthrough:
                     os.close(fd)
                 self._seen[blob.blob_id] = seen
                 self._given.setdefault(inode, []).append(_Given(seen, backing))
+                if self.journal is not None:
+                    given = {"id": backing, "data": seen.data, "entries": seen.entries}
+                    self.journal.note("backing", inode=inode, backing=given)
                 blob.note_whole_use()
                 return backing
         except OSError as exc:

@@ -6,8 +6,8 @@ A mount is a session with a FUSE adapter on its `vfs`; `lazyfs fetch` is one wit
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from lazyfs.errors import LazyfsError, SourceError, StoreError, UsageError
 from lazyfs.options import Settings as Settings
 from lazyfs.origin.client import Client
 from lazyfs.resolve import Resolver
-from lazyfs.sources.feed import Pieces, list_index, local_pieces, read_manifest
+from lazyfs.sources.feed import Pieces, list_index, list_kept, local_pieces, read_manifest
 from lazyfs.sources.spec import Form, Source
 from lazyfs.store import Store
 from lazyfs.tree import Directory, File
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 MANY: Final = 10_000
 """Names that come in between two calls of `on_names`."""
+
+ADD_AGAIN: Final = 15.0
+"""Seconds until a source that another daemon had is tried again."""
 
 TIDY_EVERY: Final = 3600.0
 """Seconds between two looks for what killed processes left in the store."""
@@ -70,6 +73,45 @@ class Session:
             case Form.MANIFEST:
                 paths: list[str] = await self._nursery.start(self._read_manifest, source)
                 return paths
+
+    async def restore(self, sources: Sequence[Source]) -> None:
+        """Take in what another daemon had, from what is kept; what is old is asked for again behind, as ever.
+
+        A source of which nothing is kept and whose origin does not answer is tried again later.
+        """
+        with self.vfs.listings.listed_by(partial(list_kept, self.store)):
+            async with trio.open_nursery() as nursery:
+                for source in sources:
+                    nursery.start_soon(self._restore_one, source)
+            looked_at = set[Directory]()
+            while unlisted := [directory for directory in self._indexes() if directory not in looked_at]:
+                looked_at.update(unlisted)
+                for directory in unlisted:
+                    with suppress(LazyfsError):  # nobody has looked at it yet
+                        await self.vfs.listings.refresh(directory, patient=False)
+
+    async def _restore_one(self, source: Source) -> None:
+        try:
+            await self.add(source)
+        except LazyfsError as exc:
+            self.vfs.problems.add(source.shown, str(exc))
+            self._nursery.start_soon(self._add_later, source)
+
+    async def _add_later(self, source: Source) -> None:
+        while True:
+            await trio.sleep(ADD_AGAIN)
+            try:
+                await self.add(source)
+            except LazyfsError as exc:
+                log.info("%s", exc)
+            else:
+                self.vfs.problems.solved(source.shown)
+                return
+
+    def _indexes(self) -> list[Directory]:
+        """The directories that indexes list, and that have not been listed."""
+        found = (node for node in self.vfs.tree.nodes() if isinstance(node, Directory))
+        return [directory for directory in found if directory.urls and directory.listed_at is None]
 
     async def _add_file(self, source: Source) -> str:
         node = self.vfs.tree.add(Entry(source.name, url=source.place))

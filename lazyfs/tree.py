@@ -19,6 +19,7 @@ from typing import Final
 import xxhash
 
 from lazyfs.entries import Entry, Kind, Refusal, unsafe
+from lazyfs.given import GivenBlob
 from lazyfs.urls import redact
 from lazyfs.versions import BlobId, Known, blob_id_for
 
@@ -201,6 +202,16 @@ class Tree:
             self._number(file.pending, "pending")
         return file.pending
 
+    def adopt(self, inode: int, path: str, given: GivenBlob) -> File:
+        """Return a node, without a name in the tree, for an inode that the kernel knows from another daemon."""
+        *parents, name = path.split("/")
+        directory = self.find("/".join(parents))
+        node = File(name, directory if isinstance(directory, Directory) else self.root, _entry_of(path, given))
+        self._learn(node, given.known)
+        node.inode, node.lookups = inode, 1  # at least; how often it was looked up nobody knows any more
+        self._inodes[inode] = node
+        return node
+
     def replace(self, old: File, known: Known) -> File:
         """Put a new version of a file in the place of an attached one, under a new inode."""
         assert old.parent is not None
@@ -278,6 +289,11 @@ class Tree:
             number = number % (1 << 63) + 2
         node.inode = number
         self._inodes[number] = node
+
+
+def _entry_of(path: str, given: GivenBlob) -> Entry:
+    fixed = None if given.digest else given.blob_id
+    return Entry(path, url=given.url, mirrors=given.mirrors, digest=given.digest, blob_id=fixed)
 
 
 def cookie(name: str) -> int:

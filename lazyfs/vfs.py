@@ -38,7 +38,9 @@ from lazyfs.errors import (
     OriginRefused,
 )
 from lazyfs.given import GivenBlob
+from lazyfs.journal import Legacy, Opened
 from lazyfs.listings import Lister, Listings
+from lazyfs.openfiles import OpenFiles
 from lazyfs.passthrough import Passthrough
 from lazyfs.problems import Problems
 from lazyfs.resolve import Resolver
@@ -83,7 +85,10 @@ class Vfs:
         self._nursery = nursery
         self._mirrors = mirrors
         self._read_timeout = blobs.limits.read_timeout
-        self._open: dict[int, tuple[Blob, int]] = {}
+        self.files = OpenFiles(blobs, self._reopened)
+        self.complete = trio.Event()  # set when all names are in that another daemon may have told the kernel of
+        self.complete.set()
+        self._aliases: dict[int, Opened] = {}
         self._bound: dict[str, set[File]] = {}  # files with `known`, by URL
         self._again, failed = trio.open_memory_channel[tuple[float, File]](math.inf)  # each with when it is due
         self._queue, announced = trio.open_memory_channel[File](math.inf)
@@ -316,10 +321,27 @@ class Vfs:
 
     def node(self, inode: int) -> Node:
         """Return the node of an inode number. *Raises*: NameMissing."""
-        node = self.tree.node(inode)
+        node = self.tree.node(inode) or self._adopted(inode)
         if node is None:
             raise NameMissing(f"inode {inode} is not known")
         return node
+
+    def inherit(self, legacy: Legacy) -> None:
+        """Take over what the kernel knows from another daemon. Names are waited for until `complete` is set."""
+        self.files.inherit(legacy.opened)
+        self.passthrough.inherit(legacy)
+        self._aliases = dict(legacy.aliases)
+        self.complete = trio.Event()
+
+    def _adopted(self, inode: int) -> Node | None:
+        """Return a node for an inode that the kernel has from another daemon, and that got no such number here."""
+        there = self.files.inherited(inode) or self._aliases.get(inode)
+        if there is None:
+            return None
+        if there.blob is not None:
+            return self.tree.adopt(inode, there.path, there.blob)
+        node = self.tree.find(there.path)
+        return self.tree.stand_in(node) if isinstance(node, File) else None
 
     async def _directory(self, inode: int) -> Directory:
         directory = self.node(inode)
@@ -346,15 +368,12 @@ class Vfs:
             await self._keep_up(file, file.known, began)
         assert file.blob_id is not None
         blob = await self._blobs.open(file.blob_id, file.known, self._ways(file.entry))
-        if inode in self._open:  # once for all who have the inode open
-            self._blobs.close(blob)
-        there, opens = self._open.get(inode, (blob, 0))
-        self._open[inode] = (there, opens + 1)
+        self.files.opened(inode, blob, file.path, partial(_given, file))
         return inode
 
     def enter(self, handle: int) -> int | None:
         """Note that the kernel has what was just opened; as `Passthrough.enter`."""
-        return self.passthrough.enter(handle, self._open[handle][0])
+        return self.passthrough.enter(handle, self.files.blob(handle))
 
     def forget(self, inode: int, lookups: int) -> None:
         """Take back look-ups of the kernel's."""
@@ -392,7 +411,7 @@ class Vfs:
     async def read_pieces(self, handle: int, offset: int, length: int) -> list[memoryview]:
         """Return bytes of an open file, in pieces. *Raises*: as `Blob.read_pieces`. *Units*: bytes."""
         while True:
-            blob, _ = self._open[handle]
+            blob = self.files.blob(handle)
             if self._blobs.worth_another_try(blob):
                 blob = await self._try_to_store(handle, blob)
             try:
@@ -409,26 +428,28 @@ class Vfs:
         self.counters.read_bytes += sum(map(len, pieces))
         return pieces
 
+    async def _reopened(self, given: GivenBlob) -> Blob:
+        return await self._blobs.open(given.blob_id, given.known, urls.ways(given.url, given.mirrors, self._mirrors))
+
     @property
     def opened(self) -> Mapping[int, tuple[Blob, int]]:
         """The open files by inode: the blob of each, and how often it is open."""
-        return self._open
+        return self.files.opened_now()
 
     def blob(self, handle: int) -> Blob:
         """Return the blob of an open file."""
-        return self._open[handle][0]
+        return self.files.blob(handle)
+
+    def release(self, handle: int) -> None:
+        """Close a handle once."""
+        self.files.released(handle)
 
     async def _open_anew(self, handle: int, wrong: Blob) -> None:
         """Put a new blob in the place of one that is wrong, or that the store did not take.
 
         *Raises*: DigestMismatch, when there is no other way to it; StoreError.
         """
-        blob = await self._blobs.open(wrong.blob_id, wrong.known, wrong.ways.urls)
-        there, opens = self._open.get(handle, (None, 0))
-        if there is wrong:
-            self._open[handle] = (blob, opens)
-            blob = wrong
-        self._blobs.close(blob)
+        self.files.swap(handle, wrong, await self._blobs.open(wrong.blob_id, wrong.known, wrong.ways.urls))
 
     async def _try_to_store(self, handle: int, blob: Blob) -> Blob:
         """Open a blob once more that the store did not take; return what there is now."""
@@ -436,15 +457,7 @@ class Vfs:
             await self._open_anew(handle, blob)
         except LazyfsError as exc:
             log.info("could not be opened anew: %s", exc)
-        return self._open.get(handle, (blob, 0))[0]
-
-    def release(self, handle: int) -> None:
-        """Close a handle once."""
-        blob, opens = self._open.pop(handle)
-        if opens > 1:
-            self._open[handle] = (blob, opens - 1)
-        else:
-            self._blobs.close(blob)
+        return self.files.blob(handle) if self.files.has(handle) else blob
 
     async def fill(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Make a file's blob complete in the store; `progress` gets the bytes present and the size.
@@ -453,7 +466,7 @@ class Vfs:
         """
         while True:
             handle = await self._open_path(path)
-            blob, _ = self._open[handle]
+            blob = self.files.blob(handle)
             try:
                 await blob.fill(partial(_show_present, progress, blob.geometry.size))
                 self.problems.solved(path)
@@ -461,7 +474,7 @@ class Vfs:
             except DigestMismatch as exc:
                 log.info("%s: %s; trying another way to it, if there is one", path, exc)
             finally:
-                self.release(handle)
+                self.files.released(handle)
 
     async def _open_path(self, path: str) -> int:
         """Look a path up and open it, once more when it has changed in between. *Raises*: as `open`."""
@@ -487,6 +500,14 @@ class Vfs:
             values["blob"] = file.blob_id
             values["cached"] = str(await self._blobs.present_bytes(file.blob_id))
         return {f"user.lazyfs.{name}": value for name, value in values.items() if value}
+
+
+def _given(file: File) -> GivenBlob | None:
+    """Describe what a file is, for a daemon that may not find its name."""
+    if file.known is None or file.blob_id is None:
+        return None
+    known = file.known
+    return GivenBlob(file.blob_id, known.url, known.version, known.ranged, file.entry.mirrors, known.checked_at)
 
 
 def _show_present(progress: Callable[[int, int], None], size: int, present: int) -> None:

@@ -390,6 +390,28 @@ def hold_and_read(path: str) -> bytes:
         return file.read()
 
 
+def read_through_takeovers(path: str, source: str, seconds: float) -> int:
+    """Read here and there, list, look and open again for so long, comparing all; say how many reads there were."""
+    with open(source, "rb") as file:
+        content = file.read()
+    directory, name = os.path.split(path)
+    dice, reads, until = random.Random(1), 0, time.monotonic() + seconds
+    with open(path, "rb", buffering=0) as file:
+        os.write(1, b"!")
+        while time.monotonic() < until:
+            start = dice.randrange(len(content) - 4096)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.pread(file.fileno(), 4096, start) == content[start : start + 4096]
+            reads += 1
+            if reads % 5 == 0:
+                assert os.listdir(directory) == [name]
+                assert os.stat(path).st_size == len(content)
+                with open(path, "rb") as again:
+                    again.seek(start)
+                    assert again.read(100) == content[start : start + 100]
+    return reads
+
+
 def hold_mapping(path: str) -> str:
     """Map a file, close it, say so with a byte, and hash the mapping when standard input ends."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -153,6 +153,8 @@ def commands() -> None:
               help="Bytes a second at which blobs that nobody has open are checked (0: not at all).")  # fmt: skip
 @click.option("--passthrough/--no-passthrough", default=True,
               help="Have the kernel read what is whole straight from the store, where it can.")  # fmt: skip
+@click.option("--takeover/--no-takeover", default=False,
+              help="Have the next daemon take the mount over when one dies or hangs.")  # fmt: skip
 @click.option("--metrics", type=Address(), metavar="[ADDR:]PORT",
               help="Serve metrics for Prometheus there, on loopback if no address is said (port 0: any).")  # fmt: skip
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="What lines of the log are.")
@@ -183,7 +185,8 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
         fuse_options.add("allow_other")
     settings = settings_of(_store_path(options["store"]), sources, options)
     watch = WatchOptions(options["metrics"], options["log_format"] == "json", options["log_level"])
-    settings = replace(settings, scrub_rate=options["scrub_rate"], passthrough=options["passthrough"], watch=watch)
+    of_mounts = {name: options[name] for name in ("scrub_rate", "passthrough", "takeover")}
+    settings = replace(settings, watch=watch, **of_mounts)
     mounting.mount(sources, mountpoint, settings, frozenset(fuse_options), foreground=options["foreground"])
 
 

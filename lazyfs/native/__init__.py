@@ -32,12 +32,29 @@ class Library:
         self._library.lazyfs_front_hand_over.argtypes = (ctypes.c_uint64, ctypes.c_int32)
         self._library.lazyfs_front_hand_over.restype = None
         self._library.lazyfs_front_want.restype = None
+        self._library.lazyfs_front_greeting.restype = ctypes.c_void_p
+        self._library.lazyfs_front_go_on.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
         self._reply_with = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object)(("lazyfs_front_reply_with", self._library))
         self._stand_in = (ctypes.c_char * 1).in_dll(self._library, "lazyfs_front_stand_in")
 
     def want(self, passthrough: bool) -> None:
         """Say, before the mount is made, whether the kernel shall be asked for passthrough."""
         self._library.lazyfs_front_want(int(passthrough))
+
+    @property
+    def greeting(self) -> bytes:
+        """What the kernel has said to shake hands: who serves the mount after us needs it; empty before that."""
+        length = ctypes.c_size_t()
+        start = self._library.lazyfs_front_greeting(ctypes.byref(length))
+        return ctypes.string_at(start, length.value)
+
+    def go_on(self, greeting: bytes) -> None:
+        """Say, before the mount is made, that another process has served it, and what it was greeted with.
+
+        *Raises*: ValueError, when that is no greeting.
+        """
+        if self._library.lazyfs_front_go_on(greeting, len(greeting)):
+            raise ValueError("no greeting of the kernel's")
 
     @property
     def agreed(self) -> bool:
@@ -68,6 +85,10 @@ class Library:
     @property
     def _descriptor(self) -> int:
         return int(self._library.lazyfs_front_descriptor())
+
+
+MISSING: Final = "its C part was not built: install gcc and libfuse3-dev (3.14 or newer), then lazyfs again"
+"""Why there is no library, as `status` says it."""
 
 
 def _load() -> Library | None:

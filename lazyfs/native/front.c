@@ -4,7 +4,9 @@
  * pyfuse3 calls libfuse by name. This library is loaded before it, for all to see (__init__.py), so two of those names
  * lead here:
  *
- *     fuse_session_mount   mounts, and then has libfuse read and write the FUSE descriptor through us
+ *     fuse_session_mount   mounts, and then has libfuse read and write the FUSE descriptor through us; a mount that was
+ *                          served before has shaken hands already, and the kernel will not do so again: libfuse is
+ *                          handed the INIT that was answered then, and its answer goes nowhere
  *     fuse_reply_open      hands a file over to the kernel, when Python has said so just before
  *
  * From then on every request and every reply passes `read_request` and `write_reply`. The one reply that is changed is
@@ -26,10 +28,13 @@
 #include <fuse3/fuse_lowlevel.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #define INIT 26
+#define INIT_MOST 256 /* bytes of an INIT request that are kept; Linux 6.18 sends 104 */
+#define NOTIFY_RESEND 7
 #define INIT_EXT (1u << 30)         /* in flags: flags2 counts */
 #define PASSTHROUGH2 (1u << (37 - 32)) /* in flags2 */
 #define OPEN_PASSTHROUGH (1u << 7)
@@ -76,6 +81,9 @@ static int wanted;           /* whether INIT shall ask for passthrough */
 static int agreed;           /* whether it has, and the kernel had offered it */
 static int descriptor = -1;  /* the FUSE descriptor */
 static uint64_t init_unique; /* of the INIT that is not answered yet */
+static char greeting[INIT_MOST]; /* the INIT request, as the kernel has sent it once */
+static size_t greeting_length;
+static int served_before;    /* whether it was answered by another process */
 static uint64_t next_handle; /* what the next open is answered with, when `next_backing` is not 0 */
 static int32_t next_backing;
 static Py_buffer pieces[MOST_PIECES]; /* what the next reply has in the place of the stand-in */
@@ -94,6 +102,12 @@ static void *of_libfuse(const char *name)
 	return handle ? dlsym(handle, name) : NULL;
 }
 
+static void greeted(const struct init_in *request)
+{
+	init_unique = request->header.unique;
+	agreed = wanted && (request->flags & INIT_EXT) && (request->flags2 & PASSTHROUGH2);
+}
+
 static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 {
 	const struct init_in *request = buffer;
@@ -106,9 +120,10 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 	 */
 	if (got < 0 && errno == EAGAIN)
 		errno = EINTR;
-	if (got >= (ssize_t)sizeof(*request) && request->header.opcode == INIT) {
-		init_unique = request->header.unique;
-		agreed = wanted && (request->flags & INIT_EXT) && (request->flags2 & PASSTHROUGH2);
+	if (got >= (ssize_t)sizeof(*request) && got <= INIT_MOST && request->header.opcode == INIT) {
+		greeting_length = got;
+		memcpy(greeting, buffer, got);
+		greeted(request);
 	}
 	return got;
 }
@@ -172,10 +187,26 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 		} else {
 			agreed = 0;
 		}
+		if (served_before)
+			return header->len;
 	}
 	if (count == 2 && iov[1].iov_base == lazyfs_front_stand_in)
 		return write_pieces(fd, header);
 	return write_beside(fd, iov, count, header->len);
+}
+
+/*
+ * Go on with a mount that another process has served: shake hands with libfuse alone, and have the kernel send again
+ * what that process has read and not answered. A kernel before 6.9 cannot; then those requests are never answered.
+ */
+static int take_over(struct fuse_session *session)
+{
+	struct fuse_buf request = { .size = greeting_length, .mem = greeting };
+	struct out_header resend = { .len = sizeof(resend), .error = NOTIFY_RESEND };
+
+	greeted((const struct init_in *)greeting);
+	fuse_session_process_buf(session, &request);
+	return write(descriptor, &resend, sizeof(resend)) == sizeof(resend) ? 0 : -1;
 }
 
 int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
@@ -196,6 +227,8 @@ int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
 	result = fuse_session_custom_io(session, &io, descriptor);
 	if (!result)
 		result = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK);
+	if (!result && served_before)
+		result = take_over(session);
 	if (result)
 		fuse_session_unmount(session);
 	return result;
@@ -222,6 +255,22 @@ void lazyfs_front_want(int passthrough)
 int lazyfs_front_agreed(void)
 {
 	return agreed;
+}
+
+const char *lazyfs_front_greeting(size_t *length)
+{
+	*length = greeting_length;
+	return greeting;
+}
+
+int lazyfs_front_go_on(const char *request, size_t length)
+{
+	if (length < sizeof(struct init_in) || length > INIT_MOST)
+		return -1;
+	memcpy(greeting, request, length);
+	greeting_length = length;
+	served_before = 1;
+	return 0;
 }
 
 int lazyfs_front_descriptor(void)

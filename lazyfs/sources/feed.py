@@ -65,6 +65,14 @@ async def list_index(
     return found
 
 
+async def list_kept(store: Store, url: str) -> list[Entry | Refusal]:
+    """Return what the index at `url` listed when it could last be reached. *Raises*: OriginUnreachable, when never."""
+    kept = store.catalogue.listing(url)
+    if kept is None:
+        raise OriginUnreachable(urls.redact(url), "it was never listed")
+    return await trio.to_thread.run_sync(listing.unpack, kept, url)
+
+
 async def _fetch_index(client: Client, ways: Sequence[str]) -> tuple[bytes, str, str]:
     """Return a page that lists, its Content-Type, and where its relative links start: never at a mirror."""
     errors: list[OriginError] = []

@@ -264,7 +264,7 @@ async def counted(session: Session, origin: MisbehavingOrigin) -> dict[str, int]
         "blocks locked": sum(len(one._fetcher._locked) for one in opened),
         "blobs open": len(opened),
         "blobs being opened": len(blobs._opening),
-        "handles": len(session.vfs._open),
+        "handles": len(session.vfs.files._files),
         "look-ups": sum(node.lookups for node in nodes),
         "nodes that nobody knows": sum(not node.attached and not node.lookups for node in nodes),
         "probes": len(session.resolver._probes._under_way) + len(session.resolver._revalidating),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import under
 from tests.mounts import Leftovers, Mounts, on_mount, run, wait_for_end
 from tests.servers import Nginx
@@ -18,14 +20,16 @@ def test_the_command_line_of_a_daemon_hides_secrets(nginx: Nginx, docroot: Path,
     assert str(mount.at).encode() in shown
 
 
-def test_a_daemon_without_an_order_ends_with_its_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("supervise", [False, True])
+def test_a_daemon_without_an_order_ends_with_its_command(tmp_path: Path, supervise: bool) -> None:
     """However the command ends; there is one while it still reads its own arguments."""
-    killed = "import os, signal; from lazyfs import daemon; daemon.begin(); os.kill(os.getpid(), signal.SIGKILL)"
+    begin = f"import os, signal; from lazyfs import daemon; daemon.begin(supervise={supervise});"
+    killed = f"{begin} os.kill(os.getpid(), signal.SIGKILL)"
     done = run([sys.executable, "-c", killed, "lazyfs", tmp_path], check=False)
     assert done.returncode == -9
     wait_for_end(Leftovers.below(tmp_path).daemons)
 
-    raised = "from lazyfs import daemon; daemon.begin(); raise SystemExit(3)"
+    raised = f"{begin} raise SystemExit(3)"
     done = run([sys.executable, "-c", raised, "lazyfs", tmp_path], check=False)
     assert done.returncode == 3
     assert Leftovers.below(tmp_path).daemons == []

@@ -1,0 +1,107 @@
+"""Mounts a FUSE file system and returns its descriptor, which libfuse then takes as /dev/fd/N.
+
+libfuse does the same inside `fuse_session_mount`, but keeps the descriptor; here somebody else is to hold it.
+
+*Source*: libfuse 3.14, lib/mount.c; Linux, fs/fuse/inode.c (the mount's options); fusermount3(1), _FUSE_COMMFD.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from typing import Final
+
+from lazyfs.mountinfo import FSTYPE
+
+_FLAGS: Final = {
+    "ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "nosymfollow": 256, "noatime": 1024,
+    "nodiratime": 2048,
+}  # fmt: skip
+"""MS_RDONLY and so on, sys/mount.h; what is neither here nor below goes to the kernel's FUSE as it is."""
+
+_NEUTRAL: Final = frozenset({"exec", "async", "atime", "diratime", "relatime", "symfollow", "auto_unmount"})
+"""What holds anyway, or is seen to by the supervisor."""
+
+_PATIENCE: Final = 10.0
+"""Seconds for fusermount3."""
+
+_MNT_DETACH: Final = 2
+
+
+class CannotMount(Exception):
+    """The kernel or fusermount3 refuses; the message says why."""
+
+
+def attach(mountpoint: str, source: str, options: Iterable[str]) -> int:
+    """Mount, and return the FUSE descriptor; nothing has answered the kernel yet. *Raises*: CannotMount."""
+    if os.geteuid() != 0:
+        return _by_fusermount(mountpoint, source, options)
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as exc:
+        raise CannotMount(f"/dev/fuse: {exc.strerror}") from None
+    try:
+        _mount(device, mountpoint, source, options)
+    except BaseException:
+        os.close(device)
+        raise
+    return device
+
+
+def detach(mountpoint: str) -> None:
+    """Unmount lazily, without a look at the mount, which nobody may answer. Blocks for fusermount3, for users."""
+    if os.geteuid() == 0:
+        ctypes.CDLL(None).umount2(os.fsencode(mountpoint), _MNT_DETACH)
+        return
+    import subprocess
+
+    subprocess.run(["fusermount3", "-u", "-z", "--", mountpoint], capture_output=True, check=False, timeout=_PATIENCE)
+
+
+def _mount(device: int, mountpoint: str, source: str, options: Iterable[str]) -> None:
+    flags, words = (
+        0,
+        [f"fd={device}", f"rootmode={stat.S_IFDIR:o}", f"user_id={os.getuid()}", f"group_id={os.getgid()}"],
+    )
+    for option in options:
+        if option in _FLAGS:
+            flags |= _FLAGS[option]
+        elif option == "allow_root":  # libfuse's: it refuses all others by itself
+            words.append("allow_other")
+        elif option not in _NEUTRAL:
+            words.append(option)
+    libc = ctypes.CDLL(None, use_errno=True)
+    data = os.fsencode(",".join(words))
+    if libc.mount(os.fsencode(source), os.fsencode(mountpoint), FSTYPE.encode(), ctypes.c_ulong(flags), data):
+        raise CannotMount(os.strerror(ctypes.get_errno()))
+
+
+def _by_fusermount(mountpoint: str, source: str, options: Iterable[str]) -> int:
+    import subprocess  # which root does without
+
+    ours, theirs = socket.socketpair()
+    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
+    words = ",".join([*options, f"fsname={escaped}", f"subtype={FSTYPE.partition('.')[2]}"])
+    with ours, theirs:
+        try:
+            done = subprocess.run(
+                ["fusermount3", "-o", words, "--", mountpoint],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_PATIENCE,
+            )
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            raise CannotMount(f"fusermount3: {exc}") from None
+        if done.returncode:
+            raise CannotMount(" ".join(done.stderr.split()) or f"fusermount3 ended with {done.returncode}")
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        if not fds:
+            raise CannotMount("fusermount3 gave no descriptor")
+        return fds[0]

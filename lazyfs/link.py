@@ -1,0 +1,37 @@
+"""The link between a mount's supervisor and its daemon: messages of a few words, and descriptors.
+
+    daemon ── {"op": "mount", "mountpoint", "source", "options", "log"} ──▶ supervisor
+           ◀── {}, with FUSE's descriptor and a journal, or {"error": "words"}
+           ── {"op": "serving", "canary"}, a thread's id
+           ── {"op": "journal"}, with a new one
+           ◀── {"op": "well?"}
+           ── {"op": "well"}
+           ── {"op": "ending"}
+
+*Source*: unix(7), SOCK_SEQPACKET and SCM_RIGHTS.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any, Final
+
+MESSAGE: Final = 1 << 16
+"""Bytes in a message at the most."""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a new link."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(link: socket.socket, message: dict[str, Any], *fds: int) -> None:
+    """Send a message. *Raises*: OSError, when nobody is at the other end, or does not take it any more."""
+    socket.send_fds(link, [json.dumps(message).encode()], fds, socket.MSG_DONTWAIT)
+
+
+def receive(link: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Return the next message and the descriptors that came with it; none at the end. Blocks. *Raises*: OSError."""
+    content, fds, _, _ = socket.recv_fds(link, MESSAGE, 4, socket.MSG_CMSG_CLOEXEC)
+    return (json.loads(content) if content else {}), fds
