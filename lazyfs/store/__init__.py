@@ -162,14 +162,18 @@ class Store:
         return checksums
 
     def _put(self, file: BlobFile, start: int, blocks: Sequence[Block]) -> list[int]:
-        """Put blocks in place at once, or, if that fails, one by one."""
+        """Put blocks in place, all at once, or, if that fails, one by one: a disk that is nearly full takes some."""
+        if len(blocks) > 1:
+            with contextlib.suppress(OSError):
+                return file.write(start, *blocks)
+        return [self._put_one(file, index, block) for index, block in enumerate(blocks, start)]
+
+    def _put_one(self, file: BlobFile, index: int, block: Block) -> int:
         try:
-            return self.with_room(partial(file.write, start, *blocks), sum(map(len, blocks)))
+            return self.with_room(partial(file.write, index, block), len(block))[0]
         except OSError as exc:
-            if len(blocks) == 1:
-                self.take_back(file, start, exc)
-                return [records.MISSING]
-        return [checksum for index, block in enumerate(blocks, start) for checksum in self._put(file, index, [block])]
+            self.take_back(file, index, exc)
+            return records.MISSING
 
     def _take(self, file: BlobFile, blocks: Sequence[Block]) -> int:
         """Reserve room for blocks, and return for how many of the first there is some."""
