@@ -82,7 +82,8 @@ def test_a_disk_that_is_full_and_then_has_some_room(
     mount.umount()
     with contextlib.closing(Store.open(store)) as opened:
         assert opened.catalogue.joined
-        assert (MIB if long_writes else 3 * MIB) < opened.bytes_on_disk() <= 8 * MIB
+        # Where evicting gives nothing back, one block goes after the other, and little may be left.
+        assert (0 if long_writes else 3 * MIB) < opened.bytes_on_disk() <= 8 * MIB
         assert len(opened.catalogue.blobs()) == 2
 
 
