@@ -35,6 +35,12 @@ class CannotMount(Exception):
     """The kernel or fusermount3 refuses; the message says why."""
 
 
+def fsname(source: str) -> str:
+    """Return the option with which libfuse and fusermount3 are told the source."""
+    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
+    return f"fsname={escaped}"
+
+
 def attach(mountpoint: str, source: str, options: Iterable[str]) -> int:
     """Mount, and return the FUSE descriptor; nothing has answered the kernel yet. *Raises*: CannotMount."""
     if os.geteuid() != 0:
@@ -83,8 +89,7 @@ def _by_fusermount(mountpoint: str, source: str, options: Iterable[str]) -> int:
     import subprocess  # which root does without
 
     ours, theirs = socket.socketpair()
-    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
-    words = ",".join([*options, f"fsname={escaped}", f"subtype={FSTYPE.partition('.')[2]}"])
+    words = ",".join([*options, fsname(source), f"subtype={FSTYPE.partition('.')[2]}"])
     with ours, theirs:
         try:
             done = subprocess.run(

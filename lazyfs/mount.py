@@ -20,6 +20,7 @@ from typing import Any, Final
 import trio
 
 from lazyfs import control, control_server, mountinfo, notify, order, process, takeover, tuning
+from lazyfs.attach import fsname
 from lazyfs.errors import NameMissing, UsageError, first_reason
 from lazyfs.given import GivenBlob
 from lazyfs.logs import log_to
@@ -56,7 +57,7 @@ async def run(mount: Mount, supervised: Supervised, caller: int | None = None) -
         watched = await nursery.start(watch, session, mount)
         session.on_names = tuning.spare_what_stays
         supervised.begin(takeover.refusal(wanted=mount.settings.takeover))
-        serve = partial(nursery.start, _serve_fuse, session, mount, supervised, nursery.cancel_scope)
+        serve = partial(nursery.start, _serve_fuse, session, mount, supervised, directory, nursery.cancel_scope)
         if inherits := supervised.device is not None:
             session.vfs.inherit(supervised.legacy)
             await serve()
@@ -119,6 +120,7 @@ async def _serve_fuse(
     session: Session,
     mount: Mount,
     supervised: Supervised,
+    directory: Path,
     scope: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[None],
@@ -127,16 +129,15 @@ async def _serve_fuse(
     from lazyfs import fuse
 
     source = f"lazyfs#{mount.settings.store}"
-    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
     try:
         if supervised.device is None and supervised.refusal is None:
-            log = str(running.usable(mount.settings.store) / mount.log)
-            await supervised.mount(mount.mountpoint, source, fuse.OF_THE_KERNEL | mount.options, log)
+            options = fuse.OF_THE_KERNEL | mount.options
+            await supervised.mount(mount.mountpoint, source, options, str(directory / mount.log))
         session.vfs.files.journal = session.vfs.passthrough.journal = supervised.journal
         await fuse.serve(
             session.vfs,
             mount.mountpoint,
-            mount.options | {f"fsname={escaped}"},
+            mount.options | {fsname(source)},
             device=supervised.device,
             greeting=supervised.legacy.greeting,
             passthrough=mount.settings.passthrough,

@@ -6,16 +6,20 @@ reads from it, not at once: there may be ten thousand.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from lazyfs.blob import Blob
 from lazyfs.blobs import Blobs
-from lazyfs.errors import NameMissing
+from lazyfs.errors import BlobChanged, DigestMismatch, LazyfsError, NameMissing
 from lazyfs.given import GivenBlob
 from lazyfs.journal import Journal, Opened
 from lazyfs.turns import Turns
+from lazyfs.versions import Known
+
+log = logging.getLogger(__name__)
 
 Describe = Callable[[], GivenBlob | None]
 """Returns what a file's blob is, for who opens it without knowing its name; None when nobody can say."""
@@ -32,12 +36,13 @@ class _File:
 
 
 class OpenFiles:
-    """The open files, by inode, which is their handle, too."""
+    """The open files, by inode, which is their handle, too. `on_change` hears of what an origin has changed."""
 
-    def __init__(self, blobs: Blobs, reopen: Reopen) -> None:
+    def __init__(self, blobs: Blobs, reopen: Reopen, on_change: Callable[[Known], None]) -> None:
         self.journal: Journal | None = None
         self._blobs = blobs
         self._reopen = reopen
+        self._on_change = on_change
         self._files: dict[int, _File] = {}
         self._inherited: dict[int, Opened] = {}
         self._recalling = Turns[int]()
@@ -93,12 +98,40 @@ class OpenFiles:
         """Return the blob of an open file."""
         return self._files[handle].blob
 
-    def swap(self, handle: int, old: Blob, new: Blob) -> None:
-        """Put another blob in the place of one, and close that which is not wanted."""
+    async def read_pieces(self, handle: int, offset: int, length: int) -> list[memoryview]:
+        """Return bytes of an open file, in pieces. *Raises*: as `Blob.read_pieces`. *Units*: bytes."""
+        while True:
+            blob = self.blob(handle)
+            if self._blobs.worth_another_try(blob):
+                blob = await self._try_to_store(handle, blob)
+            try:
+                return await blob.read_pieces(offset, length)
+            except BlobChanged:
+                self._on_change(blob.known)
+                raise
+            except DigestMismatch:
+                if blob.given_out:  # who has some of the wrong bytes must not get the rest of the right ones
+                    raise
+                await self._open_anew(handle, blob)
+
+    async def _open_anew(self, handle: int, wrong: Blob) -> None:
+        """Put a new blob in the place of one that is wrong, or that the store did not take.
+
+        *Raises*: DigestMismatch, when there is no other way to it; StoreError.
+        """
+        unwanted = await self._blobs.open(wrong.blob_id, wrong.known, wrong.ways.urls)
         file = self._files.get(handle)
-        if file is not None and file.blob is old:
-            file.blob, new = new, old
-        self._blobs.close(new)
+        if file is not None and file.blob is wrong:
+            file.blob, unwanted = unwanted, wrong
+        self._blobs.close(unwanted)
+
+    async def _try_to_store(self, handle: int, blob: Blob) -> Blob:
+        """Open a blob once more that the store did not take; return what there is now."""
+        try:
+            await self._open_anew(handle, blob)
+        except LazyfsError as exc:
+            log.info("could not be opened anew: %s", exc)
+        return self.blob(handle) if self.has(handle) else blob
 
     def released(self, handle: int) -> None:
         """Note that the kernel has closed a file once."""

@@ -153,11 +153,13 @@ class Supervisor:
             self._device = attach(self._mountpoint, message["source"], message["options"])
             self._journal = os.memfd_create("journal", os.MFD_CLOEXEC)
         except (CannotMount, OSError) as exc:
-            answer: tuple[dict[str, Any], tuple[int, ...]] = {"error": str(exc)}, ()
+            self._send({"error": str(exc)})
         else:
-            answer = {}, (self._device, self._journal)
-        with contextlib.suppress(OSError):
-            link.send(self._link, answer[0], *answer[1])
+            self._send({}, self._device, self._journal)
+
+    def _send(self, message: dict[str, Any], *fds: int) -> None:
+        with contextlib.suppress(OSError):  # its end, which is heard of
+            link.send(self._link, message, *fds)
 
     # Whether it is well.
 
@@ -170,16 +172,13 @@ class Supervisor:
                 self._kill("has not ended with its mount")
         elif self._serving and self._asked is None and now >= self._next:
             self._asked, self._next = now, now + ASK_EVERY
-            with contextlib.suppress(OSError):
-                link.send(self._link, {"op": "well?"})
+            self._send({"op": "well?"})
         elif self._asked is not None and now - self._asked > HANGS:
             self._kill(f"has not answered for {HANGS:g} s")
 
     def _has_gone(self) -> bool:
         """Say whether the mount has gone: then nobody can ask anything through the descriptor any more."""
-        if self._device < 0:
-            return False
-        return _ready(self._device, 0, 0.0)
+        return self._device >= 0 and _ready(self._device, 0, 0.0)
 
     def _kill(self, why: str) -> None:
         self._say(f"the daemon (pid {self._daemon}) {why}: killed")
@@ -200,7 +199,9 @@ class Supervisor:
         self._canary = -1
         code = os.waitstatus_to_exitcode(status)
         if not self._serving or code == 0 or self._told or self._has_gone():
-            return max(code, 0) if self._told or self._device < 0 else abs(code) and 1
+            if self._told or self._device < 0:
+                return max(code, 0)
+            return int(code != 0)
         now = time.monotonic()
         self._deaths.append(now)
         if len(self._deaths) == DEATHS and now - self._deaths[0] < WITHIN:

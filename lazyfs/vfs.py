@@ -85,7 +85,7 @@ class Vfs:
         self._nursery = nursery
         self._mirrors = mirrors
         self._read_timeout = blobs.limits.read_timeout
-        self.files = OpenFiles(blobs, self._reopened)
+        self.files = OpenFiles(blobs, self._reopened, resolver.doubt)
         self.complete = trio.Event()  # set when all names are in that another daemon may have told the kernel of
         self.complete.set()
         self._aliases: dict[int, Opened] = {}
@@ -410,20 +410,7 @@ class Vfs:
 
     async def read_pieces(self, handle: int, offset: int, length: int) -> list[memoryview]:
         """Return bytes of an open file, in pieces. *Raises*: as `Blob.read_pieces`. *Units*: bytes."""
-        while True:
-            blob = self.files.blob(handle)
-            if self._blobs.worth_another_try(blob):
-                blob = await self._try_to_store(handle, blob)
-            try:
-                pieces = await blob.read_pieces(offset, length)
-                break
-            except BlobChanged:
-                self._resolver.doubt(blob.known)
-                raise
-            except DigestMismatch:
-                if blob.given_out:  # who has some of the wrong bytes must not get the rest of the right ones
-                    raise
-                await self._open_anew(handle, blob)
+        pieces = await self.files.read_pieces(handle, offset, length)
         self.counters.reads += 1
         self.counters.read_bytes += sum(map(len, pieces))
         return pieces
@@ -443,21 +430,6 @@ class Vfs:
     def release(self, handle: int) -> None:
         """Close a handle once."""
         self.files.released(handle)
-
-    async def _open_anew(self, handle: int, wrong: Blob) -> None:
-        """Put a new blob in the place of one that is wrong, or that the store did not take.
-
-        *Raises*: DigestMismatch, when there is no other way to it; StoreError.
-        """
-        self.files.swap(handle, wrong, await self._blobs.open(wrong.blob_id, wrong.known, wrong.ways.urls))
-
-    async def _try_to_store(self, handle: int, blob: Blob) -> Blob:
-        """Open a blob once more that the store did not take; return what there is now."""
-        try:
-            await self._open_anew(handle, blob)
-        except LazyfsError as exc:
-            log.info("could not be opened anew: %s", exc)
-        return self.files.blob(handle) if self.files.has(handle) else blob
 
     async def fill(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Make a file's blob complete in the store; `progress` gets the bytes present and the size.
