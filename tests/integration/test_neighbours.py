@@ -17,7 +17,7 @@ PAGE = 4096
 def test_what_lies_beside_a_random_read_comes_without_another_trip(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     source = made(docroot, "blob", 3 * BLOCK + 5)
     mount = mounts(nginx.url + "/blob", options=["--no-passthrough"])
-    pages = iter(range(2 * BLOCK // PAGE - 1, BLOCK // PAGE - 1, -1))  # a push goes the other way: the last one is last
+    pages = list(range(BLOCK // PAGE, 2 * BLOCK // PAGE))  # taken from the end: a push goes the other way
     deadline = time.monotonic() + real.PATIENCE
     content, before = source.read_bytes(), -1
 
@@ -29,11 +29,12 @@ def test_what_lies_beside_a_random_read_comes_without_another_trip(nginx: Nginx,
         ]
         return mount.counters()["reads"]
 
-    read(next(pages), next(pages))
-    while before != (before := read(next(pages))):  # the push is behind the read that asks for it
+    read(pages.pop(), pages.pop())
+    while before != (before := read(pages.pop())):  # the push is behind the read that asks for it
         assert time.monotonic() < deadline
-    assert read(*pages) == before, "all of the block is there"
-    assert read(0) == before + 1, "and nothing else"
+    after = read(*pages)
+    assert after - before < len(pages) / 4, "nearly all of it is there: DAMON takes pages back at will"
+    assert read(0) == after + 1, "and nothing else"
     end = 3 * BLOCK // PAGE
     found = on_mount(under.timed_reads, mount.path("blob"), [end * PAGE] * 2)
     assert [timed.content for timed in found] == [content[-5:]] * 2
