@@ -133,7 +133,7 @@ async def _serve_fuse(
         if supervised.device is None and supervised.refusal is None:
             options = fuse.OF_THE_KERNEL | mount.options
             await supervised.mount(mount.mountpoint, source, options, str(directory / mount.log))
-        session.vfs.files.journal = session.vfs.passthrough.journal = supervised.journal
+        session.vfs.keep_journal(supervised.journal)
         await fuse.serve(
             session.vfs,
             mount.mountpoint,
