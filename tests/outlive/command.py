@@ -1,0 +1,62 @@
+"""`tools/outlive`: a mount whose daemons are killed, stopped or upgraded under load, and outlives all of them.
+
+Ends with 1 when a call failed, a byte was wrong, a call took longer than it may, or something was left. How long calls
+took is judged only where an idle process beside the loads was not held up itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.outlive import ending
+from tests.outlive.campaign import WAYS, Outcome, can_upgrade, outlive
+from tests.outlive.scene import serving
+
+
+def main() -> None:
+    """Run, print, and end with 1 when something was wrong."""
+    options = _parser().parse_args()
+    with tempfile.TemporaryDirectory(prefix="lazyfs-outlive-", dir=options.directory) as name:
+        with serving(Path(name), options.scale) as scene:
+            if options.how in WAYS:
+                ways = [way for way in WAYS[options.how] if way.__name__ != "upgrade" or can_upgrade()]
+                if not ways:
+                    sys.exit("this lazyfs has no upgrade")
+                outcome = outlive(scene, ways, every=options.every, seconds=options.seconds)
+            else:
+                outcome = ending.WAYS[options.how](scene)
+        _show(outcome, options)
+
+
+def _show(outcome: Outcome, options: argparse.Namespace) -> None:
+    print(*outcome.lines(), sep="\n")
+    longest = options.pause
+    if longest is None:
+        longest = 15.0 if options.how in ("stop", "mixed") else 1.0
+    pauses, wrong = outcome.pauses(longest), outcome.wrong
+    if outcome.seen and not outcome.quiet:
+        print(f"  not judged, on a machine that is late by itself: {pauses}")
+    else:
+        wrong += pauses
+    for what in wrong:
+        print(f"WRONG: {what}")
+    print("WRONG" if wrong else f"ok: {options.how}")
+    sys.exit(bool(wrong))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tools/outlive", description=__doc__)
+    parser.add_argument("--how", choices=[*WAYS, *ending.WAYS], default="kill", help="what ends the daemons (kill)")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between two ends, at the least (2)")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of load (300)")
+    parser.add_argument("--pause", type=float, help="seconds that a call may take (1; 15 where daemons are stopped)")
+    parser.add_argument("--scale", type=int, default=8, help="MiB of the smallest blob; all are 18 times that (8)")
+    parser.add_argument("--directory", help="where the store is made (the temporary directory)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

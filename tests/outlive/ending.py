@@ -1,0 +1,105 @@
+"""The end of a mount's parent, of both its processes, and of the machine's power: what is promised then.
+
+The parent alone: the daemon goes on, and its own death ends the mount. Both: who uses the mount gets an error, at once.
+After each of them `lazyfs mount` at the same place just works, and nothing stale is left.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from typing import Final
+
+from tests import under
+from tests.faults.disks import MIB, Disk
+from tests.mounts import on_mount, run
+from tests.outlive import keeping
+from tests.outlive.campaign import Outcome, end, made
+from tests.outlive.scene import Scene, Stage
+
+A_WHILE: Final = 2.0
+"""Seconds of load on either side of the end."""
+
+DEAD: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+"""What a mount says that nobody serves any more."""
+
+UPON_DEAD: Final = DEAD | {errno.EIO, errno.EUCLEAN}
+"""What images say that lie on one."""
+
+
+def parent(scene: Scene) -> Outcome:
+    """Kill the supervisor: nobody notices. Then kill the daemon, too."""
+    outcome = Outcome()
+    with made(scene) as stage:
+        _begin(stage, outcome)
+        before = keeping.daemon(stage.mount)
+        keeping.kill([keeping.supervisor(stage.mount)])
+        time.sleep(A_WHILE)
+        if keeping.daemon(stage.mount) != before:
+            outcome.wrong.append("another daemon has come")
+        _stop(stage, outcome)
+        keeping.kill([before])
+        _mount_again(scene, stage, outcome)
+    return outcome
+
+
+def both(scene: Scene) -> Outcome:
+    """Kill supervisor and daemon under load."""
+    outcome = Outcome()
+    with made(scene) as stage:
+        _begin(stage, outcome)
+        keeping.kill([keeping.supervisor(stage.mount), keeping.daemon(stage.mount)])
+        time.sleep(A_WHILE)
+        _stop(stage, outcome, dead=True)
+        _mount_again(scene, stage, outcome)
+    return outcome
+
+
+def power(scene: Scene) -> Outcome:
+    """Have the store's disk lose what it has not written, and all processes end."""
+    outcome, directory = Outcome(), scene.directory / "disk"
+    size = 2 * scene.total + 64 * MIB
+    with Disk(directory, "ext4", size) as disk, made(scene, disk.at / "store") as stage:
+        _begin(stage, outcome)
+        pids = [keeping.supervisor(stage.mount), keeping.daemon(stage.mount)]
+        keeping.freeze(pids)
+        disk.lose_power()
+        keeping.kill(pids)
+        _stop(stage, outcome, dead=True)
+        run(["umount", "-l", stage.mount.at])
+        disk.come_back()
+        _mount_again(scene, stage, outcome)
+    return outcome
+
+
+def _begin(stage: Stage, outcome: Outcome) -> None:
+    stage.begin(images=True)
+    outcome.began = time.monotonic()
+    time.sleep(A_WHILE)
+
+
+def _stop(stage: Stage, outcome: Outcome, *, dead: bool = False) -> None:
+    """End the loads, and what lies on the mount."""
+    seen, wrong = stage.end()
+    outcome.take(seen, tolerated=UPON_DEAD if dead else frozenset())
+    if dead:  # an image's mount that fails, or a load that it kills, is no fault of the mount's
+        wrong = [what for what in wrong if "does not end" in what]
+        untouched = [name for name, load in seen.items() if not load.errors and name != "idle"]
+        outcome.wrong += [f"{name} did not notice the end" for name in untouched if "complete" not in name]
+    outcome.wrong += wrong + stage.unmount_images(lazy=dead)
+
+
+def _mount_again(scene: Scene, stage: Stage, outcome: Outcome) -> None:
+    """Mount at the same place, compare all, and see that nothing of either mount is left."""
+    stage.mount_again()
+    for name in ("digest", "blobs/complete", "blobs/partial", "blobs/cold", "images/erofs", "images/ext4"):
+        if on_mount(under.sha256, stage.mount.path(name)) != under.sha256(scene.source(name)):
+            outcome.wrong.append(f"mounted again, {name} is wrong")
+    if on_mount(under.sha256_tree, stage.mount.path("tree")) != under.sha256_tree(scene.source("tree")):
+        outcome.wrong.append("mounted again, the tree is wrong")
+    end(scene, stage, outcome)
+
+
+WAYS: Final[dict[str, Callable[[Scene], Outcome]]] = {"parent": parent, "both": both, "power": power}
+"""What ends for good."""
