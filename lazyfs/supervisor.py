@@ -44,6 +44,9 @@ ASK_EVERY: Final = 4.0
 HANGS: Final = 9.0
 """Seconds without an answer after which it is killed."""
 
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the clock while an answer is due."""
+
 DEATHS: Final = 5
 WITHIN: Final = 60.0
 """Deaths within so many seconds with which the mount is given up."""
@@ -101,7 +104,7 @@ class Supervisor:
             for fd in watched:
                 if fd >= 0:
                     poll.register(fd, select.POLLIN)
-            found = {fd for fd, _ in poll.poll(ASK_EVERY * 1000)}
+            found = {fd for fd, _ in poll.poll(1000 * (ASK_EVERY if self._asked is None else LOOK_EVERY))}
             if self._hung_up and self._device < 0 and not _ready(self._ended, select.POLLIN, SHORTLY):
                 return 0  # it goes on alone
             if wake in found:

@@ -29,10 +29,6 @@ PATIENCE: Final = 40.0
 SETTLES: Final = 10.0
 """Seconds within which what nobody uses any more is let go of."""
 
-QUIET: Final = 0.1
-"""Seconds that an idle process may be late on a machine on which pauses say something."""
-
-
 Way = Callable[[Stage], None]
 """Has the daemon end."""
 
@@ -58,15 +54,20 @@ class Outcome:
                 self.wrong.append(f"{name}: {load.errors} errors: {'; '.join(load.failed[:5])}")
             self.wrong += [f"{name}: {what}" for what in load.wrong]
 
-    def pauses(self, longest: float) -> list[str]:
-        """Say which loads were held up for longer than that."""
-        found = [(name, load.longest) for name, load in self.seen.items() if name != "idle"]
-        return [f"{name}: {took:.2f} s to {what}" for name, (_, took, what) in found if took > longest]
+    def pauses(self, most: float) -> tuple[list[str], list[str]]:
+        """Return what took longer than it may, and what did so while the machine itself was late by as much."""
+        judged, late = list[str](), list[str]()
+        for name, load in self.seen.items():
+            for began, took, what in load.pauses if name != "idle" else ():
+                if took > most:
+                    shown = f"{name}: {took:.2f} s, {began - self.began:.1f} s after the begin, to {what}"
+                    (judged if took - self._late(began, began + took) > most else late).append(shown)
+        return judged, late
 
-    @property
-    def quiet(self) -> bool:
-        """Whether pauses say something of the mount, not of the machine."""
-        return self.seen["idle"].longest[1] < QUIET
+    def _late(self, start: float, stop: float) -> float:
+        """Return how much of some time a process was not let run that had nothing to do."""
+        idle = self.seen.get("idle", Seen()).pauses
+        return sum(max(0.0, min(stop, began + took) - max(start, began)) for began, took, _ in idle)
 
     def lines(self) -> list[str]:
         """Say what was measured."""
@@ -114,9 +115,10 @@ WAYS: Final[dict[str, list[Way]]] = {
 """How daemons end, in turn."""
 
 
-def options() -> list[str]:
+def options(*, passthrough: bool = True) -> list[str]:
     """Return the options of a mount that outlives its daemons."""
-    return ["--takeover"] if "--takeover" in lazyfs("mount", "--help").stdout else []
+    takeover = ["--takeover"] if "--takeover" in lazyfs("mount", "--help").stdout else []
+    return takeover + ([] if passthrough else ["--no-passthrough"])
 
 
 def can_upgrade() -> bool:
@@ -124,21 +126,36 @@ def can_upgrade() -> bool:
     return " upgrade " in lazyfs("--help").stdout
 
 
-def outlive(scene: Scene, ways: list[Way], *, every: float, seconds: float, times: int | None = None) -> Outcome:
-    """Have daemons end in these ways, in turn, for so long, or so often."""
+@dataclass(frozen=True)
+class Plan:
+    """What is done to daemons, in turn: one end `every` so many seconds at the most, for `seconds`, or `times`."""
+
+    ways: list[Way]
+    every: float
+    seconds: float = 0.0
+    times: int | None = None
+    passthrough: bool = True
+
+    def is_over(self, number: int, elapsed: float) -> bool:
+        """Say whether there were enough of them."""
+        return elapsed > self.seconds if self.times is None else number == self.times
+
+
+def outlive(scene: Scene, plan: Plan) -> Outcome:
+    """Have daemons end under load."""
     outcome, dice = Outcome(), random.Random(0)
-    with made(scene) as stage:
+    with made(scene, passthrough=plan.passthrough) as stage:
         supervisor = keeping.supervisor(stage.mount)
         stage.begin(images=True)
         outcome.began = time.monotonic()
         last = keeping.daemon(stage.mount)
         for number in itertools.count():
-            due = outcome.began + (number + 1) * every
-            if number == times or (times is None and due > outcome.began + seconds):
+            due = max(outcome.began + (number + 1) * plan.every, time.monotonic())
+            if plan.is_over(number, due - outcome.began):
                 break
-            time.sleep(max(0.0, due - time.monotonic()) + dice.uniform(0, 0.1))
+            time.sleep(max(0.0, due - time.monotonic() + dice.uniform(0, plan.every / 10)))
             try:
-                last = _end_one(stage, ways[number % len(ways)], last, outcome)
+                last = _end_one(stage, plan.ways[number % len(plan.ways)], last, outcome)
             except (TimeoutError, LazyfsError, AssertionError, ProcessLookupError) as exc:
                 outcome.wrong.append(f"after {len(outcome.taken)} takeovers: {exc}")
                 break
@@ -188,13 +205,13 @@ def _settle(stage: Stage, supervisor: int, outcome: Outcome) -> None:
 
 
 @contextlib.contextmanager
-def made(scene: Scene, store: Path | None = None) -> Iterator[Stage]:
+def made(scene: Scene, store: Path | None = None, *, passthrough: bool = True) -> Iterator[Stage]:
     """Mount, with what is to be in the store; in the end nothing is left, however that comes."""
     at, mounts = scene.directory / "mount", Mounts(scene.directory)
     at.mkdir(exist_ok=True)
     mounts.store = store or mounts.store
     try:
-        stage = Stage(scene, mounts, options(), at)
+        stage = Stage(scene, mounts, options(passthrough=passthrough), at)
         stage.warm()
         yield stage
     finally:

@@ -7,12 +7,14 @@ that it begins, and ends when one comes on standard input. Only the standard lib
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
 import random
 import select
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -202,9 +204,8 @@ def looking(meter: Meter, path: str, source: str) -> Load:
             for name, status in names.items():
                 full = os.path.join(at, name)
                 seen = meter(f"stat {full}", os.lstat, full)
-                is_file = not os.path.isdir(os.path.join(source, directory, name))
-                meter.due(f"stat {full}", seen and is_file and seen.st_size, seen and is_file and status.st_size)
-                if is_file:
+                if stat.S_ISREG(status.st_mode):
+                    meter.due(f"stat {full}", None if seen is None else seen.st_size, status.st_size)
                     cached = meter(f"getxattr {full}", os.getxattr, full, "user.lazyfs.cached")
                     meter.due(f"getxattr {full}", cached is None or 0 <= int(cached) <= status.st_size, True)
                 yield
@@ -304,6 +305,13 @@ def idling(meter: Meter) -> Load:
         meter.seen.calls += 1
         meter.took(began, time.monotonic() - began - PACE, "wake up")
         yield
+
+
+def mount_file(kind: str, file: str, at: str) -> None:
+    """Mount a file system from a file itself, without a loop device, which mount(8) would make. *Raises*: OSError."""
+    libc, readonly = ctypes.CDLL(None, use_errno=True), 1
+    if libc.mount(os.fsencode(file), os.fsencode(at), kind.encode(), ctypes.c_ulong(readonly), None):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), file)
 
 
 _LOADS: dict[str, Callable[..., Load]] = {
