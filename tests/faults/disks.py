@@ -15,6 +15,7 @@ import fcntl
 import os
 import shutil
 import struct
+import time
 from pathlib import Path
 from typing import Final, Self
 
@@ -116,8 +117,10 @@ class Disk:
             os.close(fd)
 
     def come_back(self) -> None:
-        """Mount it as it is when the power has gone and come back, once nobody has anything of it open."""
-        run(["umount", self.at])
+        """Mount it as it is when the power is back; the kernel may still have something of it open, for a moment."""
+        while (done := run(["umount", self.at], check=False)).returncode:
+            assert "busy" in done.stderr, done.stderr
+            time.sleep(0.05)
         run(["mount", "-t", self.kind, "-o", "loop", self._image, self.at])
 
     def mount_again(self, options: str) -> None:

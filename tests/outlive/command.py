@@ -22,7 +22,7 @@ def main() -> None:
     options = _parser().parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))  # and clean up
     with tempfile.TemporaryDirectory(prefix="lazyfs-outlive-", dir=options.directory) as name:
-        with serving(Path(name), options.scale) as scene:
+        with serving(Path(name) / "scene", options.scale) as scene:
             if options.how in WAYS:
                 ways = [way for way in WAYS[options.how] if way.__name__ != "upgrade" or can_upgrade()]
                 if not ways:

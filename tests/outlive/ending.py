@@ -58,7 +58,7 @@ def both(scene: Scene) -> Outcome:
 
 def power(scene: Scene) -> Outcome:
     """Have the store's disk lose what it has not written, and all processes end."""
-    outcome, directory = Outcome(), scene.directory / "disk"
+    outcome, directory = Outcome(), scene.directory.parent / "disk"
     size = 2 * scene.total + 64 * MIB
     with Disk(directory, "ext4", size) as disk, made(scene, disk.at / "store") as stage:
         _begin(stage, outcome)
@@ -66,6 +66,7 @@ def power(scene: Scene) -> Outcome:
         keeping.freeze(pids)
         disk.lose_power()
         keeping.kill(pids)
+        time.sleep(A_WHILE)
         _stop(stage, outcome, dead=True)
         run(["umount", "-l", stage.mount.at])
         disk.come_back()

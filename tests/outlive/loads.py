@@ -125,7 +125,11 @@ class Meter:
     def read(self, fd: int, path: str, offset: int, due: bytes) -> None:
         """Read bytes that are known."""
         what = f"read {len(due)} at {offset} of {path}"
-        self.due(what, self(what, os.pread, fd, len(due), offset), due)
+        found = self(what, os.pread, fd, len(due), offset)
+        if found and len(found) < len(due):  # what comes before an error is a short read
+            rest = self(what, os.pread, fd, len(due) - len(found), offset + len(found))
+            found = None if rest is None else found + rest
+        self.due(what, found, due)
 
 
 Load = Generator[None]
@@ -248,6 +252,7 @@ def comparing(meter: Meter, path: str, source: str, image: str) -> Load:
             meter.due(f"list {at}", None if found is None else sorted({*found} - {"lost+found"}), due)
             for name in names:
                 full = os.path.join(at, name)
+                yield
                 yield from _compared(meter, full, os.path.join(directory, name))
         meter.drop(image)
         yield
@@ -274,6 +279,7 @@ def overwriting(meter: Meter, lower: str, source: str, image: str, writable: str
         _run("mount", "-t", "overlay", "-o", options, "overlay", merged)
         try:
             for name in names:
+                yield
                 yield from _overwritten(meter, os.path.join(merged, name), os.path.join(source, name), dice)
         finally:
             _run("umount", merged)

@@ -196,6 +196,8 @@ class Stage:
     def unmount_images(self, *, lazy: bool) -> list[str]:
         """Unmount the images; return what could not be."""
         wrong = []
+        merged = self._scene.directory / "writable" / "merged"  # by a load that ended as it should not
+        run(["umount", "-l", merged], check=False)
         for at in self._images:
             done = run(["umount", *(["-l"] if lazy else []), at], check=False)
             wrong += [f"{at}: {done.stderr.strip()}"] if done.returncode else []
