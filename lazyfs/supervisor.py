@@ -8,7 +8,7 @@ does next to nothing holds it: no threads, no HTTP, hardly any imports.
            ── "journal" ─▶ a shorter one takes the place of the old one
 
       dead, or no answer ── killed ── has the mount gone? ── yes ── the end
-                                        └ no ── too many deaths? ── yes ── unmounted: errors rather than hanging
+                                        └ no ── five in a row at once? ── yes ── unmounted: errors rather than hanging
                                                   └ no ── a new interpreter, with descriptor and journal
 
 A daemon that ends by itself, with status 0, was asked to: then this ends, too.
@@ -38,7 +38,6 @@ import socket
 import struct
 import sys
 import time
-from collections import deque
 from typing import Any, Final
 
 from lazyfs import link
@@ -47,14 +46,10 @@ from lazyfs.child import HANGS, Child, is_ready
 from lazyfs.process import show_as
 
 DEATHS: Final = 5
-WITHIN: Final = 60.0
-"""Deaths within so many seconds with which the mount is given up."""
+"""Daemons in a row that died before they had served for a while, with which the mount is given up."""
 
-AT_ONCE: Final = 1.0
-"""Seconds after its start within which a death makes the next start wait, longer each time."""
-
-PAUSE_FIRST: Final = 0.1
-PAUSE_LARGEST: Final = 5.0
+PAUSE: Final = 0.1
+"""Seconds before a daemon is started after the first of these, twice that after the second, and so on."""
 
 GRACE: Final = 10.0
 """Seconds for a daemon to end when its mount has gone, before it is killed."""
@@ -89,8 +84,8 @@ class Supervisor:
         self._mountpoint = ""
         self._log: str | None = None  # None: stderr
         self._gone: float | None = None  # when it was seen that the mount has gone
-        self._deaths: deque[float] = deque(maxlen=DEATHS)
-        self._pause = PAUSE_FIRST
+        self._served = False  # a daemon has
+        self._deaths = 0  # in a row
         self._told = False  # to end
         self._signals: list[int] = []  # that have come, and were not passed on yet
 
@@ -110,6 +105,7 @@ class Supervisor:
             if wake in found:
                 os.read(wake, 64)
             self._pass_on()
+            self._lingering = [pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG) == (0, 0)]
             for child in (self._daemon, self._next):
                 if child is not None and child.link.fileno() in found:
                     self._hear(child)
@@ -150,6 +146,7 @@ class Supervisor:
                 self._mount(message)
             case "serving":
                 child.serves(message["canary"])
+                self._served = True
                 if child is self._next:
                     self._switched(child)
             case "well":
@@ -211,20 +208,18 @@ class Supervisor:
         self._go_back("the daemon has died meanwhile")
         last = self._daemon
         code = self._bury(last)
-        if not last.serving or code == 0 or self._told or self._has_gone():
+        if not self._served or code == 0 or self._told or self._has_gone():
             if self._told or self._device < 0:
-                return max(code, 0) if last.serving else code
+                return max(code, 0) if self._served else code
             return int(code != 0)
-        now = time.monotonic()
-        self._deaths.append(now)
-        if len(self._deaths) == DEATHS and now - self._deaths[0] < WITHIN:
-            self._say(f"{DEATHS} daemons died within {now - self._deaths[0]:.0f} s: the mount is given up")
+        self._deaths = 0 if last.sound else self._deaths + 1
+        if self._deaths == DEATHS:
+            self._say(f"{DEATHS} daemons in a row have died at once: the mount is given up")
             os.close(self._device)
             detach(self._mountpoint)
             return 1
-        self._pause = min(self._pause * 2, PAUSE_LARGEST) if now - last.began < AT_ONCE else PAUSE_FIRST
-        if now - last.began < AT_ONCE:
-            time.sleep(self._pause)
+        if self._deaths:
+            time.sleep(PAUSE * 2 ** (self._deaths - 1))
         self._say(f"the daemon (pid {last.pid}) has died ({_words(code)}): starting the next one")
         self._daemon = self._start()
         self._daemon.is_to_answer()
@@ -234,7 +229,6 @@ class Supervisor:
         code = child.bury()
         if code is None:
             self._lingering.append(child.pid)
-        self._lingering = [pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG) == (0, 0)]
         return -signal.SIGKILL if code is None else code
 
     def _start(self, *more: str) -> Child:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -97,18 +98,39 @@ def test_names_are_those_that_were_there(nginx: Nginx, docroot: Path, mounts: Mo
     end(mount)
 
 
-def test_it_ends_with_the_mount_and_after_too_many_deaths(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
-    made(docroot, "blob", 100)
-    mount = mounts(nginx.url + "/blob")
-    last = daemon(mount)
-    for _ in range(4):
-        os.kill(last, signal.SIGKILL)
-        last = next_daemon(mount, last)
-    os.kill(last, signal.SIGKILL)
+def started(mount: Mount, last: int) -> int | None:
+    """Return the daemon that is started after the last one, as soon as there is one; None when the mount has gone."""
     deadline = time.monotonic() + real.PATIENCE
     while mountinfo.mount_at(str(mount.at)) is not None:
+        with contextlib.suppress(ValueError, OSError):
+            supervisor = mount.supervisor
+            for pid in map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()):
+                if pid != last and real.alive(pid):
+                    return pid
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
+    return None
+
+
+def test_one_that_is_killed_while_it_starts_is_followed_by_another(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+    source = made(docroot, "blob", 3 * BLOCK)
+    mount = mounts(nginx.url + "/blob")
+    first = daemon(mount)
+    os.kill(first, signal.SIGKILL)
+    second = started(mount, first)
+    assert second is not None
+    os.kill(second, signal.SIGKILL)
+    assert on_mount(under.direct_read, mount.path("blob"), BLOCK, 4096) == source.read_bytes()[BLOCK : BLOCK + 4096]
+    end(mount)
+
+
+def test_daemons_in_a_row_that_die_at_once_end_the_mount(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+    made(docroot, "blob", 100)
+    mount = mounts(nginx.url + "/blob")
+    last: int | None = daemon(mount)
+    while last is not None:
+        os.kill(last, signal.SIGKILL)
+        last = started(mount, last)
 
 
 def test_without_it_nobody_supervises(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
