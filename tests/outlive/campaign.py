@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import random
 import signal
@@ -46,11 +47,11 @@ class Outcome:
     began: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
-    def take(self, seen: dict[str, Seen], *, tolerated: frozenset[int] = frozenset()) -> None:
-        """Take in what loads saw. `tolerated` are errnos that they were to see."""
+    def take(self, seen: dict[str, Seen], dead: float = math.inf, then: frozenset[int] = frozenset()) -> None:
+        """Take in what loads saw: no errors at all, or, once the mount was `dead` (monotonic), only these errnos."""
         for name, load in seen.items():
             self.seen[name] = load
-            if load.numbers - tolerated:
+            if load.errors and (load.first_error < dead or load.numbers - then):
                 self.wrong.append(f"{name}: {load.errors} errors: {'; '.join(load.failed[:5])}")
             self.wrong += [f"{name}: {what}" for what in load.wrong]
 
@@ -115,17 +116,6 @@ WAYS: Final[dict[str, list[Way]]] = {
 """How daemons end, in turn."""
 
 
-def options(*, passthrough: bool = True) -> list[str]:
-    """Return the options of a mount that outlives its daemons."""
-    takeover = ["--takeover"] if "--takeover" in lazyfs("mount", "--help").stdout else []
-    return takeover + ([] if passthrough else ["--no-passthrough"])
-
-
-def can_upgrade() -> bool:
-    """Say whether there is such a command."""
-    return " upgrade " in lazyfs("--help").stdout
-
-
 @dataclass(frozen=True)
 class Plan:
     """What is done to daemons, in turn: one end `every` so many seconds at the most, for `seconds`, or `times`."""
@@ -145,7 +135,7 @@ def outlive(scene: Scene, plan: Plan) -> Outcome:
     """Have daemons end under load."""
     outcome, dice = Outcome(), random.Random(0)
     with made(scene, passthrough=plan.passthrough) as stage:
-        supervisor = keeping.supervisor(stage.mount)
+        supervisor = stage.mount.supervisor
         stage.begin(images=True)
         outcome.began = time.monotonic()
         last = keeping.daemon(stage.mount)
@@ -211,7 +201,7 @@ def made(scene: Scene, store: Path | None = None, *, passthrough: bool = True) -
     at.mkdir(exist_ok=True)
     mounts.store = store or mounts.store
     try:
-        stage = Stage(scene, mounts, options(passthrough=passthrough), at)
+        stage = Stage(scene, mounts, [] if passthrough else ["--no-passthrough"], at)
         stage.warm()
         yield stage
     finally:
@@ -219,15 +209,14 @@ def made(scene: Scene, store: Path | None = None, *, passthrough: bool = True) -
 
 
 def clear(directory: Path) -> None:
-    """End and unmount whatever there is below a directory, the supervisors first."""
-    keeping.kill(keeping.supervisors(directory))
+    """End and unmount whatever there is below a directory."""
     Leftovers.below(directory).remove()
     reap()
 
 
 def end(scene: Scene, stage: Stage, outcome: Outcome) -> None:
     """Unmount, and see that nothing is left."""
-    pids = [keeping.daemon(stage.mount), keeping.supervisor(stage.mount)]
+    pids = [keeping.daemon(stage.mount), stage.mount.supervisor]
     done = lazyfs("umount", stage.mount.at)
     if done.returncode:
         outcome.wrong.append(f"it could not be unmounted: {done.stderr.strip()}")
@@ -241,8 +230,6 @@ def left(directory: Path, store: Path) -> list[str]:
     wrong = []
     if found := Leftovers.settled(directory):
         wrong.append(f"left: {found}")
-    if pids := keeping.supervisors(directory):
-        wrong.append(f"left: the supervisors {pids}")
     if sockets := running.sockets(store):
         wrong.append(f"left: {', '.join(map(str, sockets))}")
     if trash := os.listdir(store / "trash"):

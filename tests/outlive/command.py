@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from tests.outlive import ending
-from tests.outlive.campaign import WAYS, Outcome, Plan, can_upgrade, outlive
+from tests.outlive.campaign import WAYS, Outcome, Plan, outlive
 from tests.outlive.scene import serving
 
 
@@ -24,10 +24,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lazyfs-outlive-", dir=options.directory) as name:
         with serving(Path(name) / "scene", options.scale) as scene:
             if options.how in WAYS:
-                ways = [way for way in WAYS[options.how] if way.__name__ != "upgrade" or can_upgrade()]
-                if not ways:
-                    sys.exit("this lazyfs has no upgrade")
-                plan = Plan(ways, options.every, options.seconds, passthrough=options.passthrough)
+                plan = Plan(WAYS[options.how], options.every, options.seconds, passthrough=options.passthrough)
                 outcome = outlive(scene, plan)
             else:
                 outcome = ending.WAYS[options.how](scene)

@@ -53,27 +53,6 @@ def next_daemon(mount: Mount, last: int, patience: float) -> int:
     raise TimeoutError(f"no daemon but {last} has answered for {patience:g} s")
 
 
-def supervisor(mount: Mount) -> int:
-    """Return the process id of the parent of the daemon that answers. *Raises*: LookupError, when that is none."""
-    for line in Path(f"/proc/{daemon(mount)}/status").read_text().splitlines():
-        if line.startswith("PPid:"):
-            pid = int(line.split()[1])
-            if b"supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
-    raise LookupError(f"nobody supervises the daemon of {mount.at}")
-
-
-def supervisors(below: Path) -> list[int]:
-    """Return the supervisors of mounts below a directory."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-            if words[0] == b"lazyfs-supervisor" and words[-1].startswith(os.fsencode(below) + b"/"):
-                found.append(int(process.name))
-    return found
-
-
 def freeze(pids: list[int]) -> None:
     """Stop processes."""
     _signal(pids, signal.SIGSTOP)

@@ -54,6 +54,7 @@ class Seen:
     size: int = 0
     pauses: list[tuple[float, float, str]] = field(default_factory=list)
     errors: int = 0
+    first_error: float = 0.0  # when it came, monotonic
     failed: list[str] = field(default_factory=list)  # the first of these errors
     numbers: set[int] = field(default_factory=set)  # their errnos
     wrong: list[str] = field(default_factory=list)
@@ -77,6 +78,7 @@ class Meter:
         try:
             return call(*args, **kwargs)
         except OSError as exc:
+            self.seen.first_error = self.seen.first_error or time.monotonic()
             self.seen.errors += 1
             self.seen.numbers.add(exc.errno or -1)
             if len(self.seen.failed) < SHOWN:
