@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import os
 import random
 import signal
-import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +18,7 @@ from lazyfs.store import running
 from tests.mounts import Leftovers, Mounts, lazyfs, reap, wait_for_end
 from tests.outlive import keeping
 from tests.outlive.keeping import Vitals
-from tests.outlive.loads import Seen
+from tests.outlive.outcome import Outcome
 from tests.outlive.scene import Scene, Stage
 from tests.processes.holding import files_of
 
@@ -34,66 +32,16 @@ Way = Callable[[Stage], None]
 """Has the daemon end."""
 
 
-@dataclass
-class Outcome:
-    """What a run did, and what was wrong. *Units*: seconds; `taken` is from a death to the next daemon's answer."""
-
-    taken: list[float] = field(default_factory=list)
-    seen: dict[str, Seen] = field(default_factory=dict)
-    past: int = 0  # opens that went past the daemons that were asked just before their end
-    before: Vitals | None = None
-    after: Vitals | None = None
-    rest: Vitals | None = None  # when nothing was in use any more
-    began: float = 0.0
-    wrong: list[str] = field(default_factory=list)
-
-    def take(self, seen: dict[str, Seen], dead: float = math.inf, then: frozenset[int] = frozenset()) -> None:
-        """Take in what loads saw: no errors at all, or, once the mount was `dead` (monotonic), only these errnos."""
-        for name, load in seen.items():
-            self.seen[name] = load
-            if load.errors and (load.first_error < dead or load.numbers - then):
-                self.wrong.append(f"{name}: {load.errors} errors: {'; '.join(load.failed[:5])}")
-            self.wrong += [f"{name}: {what}" for what in load.wrong]
-
-    def pauses(self, most: float) -> tuple[list[str], list[str]]:
-        """Return what took longer than it may, and what did so while the machine itself was late by as much."""
-        judged, late = list[str](), list[str]()
-        for name, load in self.seen.items():
-            for began, took, what in load.pauses if name != "idle" else ():
-                if took > most:
-                    shown = f"{name}: {took:.2f} s, {began - self.began:.1f} s after the begin, to {what}"
-                    (judged if took - self._late(began, began + took) > most else late).append(shown)
-        return judged, late
-
-    def _late(self, start: float, stop: float) -> float:
-        """Return how much of some time a process was not let run that had nothing to do."""
-        idle = self.seen.get("idle", Seen()).pauses
-        return sum(max(0.0, min(stop, began + took) - max(start, began)) for began, took, _ in idle)
-
-    def lines(self) -> list[str]:
-        """Say what was measured."""
-        found = []
-        for name, load in self.seen.items():
-            at, took, what = load.longest
-            where = f", {at - self.began:.1f} s after the begin: {what}" if took else ""
-            found.append(
-                f"  {name}: {load.calls} calls, {load.size >> 20} MiB compared, {load.errors} errors; "
-                f"longest {took:.3f} s{where}"
-            )
-        if self.taken:
-            found.append(
-                f"  {len(self.taken)} takeovers: median {statistics.median(self.taken):.2f} s, "
-                f"longest {max(self.taken):.2f} s; {self.past} opens past the daemons"
-            )
-        for name in ("before", "after", "rest"):
-            if (vitals := getattr(self, name)) is not None:
-                found.append(f"  the supervisor, {name}: {vitals}")
-        return found
-
-
 def kill(stage: Stage) -> None:
     """Kill the daemon."""
     os.kill(keeping.daemon(stage.mount), signal.SIGKILL)
+
+
+def kill_twice(stage: Stage) -> None:
+    """Kill the daemon, and the next one while it starts."""
+    supervisor, last = stage.mount.supervisor, keeping.daemon(stage.mount)
+    os.kill(last, signal.SIGKILL)
+    os.kill(keeping.next_child(supervisor, last, PATIENCE), signal.SIGKILL)
 
 
 def stop(stage: Stage) -> None:
@@ -111,7 +59,7 @@ WAYS: Final[dict[str, list[Way]]] = {
     "kill": [kill],
     "stop": [stop],
     "upgrade": [upgrade],
-    "mixed": [kill, kill, stop, kill, upgrade],
+    "mixed": [kill, kill_twice, stop, kill, upgrade],
 }
 """How daemons end, in turn."""
 
@@ -136,8 +84,8 @@ def outlive(scene: Scene, plan: Plan) -> Outcome:
     outcome, dice = Outcome(), random.Random(0)
     with made(scene, passthrough=plan.passthrough) as stage:
         supervisor = stage.mount.supervisor
-        stage.begin(images=True)
-        outcome.began = time.monotonic()
+        stage.begin()
+        outcome.began, starved = time.monotonic(), keeping.starved()
         last = keeping.daemon(stage.mount)
         for number in itertools.count():
             due = max(outcome.began + (number + 1) * plan.every, time.monotonic())
@@ -152,6 +100,7 @@ def outlive(scene: Scene, plan: Plan) -> Outcome:
             if outcome.before is None:  # the first one has it load what it needs
                 outcome.before = Vitals.of(supervisor)
         outcome.after = Vitals.of(supervisor) if Path(f"/proc/{supervisor}").exists() else None
+        outcome.starved = (keeping.starved() - starved) / (time.monotonic() - outcome.began)
         seen, wrong = stage.end()
         outcome.take(seen)
         outcome.wrong += wrong + stage.unmount_images(lazy=False)

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 from tests.outlive import ending
-from tests.outlive.campaign import WAYS, Outcome, Plan, outlive
+from tests.outlive.campaign import WAYS, Plan, outlive
+from tests.outlive.outcome import Outcome
 from tests.outlive.scene import serving
 
 

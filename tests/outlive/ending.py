@@ -15,7 +15,8 @@ from tests import under
 from tests.faults.disks import MIB, Disk
 from tests.mounts import on_mount, run
 from tests.outlive import keeping
-from tests.outlive.campaign import Outcome, end, made
+from tests.outlive.campaign import end, made
+from tests.outlive.outcome import Outcome
 from tests.outlive.scene import Scene, Stage
 
 A_WHILE: Final = 1.0
@@ -70,7 +71,7 @@ def power(scene: Scene) -> Outcome:
 
 
 def _begin(stage: Stage, outcome: Outcome) -> None:
-    stage.begin(images=True)
+    stage.begin()
     outcome.began = time.monotonic()
     time.sleep(A_WHILE)
 

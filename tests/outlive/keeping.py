@@ -17,7 +17,7 @@ from typing import Any, Final
 from lazyfs import control, mountinfo
 from lazyfs.cli import mounting
 from lazyfs.journal import Legacy, read
-from tests.mounts import Mount, wait_for_end
+from tests.mounts import Mount, alive, wait_for_end
 
 ASK_AGAIN: Final = 0.01
 """Seconds between two attempts to reach the next daemon."""
@@ -51,6 +51,22 @@ def next_daemon(mount: Mount, last: int, patience: float) -> int:
                 return pid
         time.sleep(ASK_AGAIN)
     raise TimeoutError(f"no daemon but {last} has answered for {patience:g} s")
+
+
+def next_child(supervisor: int, last: int, patience: float) -> int:
+    """Wait for the process that is to be the next daemon; it does not answer yet. *Raises*: TimeoutError."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        for pid in children(supervisor):
+            if pid != last and alive(pid):
+                return pid
+        time.sleep(ASK_AGAIN)
+    raise TimeoutError(f"no daemon but {last} was started for {patience:g} s")
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def freeze(pids: list[int]) -> None:
@@ -88,13 +104,12 @@ class Vitals:
     def of(cls, pid: int) -> Vitals:
         """Look at a supervisor."""
         words = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         journal, legacy = _journal(pid)
         return cls(
             descriptors=len(os.listdir(f"/proc/{pid}/fd")),
             threads=int(words["Threads"]),
-            children=len(children),
-            zombies=sum(_is_zombie(child) for child in children),
+            children=len(children(pid)),
+            zombies=sum(not alive(child) for child in children(pid)),
             resident=int(words["VmRSS"].split()[0]) * 1024,
             journal=journal,
             opened=sum(there.times for there in legacy.opened.values()),
@@ -133,12 +148,6 @@ def _journal(pid: int) -> tuple[int, Legacy]:
     return 0, Legacy()
 
 
-def _is_zombie(pid: str) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return False
-
-
 def waiting(mount: Mount) -> int | None:
     """Return how many requests the kernel has under way, None when that is not shown here. *Source*: fusectl."""
     mounted = mountinfo.mount_at(str(mount.at))
@@ -146,3 +155,13 @@ def waiting(mount: Mount) -> int | None:
         assert mounted is not None
         return int(Path(f"/sys/fs/fuse/connections/{mounted.minor}/waiting").read_text())
     return None
+
+
+def starved() -> float:
+    """Return for how many seconds so far some process has waited for a processor, 0 where the kernel does not count.
+
+    *Source*: Linux, Documentation/accounting/psi.rst.
+    """
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/pressure/cpu").read_text().partition("total=")[2].split()[0]) / 1e6
+    return 0.0

@@ -5,7 +5,7 @@ blobs/partial    half of it in the store at first
 blobs/cold       never all in the store, which may hold only BOUND of all
 digest           with a digest, which no index gives
 images/ext4      all of it in the store, pinned; mounted by loop, and the lower layer of an overlay that is written
-images/erofs     mounted from the file itself, and by loop
+images/erofs     mounted by loop; without passthrough from the file itself, too
 tree/            hundreds of files of up to 40 KB
 """
 
@@ -120,30 +120,24 @@ class Stage:
         for word in ("fetch", "pin"):
             done = lazyfs(word, *map(self.mount.path, ("blobs/complete", "images/ext4")), timeout=PATIENCE)
             assert done.returncode == 0, done.stderr
-        on_mount(
-            under.pass_through,
-            self.mount.path("blobs/partial"),
-            Path(self._scene.source("blobs/partial")).stat().st_size // 2,
-        )
+        half = Path(self._scene.source("blobs/partial")).stat().st_size // 2
+        on_mount(under.pass_through, self.mount.path("blobs/partial"), half)
 
-    def begin(self, *, images: bool) -> None:
-        """Start all loads, those on images if they are to be mounted."""
+    def begin(self) -> None:
+        """Start all loads."""
         path, source = self.mount.path, self._scene.source
-        blobs = ("blobs/complete", "blobs/partial", "digest")
+        blobs = ["blobs/complete", "blobs/partial", "digest"]
         self._start("sequential", "sequential", path("blobs/cold"), source("blobs/cold"))
         self._start("sequential, with a digest", "sequential", path("digest"), source("digest"))
         for how in ("buffered", "direct", "mapped"):
             for name in ("blobs/complete", "blobs/partial"):
                 self._start(f"{how}, {name.removeprefix('blobs/')}", "at_random", path(name), source(name), how)
         self._start("ls -lR", "looking", path("tree"), source("tree"))
-        small = [
-            (path(name), source(name))
-            for name in (str(file.relative_to(self._scene.docroot)) for file in self._scene.docroot.glob("tree/*/*/*"))
-        ]
-        self._start("open and close", "opening", small + 20 * [(path(name), source(name)) for name in blobs])
+        docroot = self._scene.docroot
+        small = [str(file.relative_to(docroot)) for file in docroot.glob("tree/*/*/*")]
+        self._start("open and close", "opening", [(path(name), source(name)) for name in small + 20 * blobs])
         self._start("idle", "idling")
-        if images:
-            self._mount_images()
+        self._mount_images()
         for task in self._loads.values():
             task.wait_until_open()
 
