@@ -18,7 +18,7 @@ from lazyfs.store import running
 from tests.mounts import Leftovers, Mounts, lazyfs, reap, wait_for_end
 from tests.outlive import keeping
 from tests.outlive.keeping import Vitals
-from tests.outlive.outcome import Outcome
+from tests.outlive.outcome import Outcome, Takeover
 from tests.outlive.scene import Scene, Stage
 from tests.processes.holding import files_of
 
@@ -95,7 +95,7 @@ def outlive(scene: Scene, plan: Plan) -> Outcome:
             try:
                 last = _end_one(stage, plan.ways[number % len(plan.ways)], last, outcome)
             except (TimeoutError, LazyfsError, AssertionError, ProcessLookupError) as exc:
-                outcome.wrong.append(f"after {len(outcome.taken)} takeovers: {exc}")
+                outcome.wrong.append(f"after {len(outcome.takeovers)} takeovers: {exc}")
                 break
             if outcome.before is None:  # the first one has it load what it needs
                 outcome.before = Vitals.of(supervisor)
@@ -121,7 +121,7 @@ def _end_one(stage: Stage, way: Way, last: int, outcome: Outcome) -> int:
     began = time.monotonic()
     way(stage)
     found = keeping.next_daemon(stage.mount, last, PATIENCE)
-    outcome.taken.append(time.monotonic() - began)
+    outcome.takeovers.append(Takeover(began, time.monotonic() - began, keeping.waited(found)))
     return found
 
 

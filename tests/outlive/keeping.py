@@ -165,3 +165,10 @@ def starved() -> float:
     with contextlib.suppress(OSError):
         return int(Path("/proc/pressure/cpu").read_text().partition("total=")[2].split()[0]) / 1e6
     return 0.0
+
+
+def waited(pid: int) -> float:
+    """Return for how many seconds a process could have run so far, and did not. *Source*: proc(5), schedstat."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    return 0.0

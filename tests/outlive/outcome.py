@@ -10,11 +10,20 @@ from tests.outlive.keeping import Vitals
 from tests.outlive.loads import Seen
 
 
+@dataclass(frozen=True)
+class Takeover:
+    """From a death, at `began` (monotonic), to the next daemon's answer; so long it `waited` for a processor."""
+
+    began: float
+    seconds: float
+    waited: float
+
+
 @dataclass
 class Outcome:
-    """What a run did, and what was wrong. *Units*: seconds; `taken` is from a death to the next daemon's answer."""
+    """What a run did, and what was wrong. *Units*: seconds."""
 
-    taken: list[float] = field(default_factory=list)
+    takeovers: list[Takeover] = field(default_factory=list)
     seen: dict[str, Seen] = field(default_factory=dict)
     past: int = 0  # opens that went past the daemons that were asked just before their end
     before: Vitals | None = None
@@ -33,19 +42,24 @@ class Outcome:
             self.wrong += [f"{name}: {what}" for what in load.wrong]
 
     def pauses(self, most: float) -> tuple[list[str], list[str]]:
-        """Return what took longer than it may, and what did so while the machine itself was late by as much."""
+        """Return who waited longer than one may, and who did so since the machine was late itself, and was not."""
         judged, late = list[str](), list[str]()
         for name, load in self.seen.items():
-            for began, took, what in load.pauses if name != "idle" else ():
-                if took > most:
-                    shown = f"{name}: {took:.2f} s, {began - self.began:.1f} s after the begin, to {what}"
-                    (judged if took - self._late(began, began + took) > most else late).append(shown)
+            long = [pause for pause in load.pauses if pause[1] > most and name != "idle"]
+            ours = [pause for pause in long if pause[1] - self._late(pause[0], pause[0] + pause[1]) > most]
+            for found, shown in ((ours, judged), ([pause for pause in long if pause not in ours], late)):
+                if found:
+                    began, took, what = max(found, key=lambda pause: pause[1])
+                    times = f"{len(found)} pauses over {most:g} s, the longest of {took:.2f} s"
+                    shown.append(f"{name}: {times}, {began - self.began:.1f} s after the begin, to {what}")
         return judged, late
 
     def _late(self, start: float, stop: float) -> float:
-        """Return how much of some time a process was not let run that had nothing to do."""
+        """Return how much of some time a process was not let run that had nothing to do, or the daemon that started."""
         idle = self.seen.get("idle", Seen()).pauses
-        return sum(max(0.0, min(stop, began + took) - max(start, began)) for began, took, _ in idle)
+        late = sum(max(0.0, min(stop, began + took) - max(start, began)) for began, took, _ in idle)
+        over = [takeover for takeover in self.takeovers if start < takeover.began + takeover.seconds]
+        return late + sum(takeover.waited for takeover in over if takeover.began < stop)
 
     def lines(self) -> list[str]:
         """Say what was measured."""
@@ -57,11 +71,13 @@ class Outcome:
                 f"  {name}: {load.calls} calls, {load.size >> 20} MiB compared, {load.errors} errors; "
                 f"longest {took:.3f} s{where}"
             )
-        if self.taken:
-            found.append(
-                f"  {len(self.taken)} takeovers: median {statistics.median(self.taken):.2f} s, "
-                f"longest {max(self.taken):.2f} s; {self.past} opens past the daemons"
-            )
+        if self.takeovers:
+            taken, waited = ([getattr(one, name) for one in self.takeovers] for name in ("seconds", "waited"))
+            found += [
+                f"  {len(taken)} takeovers: median {statistics.median(taken):.2f} s, longest {max(taken):.2f} s",
+                f"  of that the daemon waited for a processor: {statistics.median(waited):.2f} s, {max(waited):.2f} s",
+                f"  {self.past} opens went past the daemons",
+            ]
         for name in ("before", "after", "rest"):
             if (vitals := getattr(self, name)) is not None:
                 found.append(f"  the supervisor, {name}: {vitals}")

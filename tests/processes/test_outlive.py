@@ -23,7 +23,7 @@ def test_daemons_that_are_killed_and_upgraded_under_load(tmp_path: Path) -> None
     with serving(tmp_path / "scene", SCALE) as scene:
         outcome = outlive(scene, Plan([*WAYS["kill"] * 6, *WAYS["upgrade"]], every=1.0, times=7))
     assert not outcome.wrong
-    assert len(outcome.taken) == 7
+    assert len(outcome.takeovers) == 7
     assert outcome.past
 
 
