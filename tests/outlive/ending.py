@@ -22,11 +22,8 @@ from tests.outlive.scene import Scene, Stage
 A_WHILE: Final = 1.0
 """Seconds of load on either side of an end."""
 
-DEAD: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
-"""What a mount says that nobody serves any more."""
-
-UPON_DEAD: Final = DEAD | {errno.EIO, errno.EUCLEAN}
-"""What images say that lie on one."""
+DEAD: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.EUCLEAN})
+"""What a mount says that nobody serves any more, and images that lie on it."""
 
 
 def parent(scene: Scene) -> Outcome:
@@ -82,7 +79,7 @@ def _kill(stage: Stage, pids: list[int], outcome: Outcome) -> None:
     keeping.kill(pids)
     time.sleep(A_WHILE)
     seen, wrong = stage.end()
-    outcome.take(seen, dead, UPON_DEAD)
+    outcome.take(seen, dead, DEAD)
     # What ends a load altogether, SIGBUS or a failing mount, is no fault of this one's; but end it must.
     outcome.wrong += [what for what in wrong if "does not end" in what]
     unaware = [name for name, load in seen.items() if not load.errors and name != "idle" and "complete" not in name]
