@@ -27,10 +27,11 @@ import sys
 import threading
 from typing import Final, NoReturn
 
-from lazyfs import link, mountinfo, urls
+from lazyfs import link, mountinfo, privileges, urls
 from lazyfs.errors import LazyfsError
 from lazyfs.order import READY, Mount, pack, report, unpack
 from lazyfs.origin import early
+from lazyfs.privileges import Capability, Rights
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +45,13 @@ _begun: list[socket.socket] = []
 """Of a daemon that has no order yet, the socket to it."""
 
 
-def begin(*, supervise: bool) -> None:
+def begin() -> None:
     """Start a daemon that waits for its order; it ends with this process, if there is none."""
     ours, theirs = socket.socketpair()
     between = os.fork()
     if between == 0:
         ours.close()
-        _become_daemon(theirs.detach(), supervise=supervise)
+        _become_daemon(theirs.detach())
     theirs.close()
     with contextlib.suppress(ChildProcessError):  # whoever ignores SIGCHLD has nobody to wait for
         os.waitpid(between, 0)
@@ -68,19 +69,17 @@ def _dismiss() -> None:
 
 
 def run_in_foreground(mount: Mount) -> None:
-    """Serve a mount until it is gone, or supervise who does. *Raises*: LazyfsError; SystemExit."""
+    """Serve a mount until it is gone, in a child that is supervised. *Raises*: LazyfsError; SystemExit."""
     _dismiss()
-    theirs = None
-    if mount.settings.takeover:
-        ours, theirs = link.pair()
-        daemon = os.fork()
-        if daemon:
-            theirs.close()
-            if status := _supervise(ours, daemon):
-                sys.exit(status)
-            return
-        ours.close()
-        os.setpgid(0, 0)  # Ctrl-C is for the supervisor, who passes it on
+    ours, theirs = link.pair()
+    daemon = os.fork()
+    if daemon:
+        theirs.close()
+        if status := _supervise(ours, daemon):
+            sys.exit(status)
+        return
+    ours.close()
+    os.setpgid(0, 0)  # Ctrl-C is for the supervisor, who passes it on
     from lazyfs.logs import log_to
     from lazyfs.mount import run_to_end
     from lazyfs.supervised import Supervised
@@ -95,7 +94,7 @@ def run_in_background(mount: Mount) -> None:
     *Source*: daemon(7), "SysV Daemons", as far as it still applies.
     """
     if not _begun:
-        begin(supervise=mount.settings.takeover)
+        begin()
     ours = _begun.pop()
     with ours, ours.makefile("rb") as lines:
         try:
@@ -117,21 +116,19 @@ def run_in_background(mount: Mount) -> None:
         raise LazyfsError(line or f"the daemon ended before {mount.mountpoint} was mounted; see {log_file}")
 
 
-def _become_daemon(caller: int, *, supervise: bool) -> NoReturn:
+def _become_daemon(caller: int) -> NoReturn:
     os.setsid()
     if os.fork() != 0:
         os._exit(0)
     gc.disable()  # until all is loaded: `tuning.spare_what_stays`
     caller = _keep_only(caller)
-    theirs = None
-    if supervise:
-        ours, theirs = link.pair()
-        daemon = os.fork()
-        if daemon:
-            os.close(caller)
-            theirs.close()
-            os._exit(_supervise(ours, daemon))
-        ours.close()
+    ours, theirs = link.pair()
+    daemon = os.fork()
+    if daemon:
+        os.close(caller)
+        theirs.close()
+        os._exit(_supervise(ours, daemon))
+    ours.close()
     try:
         order = _Order(caller)
         from lazyfs.mount import run_to_end
@@ -156,14 +153,17 @@ def _supervise(end: socket.socket, daemon: int) -> int:
     return Supervisor(end, daemon).run()
 
 
-def _take_over(end: int, device: int, journal: int) -> NoReturn:
-    """Serve a mount that another daemon has served."""
+def _take_over(rights: Rights, end: int, device: int, journal: int) -> NoReturn:
+    """Serve a mount that another daemon has served; only these rights are its supervisor's words."""
     gc.disable()
     try:
-        from lazyfs.mount import run_to_end
         from lazyfs.supervised import Supervised
 
-        supervised = Supervised.taking_over(socket.socket(fileno=end), device, journal)
+        supervised = Supervised(socket.socket(fileno=end))
+        privileges.take_on(rights)
+        from lazyfs.mount import run_to_end
+
+        supervised.inherit(device, journal)
         run_to_end(unpack(supervised.legacy.order), supervised)
         _end(0)
     except BaseException:
@@ -210,7 +210,9 @@ class _Order:
 def _connect_early(mount: Mount) -> None:
     """Begin to connect to whom we are likely to ask first. That nothing needs to be asked is known only later."""
     client = mount.settings.client
-    if not client.offline and client.transport.proxy is None and mount.sources[0].remote:
+    of_us = mount.settings.user is None  # who is to become somebody else has one thread until then (privileges.py)
+    if of_us and not client.offline and client.transport.proxy is None and mount.sources[0].remote:
+        privileges.confine(Capability.NONE)
         _, host, port = urls.origin_of(mount.sources[0].place)
         early.begin(host, port)
 
@@ -226,4 +228,4 @@ def _keep_only(caller: int) -> int:
 
 
 if __name__ == "__main__":
-    _take_over(*map(int, sys.argv[1:4]))
+    _take_over(Rights(sys.argv[1] or None, Capability(int(sys.argv[2]))), *map(int, sys.argv[3:6]))

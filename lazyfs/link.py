@@ -1,12 +1,17 @@
 """The link between a mount's supervisor and its daemon: messages of a few words, and descriptors.
 
-    daemon ── {"op": "mount", "mountpoint", "source", "options", "log"} ──▶ supervisor
-           ◀── {}, with FUSE's descriptor and a journal, or {"error": "words"}
+    daemon ── {"op": "charge", "mountpoint", "source", "options", "user", "keep", "own"}, once, before all else
+           ── {"op": "mount", "log", "outlives"} ──▶ supervisor
+           ◀── {}, with FUSE's descriptor, and with a journal if the mount outlives the daemon; or {"error": "words"}
+           ── {"op": "tune"}
+           ── {"op": "backing"}, with a file for the kernel to read ──▶ {"id"} or {"errno"}
+           ── {"op": "no backing", "id"}
            ── {"op": "serving", "canary"}, a thread's id
            ── {"op": "journal"}, with a new one
            ◀── {"op": "well?"}
            ── {"op": "well"}
-           ── {"op": "ending"}
+           ── {"op": "ending"}: have the mount detached
+           ── {"op": "detach"} ──▶ {"detached"}, when it is
 
 *Source*: unix(7), SOCK_SEQPACKET and SCM_RIGHTS.
 """

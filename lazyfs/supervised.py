@@ -1,12 +1,14 @@
-"""The daemon's end of the link to its supervisor: who mounts for it, and asks whether it is well."""
+"""The daemon's end of the link to its supervisor: who does for it what takes rights, and asks whether it is well."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import os
+import select
 import socket
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -14,9 +16,13 @@ import trio
 
 from lazyfs import link, native
 from lazyfs.journal import Journal, Legacy, read
+from lazyfs.privileges import Capability, Rights
 
 PATIENCE: Final = 15.0
-"""Seconds for the supervisor to mount."""
+"""Seconds for the supervisor to mount, or to unmount."""
+
+AT_ONCE: Final = 2.0
+"""Seconds for what it does at once, and what nobody reads meanwhile; it does so in a tenth of a millisecond."""
 
 
 def _canary() -> int:
@@ -28,53 +34,95 @@ def _canary() -> int:
 
 
 class Supervised:
-    """A daemon that is supervised, unless there is no `end` of a link.
+    """A daemon that is supervised, at the other end of `end`.
 
-    `device` is FUSE's descriptor; it and the journal are there once the mount is, if it shall outlive this daemon.
+    `owner` is whom the files belong to. `device` is FUSE's descriptor; the journal is there if the mount shall outlive
+    this daemon. Made before this process becomes somebody else.
     """
 
-    def __init__(self, end: socket.socket | None) -> None:
+    def __init__(self, end: socket.socket) -> None:
+        self.owner = os.getuid(), os.getgid()
         self.device: int | None = None
         self.legacy = Legacy()
         self.journal: Journal | None = None
         self.refusal: str | None = None  # why the mount does not outlive this daemon
         self._link = end
+        self._deaf = False  # an answer is late, and would be taken for that to another question
 
-    def begin(self, refusal: str | None) -> None:
-        """Say before the mount is made whether it shall outlive this daemon; if not, the supervisor ends."""
-        self.refusal = refusal
-        if refusal is not None and self.device is None and self._link is not None:
-            self._link.close()
+    def charge(self, mountpoint: str, source: str, options: Iterable[str], rights: Rights, own: Capability) -> None:
+        """Settle what the supervisor will do for this daemon and the next ones, and the rights that it keeps.
 
-    @classmethod
-    def taking_over(cls, end: socket.socket, device: int, journal: int) -> Supervised:
+        It hears that once: what a daemon says later may be somebody else's words. *Raises*: OSError.
+        """
+        words = {"mountpoint": mountpoint, "source": source, "options": sorted(options)}
+        link.send(self._link, {"op": "charge", **words, "user": rights.user, "keep": rights.keep, "own": own})
+
+    def inherit(self, device: int, journal: int) -> None:
         """Go on where another daemon has died. *Raises*: OSError."""
-        it = cls(end)
-        it._have(device, journal)
-        return it
-
-    def _have(self, device: int, journal: int) -> None:
         self.device = device
         self.legacy = read(journal)
         self.journal = Journal(journal, self.legacy, self._renew)
 
     def _renew(self, journal: int) -> None:
-        assert self._link is not None
         link.send(self._link, {"op": "journal"}, journal)
 
-    async def mount(self, mountpoint: str, source: str, options: Iterable[str], log: str) -> None:
-        """Have it mounted. *Raises*: RuntimeError with the kernel's words; OSError, when there is nobody any more."""
-        assert self._link is not None
-        words = {"op": "mount", "mountpoint": mountpoint, "source": source, "options": sorted(options), "log": log}
-        link.send(self._link, words)
+    async def mount(self, log: str) -> int:
+        """Have it mounted, and return FUSE's descriptor. *Raises*: RuntimeError with the kernel's words; OSError."""
+        link.send(self._link, {"op": "mount", "log": log, "outlives": self.refusal is None})
         with trio.fail_after(PATIENCE):
             await trio.lowlevel.wait_readable(self._link)
         answer, fds = link.receive(self._link)
         if "error" in answer:
             raise RuntimeError(answer["error"])
-        if len(fds) != 2:
+        if not fds:
             raise ConnectionError("the supervisor has gone")
-        self._have(*fds)
+        self.device, *journal = fds
+        if journal:
+            self.inherit(self.device, *journal)
+        return self.device
+
+    def tune(self) -> None:
+        """Have the kernel's limits for the mount raised (tuning.py)."""
+        with contextlib.suppress(OSError):
+            self._ask({"op": "tune"}, AT_ONCE)
+
+    def register(self, fd: int) -> int:
+        """Give the kernel a file to read from and return its id. Takes some 200 microseconds. *Raises*: OSError."""
+        answer = self._ask({"op": "backing"}, AT_ONCE, fd)
+        if "id" in answer:
+            return int(answer["id"])
+        raise OSError(answer["errno"], os.strerror(answer["errno"]))
+
+    def unregister(self, backing: int) -> None:
+        """Take a file back that nobody reads any more."""
+        with contextlib.suppress(OSError):
+            link.send(self._link, {"op": "no backing", "id": backing})
+
+    def detach(self) -> None:
+        """Have the mount detached, if it is still there, and wait for that."""
+        with contextlib.suppress(OSError):
+            self._ask({"op": "detach"}, PATIENCE)
+
+    def _ask(self, message: dict[str, Any], seconds: float, *fds: int) -> dict[str, Any]:
+        """Send a question and return the answer. Blocks. *Raises*: OSError, and ever after when it comes too late."""
+        if self._deaf:
+            raise TimeoutError("the supervisor is late")
+        link.send(self._link, message, *fds)
+        deadline = time.monotonic() + seconds
+        while self._readable(max(0.0, deadline - time.monotonic())):
+            answer, _ = link.receive(self._link)
+            if not answer:
+                raise ConnectionError("the supervisor has gone")
+            if answer.get("op") != "well?":
+                return answer
+            link.send(self._link, {"op": "well"})
+        self._deaf = True
+        raise TimeoutError("the supervisor is late")
+
+    def _readable(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._link, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def note_order(self, packed: bytes) -> None:
         """Write down what was ordered, and what the kernel has said first."""
@@ -88,10 +136,9 @@ class Supervised:
             self.journal.note("change", change=change)
 
     def ending(self) -> None:
-        """Say that this daemon was asked to end, and is to have no successor."""
-        if self._link is not None and self.journal is not None:
-            with contextlib.suppress(OSError):
-                link.send(self._link, {"op": "ending"})
+        """Say that this daemon was asked to end, and is to have no successor, and have the mount detached."""
+        with contextlib.suppress(OSError):
+            link.send(self._link, {"op": "ending"})
 
     async def answer(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Say that the mount answers, and from now on, whenever asked, that all is well.
@@ -100,17 +147,18 @@ class Supervised:
         nobody who asks any more.
         """
         task_status.started()
-        if self.journal is None or self._link is None:
+        if self.journal is None:
             return
         try:
             link.send(self._link, {"op": "serving", "canary": _canary()})
             while True:
                 await trio.lowlevel.wait_readable(self._link)
-                message, fds = link.receive(self._link)
-                for fd in fds:
-                    os.close(fd)
+                if not self._readable(0.0):  # it was answered meanwhile, by who asked something
+                    continue
+                message, _ = link.receive(self._link)
                 if not message:
                     return
-                link.send(self._link, {"op": "well"})
+                if message.get("op") == "well?":
+                    link.send(self._link, {"op": "well"})
         except OSError:
             return

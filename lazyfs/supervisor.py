@@ -1,15 +1,20 @@
-"""The process that holds a mount for its daemon, and starts the next daemon when one dies or hangs.
+"""The process that holds a mount and the rights to it for its daemon, and starts the next one when one dies or hangs.
 
 While anybody has the FUSE descriptor open, the kernel keeps the mount, and who reads from it waits. So a process that
-does next to nothing holds it: no threads, no HTTP, hardly any imports.
+does next to nothing holds it: no threads, no HTTP, hardly any imports. It also keeps the rights that the daemon, which
+reads what strangers send, has given up (privileges.py). Where to mount, and as whom the next daemon runs, it hears
+once, before the first one hears from anybody else: from then on a daemon can have it do this for that mount only.
 
-    daemon ── "mount" ──▶ mounts, and hands the descriptor over, with the journal (journal.py)
+    daemon ── "charge" ─▶ gives up what itself does not need for that
+           ── "mount" ──▶ mounts, and hands the descriptor over, with the journal (journal.py)
            ── "serving" ─▶ from now on it is asked now and then whether it is well, and answers
            ── "journal" ─▶ a shorter one takes the place of the old one
 
       dead, or no answer ── killed ── has the mount gone? ── yes ── the end
                                         └ no ── too many deaths? ── yes ── unmounted: errors rather than hanging
                                                   └ no ── a new interpreter, with descriptor and journal
+
+That is so if the mount is to outlive its daemon (takeover.py). If not, a daemon that dies takes its mount with it.
 
 A daemon that ends by itself, with status 0, was asked to: then this ends, too. One that is killed may stay on as a
 zombie, for as long as a thread of its own waits in the kernel for an answer that only the next daemon can give
@@ -34,9 +39,10 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from lazyfs import link
-from lazyfs.attach import CannotMount, attach, detach
-from lazyfs.process import show_as
+from lazyfs import link, mountinfo, privileges
+from lazyfs.attach import CannotMount, attach, close_backing, detach, open_backing
+from lazyfs.privileges import Capability, Rights
+from lazyfs.process import open_as_many_files_as_allowed, show_as
 
 ASK_EVERY: Final = 4.0
 """Seconds between two questions whether the daemon is well."""
@@ -57,9 +63,6 @@ PAUSE_LARGEST: Final = 5.0
 GRACE: Final = 10.0
 """Seconds for a daemon to end when its mount has gone, before it is killed."""
 
-SHORTLY: Final = 1.0
-"""Seconds in which a daemon ends that has hung up because it failed; one that goes on by itself does not."""
-
 LINGERS: Final = 0.3
 """Seconds for a dead daemon's threads to end; after that the next one is started beside what is left of it."""
 
@@ -78,7 +81,10 @@ class Supervisor:
         self._canary = -1
         self._lingering: list[int] = []  # daemons that are dead and not gone yet
         self._device = self._journal = -1  # FUSE's descriptor; both only when it is mounted
+        self._charge: dict[str, Any] | None = None
+        self._rights = Rights()
         self._mountpoint = self._log = ""
+        self._mounted: mountinfo.Mounted | None = None
         self._serving = False
         self._began = time.monotonic()
         self._asked: float | None = None  # when the question was put that is not answered yet
@@ -93,6 +99,7 @@ class Supervisor:
         """Hold the mount until it has gone, and return the exit status."""
         wake, written = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(written)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may have it ignored: then none is waited for
         for number in _SIGNALS:
             signal.signal(number, self._tell)
         while True:
@@ -102,8 +109,6 @@ class Supervisor:
                 if fd >= 0:
                     poll.register(fd, select.POLLIN)
             found = {fd for fd, _ in poll.poll(ASK_EVERY * 1000)}
-            if self._hung_up and self._device < 0 and not _ready(self._ended, select.POLLIN, SHORTLY):
-                return 0  # it goes on alone
             if wake in found:
                 os.read(wake, 64)
             if self._link.fileno() in found:
@@ -128,8 +133,17 @@ class Supervisor:
         except OSError:
             message, fds = {}, []
         match message.get("op"):
-            case "mount":
-                self._mount(message)
+            case "charge" if self._charge is None:
+                self._take_on(message)
+            case "mount" if self._charge is not None and self._device < 0:
+                self._mount(message["log"], outlives=message["outlives"])
+            case "tune":
+                self._tune()
+            case "backing":
+                self._send(self._registered(fds[0]))
+            case "no backing":
+                with contextlib.suppress(OSError):
+                    close_backing(self._device, message["id"])
             case "serving":
                 self._serving, self._asked = True, None
                 with contextlib.suppress(ProcessLookupError):  # else the other descriptor tells
@@ -138,6 +152,10 @@ class Supervisor:
                 self._asked = None
             case "ending":
                 self._told = True
+                self._detach()
+            case "detach":
+                self._detach()
+                self._send({"detached": True})
             case "journal":
                 os.close(self._journal)
                 self._journal = fds.pop()
@@ -146,16 +164,46 @@ class Supervisor:
         for fd in fds:
             os.close(fd)
 
-    def _mount(self, message: dict[str, Any]) -> None:
-        self._mountpoint, self._log = message["mountpoint"], message["log"]
+    def _take_on(self, charge: dict[str, Any]) -> None:
+        """Hear, once, what is to be mounted and with which rights a daemon runs; and keep no more than that takes."""
+        self._charge, self._mountpoint = charge, charge["mountpoint"]
+        self._rights = Rights(charge["user"], Capability(charge["keep"]))
         show_as("lazyfs-supervisor", self._mountpoint)
+        open_as_many_files_as_allowed()  # as the next daemons may not raise it
+        if os.geteuid() == 0:
+            privileges.confine(Capability(charge["own"]))
+        else:
+            privileges.close_memory()  # and no more: fusermount3 is a setuid program
+
+    def _mount(self, log: str, *, outlives: bool) -> None:
+        assert self._charge is not None
+        self._log = log
         try:
-            self._device = attach(self._mountpoint, message["source"], message["options"])
-            self._journal = os.memfd_create("journal", os.MFD_CLOEXEC)
+            self._device = attach(self._mountpoint, self._charge["source"], self._charge["options"])
+            if outlives:
+                self._journal = os.memfd_create("journal", os.MFD_CLOEXEC)
         except (CannotMount, OSError) as exc:
             self._send({"error": str(exc)})
         else:
-            self._send({}, self._device, self._journal)
+            self._mounted = mountinfo.mount_at(self._mountpoint)
+            self._send({}, *(fd for fd in (self._device, self._journal) if fd >= 0))
+
+    def _tune(self) -> None:
+        from lazyfs import tuning
+
+        tuning.tune(self._mountpoint)
+        self._send({"tuned": True})
+
+    def _registered(self, fd: int) -> dict[str, Any]:
+        try:
+            return {"id": open_backing(self._device, fd)}
+        except OSError as exc:
+            return {"errno": exc.errno}
+
+    def _detach(self) -> None:
+        """Detach the mount, but not what somebody else has mounted there since."""
+        if self._mounted is not None and mountinfo.mount_at(self._mountpoint) == self._mounted:
+            detach(self._mountpoint)
 
     def _send(self, message: dict[str, Any], *fds: int) -> None:
         with contextlib.suppress(OSError):  # its end, which is heard of
@@ -177,8 +225,8 @@ class Supervisor:
             self._kill(f"has not answered for {HANGS:g} s")
 
     def _has_gone(self) -> bool:
-        """Say whether the mount has gone: then nobody can ask anything through the descriptor any more."""
-        return self._device >= 0 and _ready(self._device, 0, 0.0)
+        """Say whether a mount has gone that outlives its daemon: nobody can ask anything through it any more."""
+        return self._journal >= 0 and _ready(self._device, 0, 0.0)
 
     def _kill(self, why: str) -> None:
         self._say(f"the daemon (pid {self._daemon}) {why}: killed")
@@ -199,15 +247,13 @@ class Supervisor:
         self._canary = -1
         code = os.waitstatus_to_exitcode(status)
         if not self._serving or code == 0 or self._told or self._has_gone():
-            if self._told or self._device < 0:
-                return max(code, 0)
-            return int(code != 0)
+            return code if code >= 0 else int(not self._told)
         now = time.monotonic()
         self._deaths.append(now)
         if len(self._deaths) == DEATHS and now - self._deaths[0] < WITHIN:
             self._say(f"{DEATHS} daemons died within {now - self._deaths[0]:.0f} s: the mount is given up")
             os.close(self._device)
-            detach(self._mountpoint)
+            self._detach()
             return 1
         self._pause = min(self._pause * 2, PAUSE_LARGEST) if now - self._began < AT_ONCE else PAUSE_FIRST
         if now - self._began < AT_ONCE:
@@ -223,8 +269,10 @@ class Supervisor:
         passed = (theirs.fileno(), self._device, self._journal)
         for fd in passed:
             os.set_inheritable(fd, True)
-        # The last words are only for room: the daemon shows itself in `ps` as it did when the command had forked it.
-        words = [sys.executable, "-m", "lazyfs.daemon", *map(str, passed), "lazyfs mount", self._mountpoint]
+        words = [self._rights.user or "", f"{self._rights.keep:d}", *map(str, passed)]
+        # -P: what lies in the directory that we were called from is no code of ours. The last words are only for room:
+        # the daemon shows itself in `ps` as it did when the command had forked it.
+        words = [sys.executable, "-P", "-m", "lazyfs.daemon", *words, "lazyfs mount", self._mountpoint]
         self._daemon = os.posix_spawn(sys.executable, words, _environment())
         self._ended = os.pidfd_open(self._daemon)
         for fd in passed:
@@ -234,12 +282,18 @@ class Supervisor:
         self._hung_up = False
 
     def _say(self, text: str) -> None:
-        """Write a line into the daemon's log."""
+        """Write a line into the daemon's log, as the one whom the log belongs to."""
         when = time.strftime("%Y-%m-%d %H:%M:%S") + f",{time.time() % 1 * 1000:03.0f}"
-        with contextlib.suppress(OSError):
-            log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError), self._as_daemon():
+            log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             os.write(log, f"{when} WARNING {__name__}: {text}\n".encode("utf-8", "surrogateescape"))
             os.close(log)
+
+    def _as_daemon(self) -> contextlib.AbstractContextManager[None]:
+        if self._rights.user is None:
+            return contextlib.nullcontext()
+        user = privileges.user_called(self._rights.user)
+        return privileges.acting_as(user.uid, user.gid)
 
 
 def _ready(fd: int, events: int, seconds: float) -> bool:

@@ -70,7 +70,7 @@ LimitCORE=0
 # Others must see the mount. So nothing here gives the service a view of its own of the file systems, as
 # ProtectSystem=, ProtectHome=, PrivateTmp=, PrivateDevices=, ProtectKernelModules= and many more would.
 NoNewPrivileges=yes
-CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_SETPCAP CAP_DAC_READ_SEARCH CAP_SETUID CAP_SETGID CAP_KILL CAP_NET_BIND_SERVICE
 UMask=0077
 
 [Install]

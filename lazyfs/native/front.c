@@ -273,11 +273,6 @@ int lazyfs_front_go_on(const char *request, size_t length)
 	return 0;
 }
 
-int lazyfs_front_descriptor(void)
-{
-	return descriptor;
-}
-
 void lazyfs_front_hand_over(uint64_t handle, int32_t backing)
 {
 	next_handle = handle;

@@ -109,7 +109,7 @@ def test_the_commands_of_the_unit(host: Host, nginx: Nginx, docroot: Path, tmp_p
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(f"{tmp_path}/notify")
         systemd.settimeout(PATIENCE)
-        for signal, status in (("KILL", -9), ("TERM", 0)):
+        for signal, status in (("KILL", 1), ("TERM", 0)):
             words = host.entered("env", *telling, *limited, start)
             service = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             assert systemd.recv(1000) == f"READY=1\nSTATUS=mounted at {MNT}/at".encode(), shlex.join(map(str, words))
