@@ -9,6 +9,7 @@ libfuse does the same inside `fuse_session_mount`, in the process that answers t
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -109,7 +110,11 @@ def _mount(device: int, mountpoint: str, source: str, options: Iterable[str]) ->
     libc = ctypes.CDLL(None, use_errno=True)
     data = os.fsencode(",".join(words))
     if libc.mount(os.fsencode(source), os.fsencode(mountpoint), FSTYPE.encode(), ctypes.c_ulong(flags), data):
-        raise CannotMount(os.strerror(ctypes.get_errno()))
+        reason = os.strerror(ctypes.get_errno())
+        foreign = [word for word in words[4:] if word not in (*ALWAYS, "allow_other")]
+        if ctypes.get_errno() == errno.EINVAL and foreign:  # it does not say which
+            reason += f" (options: {', '.join(foreign)})"
+        raise CannotMount(reason)
 
 
 def _by_fusermount(mountpoint: str, source: str, options: Iterable[str]) -> int:

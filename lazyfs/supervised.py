@@ -96,7 +96,7 @@ class Supervised:
     def unregister(self, backing: int) -> None:
         """Take a file back that nobody reads any more."""
         with contextlib.suppress(OSError):
-            link.send(self._link, {"op": "no backing", "id": backing})
+            self._say({"op": "no backing", "id": backing}, AT_ONCE)
 
     def detach(self) -> None:
         """Have the mount detached, if it is still there, and wait for that."""
@@ -105,11 +105,9 @@ class Supervised:
 
     def _ask(self, message: dict[str, Any], seconds: float, *fds: int) -> dict[str, Any]:
         """Send a question and return the answer. Blocks. *Raises*: OSError, and ever after when it comes too late."""
-        if self._deaf:
-            raise TimeoutError("the supervisor is late")
-        link.send(self._link, message, *fds)
+        self._say(message, seconds, *fds)
         deadline = time.monotonic() + seconds
-        while self._readable(max(0.0, deadline - time.monotonic())):
+        while self._ready(select.POLLIN, deadline - time.monotonic()):
             answer, _ = link.receive(self._link)
             if not answer:
                 raise ConnectionError("the supervisor has gone")
@@ -119,10 +117,18 @@ class Supervised:
         self._deaf = True
         raise TimeoutError("the supervisor is late")
 
-    def _readable(self, seconds: float) -> bool:
+    def _say(self, message: dict[str, Any], seconds: float, *fds: int) -> None:
+        """Send a message, when there is room for it: it may have many before it. Blocks. *Raises*: as `_ask`."""
+        if not self._deaf and self._ready(select.POLLOUT, seconds):
+            link.send(self._link, message, *fds)
+            return
+        self._deaf = True
+        raise TimeoutError("the supervisor is late")
+
+    def _ready(self, events: int, seconds: float) -> bool:
         poll = select.poll()
-        poll.register(self._link, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        poll.register(self._link, events)
+        return bool(poll.poll(max(0.0, seconds) * 1000))
 
     def note_order(self, packed: bytes) -> None:
         """Write down what was ordered, and what the kernel has said first."""
@@ -153,7 +159,7 @@ class Supervised:
             link.send(self._link, {"op": "serving", "canary": _canary()})
             while True:
                 await trio.lowlevel.wait_readable(self._link)
-                if not self._readable(0.0):  # it was answered meanwhile, by who asked something
+                if not self._ready(select.POLLIN, 0.0):  # it was answered meanwhile, by who asked something
                     continue
                 message, _ = link.receive(self._link)
                 if not message:
