@@ -127,7 +127,7 @@ def _become_daemon(caller: int) -> NoReturn:
     if daemon:
         os.close(caller)
         theirs.close()
-        os._exit(_supervise(ours, daemon))
+        os._exit(_supervise(ours, daemon, "/"))
     ours.close()
     try:
         order = _Order(caller)
@@ -145,10 +145,12 @@ def _become_daemon(caller: int) -> NoReturn:
     _end(1)
 
 
-def _supervise(end: socket.socket, daemon: int) -> int:
+def _supervise(end: socket.socket, daemon: int, directory: str = ".") -> int:
+    """Supervise a daemon to its end, in a directory that is not in anybody's way, and return the exit status."""
     from lazyfs.process import show_as  # of neither has the daemon any need
     from lazyfs.supervisor import Supervisor
 
+    os.chdir(directory)  # only now, as below
     show_as("lazyfs-supervisor")  # the command line may hold secrets
     return Supervisor(end, daemon).run()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -18,11 +19,13 @@ from lazyfs import link, native
 from lazyfs.journal import Journal, Legacy, read
 from lazyfs.privileges import Capability, Rights
 
+log = logging.getLogger(__name__)
+
 PATIENCE: Final = 15.0
 """Seconds for the supervisor to mount, or to unmount."""
 
 AT_ONCE: Final = 2.0
-"""Seconds for what it does at once, and what nobody reads meanwhile; it does so in a tenth of a millisecond."""
+"""Seconds for what it does at once, while nobody is answered."""
 
 
 def _canary() -> int:
@@ -84,10 +87,11 @@ class Supervised:
     def tune(self) -> None:
         """Have the kernel's limits for the mount raised (tuning.py)."""
         with contextlib.suppress(OSError):
-            self._ask({"op": "tune"}, AT_ONCE)
+            if (reason := self._ask({"op": "tune"}, AT_ONCE)["reason"]) is not None:
+                log.info("the kernel's limits for the mount stay as they are: %s", reason)
 
     def register(self, fd: int) -> int:
-        """Give the kernel a file to read from and return its id. Takes some 200 microseconds. *Raises*: OSError."""
+        """Give the kernel a file to read from and return its id. Blocks for the supervisor. *Raises*: OSError."""
         answer = self._ask({"op": "backing"}, AT_ONCE, fd)
         if "id" in answer:
             return int(answer["id"])

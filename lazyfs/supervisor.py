@@ -34,12 +34,13 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 from collections import deque
 from typing import Any, Final
 
-from lazyfs import link, mountinfo, privileges
+from lazyfs import link, mountinfo, privileges, tuning
 from lazyfs.attach import CannotMount, attach, close_backing, detach, open_backing
 from lazyfs.privileges import Capability, Rights
 from lazyfs.process import open_as_many_files_as_allowed, show_as
@@ -130,15 +131,23 @@ class Supervisor:
     def _hear(self) -> None:
         try:
             message, fds = link.receive(self._link)
-        except OSError:
+        except (OSError, ValueError):
             message, fds = {}, []
+        try:
+            self._obey(message, fds)
+        except (LookupError, TypeError, ValueError, struct.error):  # what no daemon of ours says
+            self._kill("says what makes no sense")
+        for fd in fds:
+            os.close(fd)
+
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
         match message.get("op"):
             case "charge" if self._charge is None:
                 self._take_on(message)
             case "mount" if self._charge is not None and self._device < 0:
                 self._mount(message["log"], outlives=message["outlives"])
             case "tune":
-                self._tune()
+                self._send(self._tuned())
             case "backing":
                 self._send(self._registered(fds[0]))
             case "no backing":
@@ -161,8 +170,6 @@ class Supervisor:
                 self._journal = fds.pop()
             case None:
                 self._hung_up = True
-        for fd in fds:
-            os.close(fd)
 
     def _take_on(self, charge: dict[str, Any]) -> None:
         """Hear, once, what is to be mounted and with which rights a daemon runs; and keep no more than that takes."""
@@ -188,11 +195,8 @@ class Supervisor:
             self._mounted = mountinfo.mount_at(self._mountpoint)
             self._send({}, *(fd for fd in (self._device, self._journal) if fd >= 0))
 
-    def _tune(self) -> None:
-        from lazyfs import tuning
-
-        tuning.tune(self._mountpoint)
-        self._send({"tuned": True})
+    def _tuned(self) -> dict[str, Any]:
+        return {"reason": tuning.tune(self._mounted) if self._mounted is not None else "it is not mounted"}
 
     def _registered(self, fd: int) -> dict[str, Any]:
         try:
