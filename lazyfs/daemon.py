@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from lazyfs import link, mountinfo, privileges, urls
@@ -69,15 +72,17 @@ def _dismiss() -> None:
 
 
 def run_in_foreground(mount: Mount) -> None:
-    """Serve a mount until it is gone, in a child that is supervised. *Raises*: LazyfsError; SystemExit."""
+    """Serve a mount until it is gone, in a child, and supervise that. *Raises*: LazyfsError; SystemExit."""
     _dismiss()
+    mount = dataclasses.replace(mount, foreground=True)
     ours, theirs = link.pair()
     daemon = os.fork()
     if daemon:
         theirs.close()
-        if status := _supervise(ours, daemon):
-            sys.exit(status)
-        return
+        if (status := _supervise(ours, daemon)) < 0:
+            killed = signal.Signals(-status).name
+            raise LazyfsError(f"the daemon was killed ({killed}) before {mount.mountpoint} was mounted")
+        sys.exit(status)
     ours.close()
     os.setpgid(0, 0)  # Ctrl-C is for the supervisor, who passes it on
     from lazyfs.logs import log_to
@@ -127,7 +132,7 @@ def _become_daemon(caller: int) -> NoReturn:
     if daemon:
         os.close(caller)
         theirs.close()
-        os._exit(_supervise(ours, daemon, "/"))
+        os._exit(abs(_supervise(ours, daemon)))
     ours.close()
     try:
         order = _Order(caller)
@@ -145,28 +150,37 @@ def _become_daemon(caller: int) -> NoReturn:
     _end(1)
 
 
-def _supervise(end: socket.socket, daemon: int, directory: str = ".") -> int:
-    """Supervise a daemon to its end, in a directory that is not in anybody's way, and return the exit status."""
+def _supervise(end: socket.socket, daemon: int) -> int:
     from lazyfs.process import show_as  # of neither has the daemon any need
     from lazyfs.supervisor import Supervisor
 
-    os.chdir(directory)  # only now, as below
-    show_as("lazyfs-supervisor")  # the command line may hold secrets
+    show_as(link.SUPERVISOR)  # the command line may hold secrets
+    os.chdir("/")
     return Supervisor(end, daemon).run()
 
 
-def _take_over(rights: Rights, end: int, device: int, journal: int) -> NoReturn:
-    """Serve a mount that another daemon has served; only these rights are its supervisor's words."""
+def _take_over(words: Sequence[str]) -> NoReturn:
+    """Serve a mount that another daemon has served.
+
+    The words say with which rights, and under which numbers what is handed on is open. All else has passed through the
+    hands of that other daemon, and is looked at without any other rights.
+    """
     gc.disable()
     try:
+        given = {name: value for name, _, value in (word.partition("=") for word in words)}
         from lazyfs.supervised import Supervised
 
-        supervised = Supervised(socket.socket(fileno=end))
-        privileges.take_on(rights)
+        supervised = Supervised(socket.socket(fileno=int(given["link"])))
+        privileges.take_on(Rights(given.get("user"), Capability(int(given.get("keep", 0)))))
+        from lazyfs.logs import log_to
         from lazyfs.mount import run_to_end
 
-        supervised.inherit(device, journal)
-        run_to_end(unpack(supervised.legacy.order), supervised)
+        metrics = int(given["metrics"]) if "metrics" in given else None
+        supervised.inherit(int(given["device"]), int(given["journal"]), metrics, stands_by="stand-by" in words)
+        mount = unpack(supervised.legacy.order)
+        if mount.foreground:
+            log_to(logging.StreamHandler(), mount.settings.watch)
+        run_to_end(mount, supervised)
         _end(0)
     except BaseException:
         log.critical("the daemon ended", exc_info=True)
@@ -230,4 +244,4 @@ def _keep_only(caller: int) -> int:
 
 
 if __name__ == "__main__":
-    _take_over(Rights(sys.argv[1] or None, Capability(int(sys.argv[2]))), *map(int, sys.argv[3:6]))
+    _take_over(sys.argv[1:])

@@ -12,6 +12,7 @@ import logging.handlers
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
 from io import TextIOWrapper
@@ -20,7 +21,19 @@ from typing import Any, Final
 
 import trio
 
-from lazyfs import control, control_server, notify, order, privileges, process, rights, takeover, tuning
+from lazyfs import (
+    __version__,
+    control,
+    control_server,
+    metrics_server,
+    notify,
+    order,
+    privileges,
+    process,
+    rights,
+    takeover,
+    tuning,
+)
 from lazyfs.attach import fsname
 from lazyfs.errors import NameMissing, UsageError, first_reason
 from lazyfs.given import GivenBlob
@@ -40,24 +53,32 @@ GRACE: Final = 5.0
 """Seconds for which a detached mount still serves those who have files open."""
 
 
-async def run(mount: Mount, supervised: Supervised, caller: int | None = None) -> None:
+async def run(mount: Mount, supervised: Supervised, metrics: socket.socket | None, caller: int | None = None) -> None:
     """Serve a mount until it is gone. *Raises*: LazyfsError, perhaps in a group.
 
+    `metrics` is a socket that listens, to serve them at.
     `caller` is a socket to a command that waits: it is told when the mount answers; when it goes before, so do we.
     """
     process.show_as("lazyfs", "mount", mount.mountpoint)
     tuning.keep_freed_memory()
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
         directory = running.usable(mount.settings.store)
-        if caller is not None or supervised.device is not None:
+        if not mount.foreground:
             log_to(_Log(directory / mount.log), mount.settings.watch)
         if caller is not None:
             nursery.start_soon(_end_without, caller, nursery.cancel_scope)
         session.store.trouble.say()
-        watched = await nursery.start(watch, session, mount)
+        session.counters.daemon_restarts = supervised.legacy.restarts
+        watched = await nursery.start(watch, session, mount, metrics)
         session.on_names = tuning.spare_what_stays
         supervised.refusal = takeover.refusal(wanted=mount.settings.takeover)
         serve = partial(nursery.start, _serve_fuse, session, mount, supervised, directory, nursery.cancel_scope)
+        sources, changes = mount.sources, 0
+        if supervised.stands_by:
+            await trio.to_thread.run_sync(_load)
+            await _restore(session, sources, supervised.legacy.changes)
+            sources, changes = (), len(supervised.legacy.changes)
+            await supervised.turn()
         if inherits := supervised.device is not None:
             session.vfs.inherit(supervised.legacy)
             await serve()
@@ -65,7 +86,7 @@ async def run(mount: Mount, supervised: Supervised, caller: int | None = None) -
         async with trio.open_nursery() as meanwhile:
             meanwhile.start_soon(trio.to_thread.run_sync, _load)
             if inherits:
-                await _restore(session, mount.sources, supervised.legacy.changes)
+                await _restore(session, sources, supervised.legacy.changes[changes:])
             else:
                 await _add_all(session, mount.sources)
         early.forget()
@@ -73,6 +94,8 @@ async def run(mount: Mount, supervised: Supervised, caller: int | None = None) -
         if not inherits:
             await serve()
             supervised.note_order(order.pack(mount))
+            if metrics is not None:
+                supervised.keep_metrics(metrics)
             await nursery.start(supervised.answer)
         supervised.tune()
         tuning.spare_what_stays()
@@ -131,8 +154,8 @@ async def _serve_fuse(
     try:
         device = supervised.device
         if device is None:
-            device = await supervised.mount(str(directory / mount.log))
-        session.vfs.files.journal = session.vfs.passthrough.journal = supervised.journal
+            device = await supervised.mount(None if mount.foreground else str(directory / mount.log))
+        session.vfs.keep_journal(supervised.journal)
         await fuse.serve(
             session.vfs,
             mount.options | {fsname(mount.shown_as)},
@@ -183,13 +206,14 @@ def _operations(
         return {
             "mountpoint": mount.mountpoint,
             "pid": os.getpid(),
+            "version": __version__,
             "files": session.vfs.tree.files,
             "counters": session.counters.as_dict(),
             "problems": problems.count,
             "reasons": problems.reasons,
             "passthrough": session.vfs.passthrough.state(),
             "runs_as": rights.described(),
-            "takeover": {"on": supervised.journal is not None, "reason": supervised.refusal},
+            "takeover": {"on": supervised.refusal is None, "reason": supervised.refusal},
             "degraded": trouble.reason if trouble.degraded else None,
             "log": str(directory / mount.log),
             **watched.state(),
@@ -235,10 +259,13 @@ def _operations(
                 await report([present, size])
         return True
 
+    async def upgrade(_request: Mapping[str, Any], _report: control.Report) -> Any:
+        await supervised.upgrade()
+
     async def made_of(_request: Mapping[str, Any], _report: control.Report) -> Any:
         return mount.made_of
 
-    operations = (status, add, describe, led_to, remove, fetch, made_of)
+    operations = (status, add, describe, led_to, remove, fetch, upgrade, made_of)
     return {operation.__name__: operation for operation in operations}
 
 
@@ -248,6 +275,9 @@ def run_to_end(mount: Mount, supervised: Supervised, caller: int | None = None) 
     Before it begins it has no more than one thread, and gives up what it does not need; who takes a mount over has done
     that already.
     """
+    place, metrics = mount.settings.watch.metrics, supervised.metrics
+    if metrics is None and place is not None:
+        metrics = metrics_server.listen(*place)
     if supervised.device is None:
         process.open_as_many_files_as_allowed()
         rights.make_store(mount)
@@ -257,7 +287,7 @@ def run_to_end(mount: Mount, supervised: Supervised, caller: int | None = None) 
         privileges.take_on(left)
         rights.check(mount)
     try:
-        trio.run(run, mount, supervised, caller)
+        trio.run(run, mount, supervised, metrics, caller)
     except BaseException as exc:
         reason = first_reason(exc)
         if reason is not None:

@@ -42,7 +42,6 @@ class Capability(IntFlag):
     SETGID = 1 << 6
     SETUID = 1 << 7
     SETPCAP = 1 << 8
-    NET_BIND_SERVICE = 1 << 10
     SYS_ADMIN = 1 << 21
 
 

@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -23,22 +23,15 @@ from lazyfs.order import Mount
 from lazyfs.privileges import Capability, Rights, User
 from lazyfs.sources.spec import Form
 
-FIRST_FREE_PORT: Final = 1024
-"""Ports below it are for those who have CAP_NET_BIND_SERVICE."""
-
 
 def needed(mount: Mount) -> Rights:
     """Return the rights that a mount's daemon needs, as who we are now."""
     if os.geteuid() != 0:
         return Rights()
-    keep = Capability.NONE
-    metrics = mount.settings.watch.metrics
-    if metrics is not None and 0 < metrics[1] < FIRST_FREE_PORT:
-        keep |= Capability.NET_BIND_SERVICE
     user = mount.settings.user
     if user is None and privileges.out_of_reach([*_code(), mount.settings.store, *_named(mount)]):
-        keep |= Capability.DAC_READ_SEARCH
-    return Rights(user, keep)
+        return Rights(keep=Capability.DAC_READ_SEARCH)
+    return Rights(user)
 
 
 def make_store(mount: Mount) -> None:

@@ -1,4 +1,4 @@
-"""The daemon's end of the link to its supervisor: who does for it what takes rights, and asks whether it is well."""
+"""The daemon's end of the link to its supervisor: who does for it what takes rights, and sees that there is one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, Final
 import trio
 
 from lazyfs import link, native
+from lazyfs.errors import LazyfsError
 from lazyfs.journal import Journal, Legacy, read
 from lazyfs.privileges import Capability, Rights
 
@@ -27,6 +28,8 @@ PATIENCE: Final = 15.0
 AT_ONCE: Final = 2.0
 """Seconds for what it does at once, while nobody is answered."""
 
+ALONE: Final = "its supervisor has died: mount it again to have another"
+
 
 def _canary() -> int:
     """Start a thread that only waits, and return its id: it ends with the process, sooner than any that is busy."""
@@ -37,31 +40,42 @@ def _canary() -> int:
 
 
 class Supervised:
-    """A daemon that is supervised, at the other end of `end`.
+    """A daemon that is supervised, at the other end of `end`. Made before this process becomes somebody else.
 
-    `owner` is whom the files belong to. `device` is FUSE's descriptor; the journal is there if the mount shall outlive
-    this daemon. Made before this process becomes somebody else.
+    `owner` is whom the files belong to, `device` FUSE's descriptor; the journal is there if the mount is to outlive
+    this daemon. `metrics` is a socket that listens, and `legacy` what there is, from the daemon before.
     """
 
     def __init__(self, end: socket.socket) -> None:
         self.owner = os.getuid(), os.getgid()
         self.device: int | None = None
+        self.metrics: socket.socket | None = None
         self.legacy = Legacy()
         self.journal: Journal | None = None
         self.refusal: str | None = None  # why the mount does not outlive this daemon
+        self.stands_by = False  # as long as another daemon serves the mount
         self._link = end
+        self._not_upgraded: set[trio.MemorySendChannel[str]] = set()  # of those who wait for an upgrade
         self._deaf = False  # an answer is late, and would be taken for that to another question
 
     def charge(self, mountpoint: str, source: str, options: Iterable[str], rights: Rights, own: Capability) -> None:
-        """Settle what the supervisor will do for this daemon and the next ones, and the rights that it keeps.
+        """Settle what the supervisor will do for this daemon and the next ones, and the rights that itself keeps.
 
         It hears that once: what a daemon says later may be somebody else's words. *Raises*: OSError.
         """
         words = {"mountpoint": mountpoint, "source": source, "options": sorted(options)}
         link.send(self._link, {"op": "charge", **words, "user": rights.user, "keep": rights.keep, "own": own})
 
-    def inherit(self, device: int, journal: int) -> None:
-        """Go on where another daemon has died. *Raises*: OSError."""
+    def inherit(self, device: int, journal: int, metrics: int | None, *, stands_by: bool) -> None:
+        """Go on where another daemon has died, or is to be replaced. *Raises*: OSError."""
+        self.stands_by = stands_by
+        self._have(device, journal)
+        if metrics is not None:
+            self.metrics = socket.socket(fileno=metrics)
+        if not stands_by and self.journal is not None:
+            self.journal.note("restart")
+
+    def _have(self, device: int, journal: int) -> None:
         self.device = device
         self.legacy = read(journal)
         self.journal = Journal(journal, self.legacy, self._renew)
@@ -69,7 +83,7 @@ class Supervised:
     def _renew(self, journal: int) -> None:
         link.send(self._link, {"op": "journal"}, journal)
 
-    async def mount(self, log: str) -> int:
+    async def mount(self, log: str | None) -> int:
         """Have it mounted, and return FUSE's descriptor. *Raises*: RuntimeError with the kernel's words; OSError."""
         link.send(self._link, {"op": "mount", "log": log, "outlives": self.refusal is None})
         with trio.fail_after(PATIENCE):
@@ -81,7 +95,7 @@ class Supervised:
             raise ConnectionError("the supervisor has gone")
         self.device, *journal = fds
         if journal:
-            self.inherit(self.device, *journal)
+            self._have(self.device, *journal)
         return self.device
 
     def tune(self) -> None:
@@ -112,12 +126,11 @@ class Supervised:
         self._say(message, seconds, *fds)
         deadline = time.monotonic() + seconds
         while self._ready(select.POLLIN, deadline - time.monotonic()):
-            answer, _ = link.receive(self._link)
+            answer = self._heard()
             if not answer:
                 raise ConnectionError("the supervisor has gone")
-            if answer.get("op") != "well?":
+            if "op" not in answer:
                 return answer
-            link.send(self._link, {"op": "well"})
         self._deaf = True
         raise TimeoutError("the supervisor is late")
 
@@ -134,6 +147,17 @@ class Supervised:
         poll.register(self._link, events)
         return bool(poll.poll(max(0.0, seconds) * 1000))
 
+    async def turn(self) -> None:
+        """Say that all is prepared, wait for our turn, and see what has happened until then. *Raises*: OSError."""
+        assert self.device is not None
+        link.send(self._link, {"op": "prepared"})
+        await trio.lowlevel.wait_readable(self._link)
+        _, fds = link.receive(self._link)
+        if len(fds) != 1:
+            raise ConnectionError("the supervisor has gone")
+        self._have(self.device, *fds)
+        self.stands_by = False
+
     def note_order(self, packed: bytes) -> None:
         """Write down what was ordered, and what the kernel has said first."""
         if self.journal is not None and native.LIBRARY is not None:
@@ -145,10 +169,34 @@ class Supervised:
         if self.journal is not None:
             self.journal.note("change", change=change)
 
+    def keep_metrics(self, listening: socket.socket) -> None:
+        """Have a socket kept for the next daemon: who scrapes goes on at the same address."""
+        if self.journal is not None and self.metrics is None:
+            with contextlib.suppress(OSError):  # then there will be no next one
+                link.send(self._link, {"op": "metrics"}, listening.fileno())
+
     def ending(self) -> None:
         """Say that this daemon was asked to end, and is to have no successor, and have the mount detached."""
         with contextlib.suppress(OSError):
             link.send(self._link, {"op": "ending"})
+
+    async def upgrade(self) -> None:
+        """Have the next daemon take over, with the code that is installed now: then this one is killed.
+
+        *Raises*: LazyfsError, when it goes on; why.
+        """
+        if self.journal is None or self.refusal is not None:
+            raise LazyfsError(self.refusal or "it is not supervised")
+        send, receive = trio.open_memory_channel[str](1)
+        self._not_upgraded.add(send)
+        try:
+            link.send(self._link, {"op": "upgrade"})
+            why = await receive.receive()
+        except OSError:
+            why = ALONE
+        finally:
+            self._not_upgraded.discard(send)
+        raise LazyfsError(why)
 
     async def answer(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Say that the mount answers, and from now on, whenever asked, that all is well.
@@ -159,16 +207,29 @@ class Supervised:
         task_status.started()
         if self.journal is None:
             return
-        try:
+        with contextlib.suppress(OSError):
             link.send(self._link, {"op": "serving", "canary": _canary()})
-            while True:
+            heard: dict[str, Any] | None = None
+            while heard != {}:
                 await trio.lowlevel.wait_readable(self._link)
-                if not self._ready(select.POLLIN, 0.0):  # it was answered meanwhile, by who asked something
-                    continue
-                message, _ = link.receive(self._link)
-                if not message:
-                    return
-                if message.get("op") == "well?":
-                    link.send(self._link, {"op": "well"})
-        except OSError:
-            return
+                if self._ready(select.POLLIN, 0.0):  # else who asked something has heard it meanwhile
+                    heard = self._heard()
+        self.refusal = ALONE
+        self._say_not_upgraded(ALONE)
+
+    def _heard(self) -> dict[str, Any]:
+        """Take what the supervisor says next, answer it, and return it; nothing when it has gone. *Raises*: OSError."""
+        message, fds = link.receive(self._link)
+        for fd in fds:
+            os.close(fd)
+        match message.get("op"):
+            case "well?":
+                link.send(self._link, {"op": "well"})
+            case "not upgraded":
+                self._say_not_upgraded(message["why"])
+        return message
+
+    def _say_not_upgraded(self, why: str) -> None:
+        for waiter in self._not_upgraded:
+            with contextlib.suppress(trio.WouldBlock):
+                waiter.send_nowait(why)

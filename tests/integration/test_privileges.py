@@ -32,7 +32,7 @@ NONE = {"CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapBnd": 0, "CapAmb": 0, "NoNewP
 
 SUPERVISOR = Capability.SYS_ADMIN | Capability.SETPCAP
 
-WAYS = [[], ["--takeover"], ["--no-passthrough"]]
+WAYS = [[], ["--no-takeover"], ["--no-passthrough"]]
 
 
 def all_of(capabilities: int, **others: int) -> dict[str, int]:
@@ -87,7 +87,7 @@ def test_no_thread_of_a_daemon_has_any_right(nginx: Nginx, docroot: Path, mounts
 @of_root
 def test_what_takes_rights_is_done_all_the_same(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     source = made(docroot, "blob", 3 * MIB)
-    mount = mounts(nginx.url + "/blob", options=["--takeover", "--passthrough"])
+    mount = mounts(nginx.url + "/blob", options=["--passthrough"])
     mounted = mountinfo.mount_at(str(mount.at))
     assert mounted is not None
     assert Path(f"/sys/class/bdi/{mounted.device}/read_ahead_kb").read_text() == "1024\n"
@@ -197,14 +197,16 @@ print(json.dumps({**json.loads(os.read(out, 65536)), "rights": [rights.user, int
 
 
 @of_root
-def test_a_port_for_the_privileged_takes_one_capability(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+def test_metrics_at_a_port_for_the_privileged(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     made(docroot, "blob", 100)
     port = free_port_below(1024)
-    mount = mounts(nginx.url + "/blob", options=["--metrics", str(port), "--takeover"])
-    kept = all_of(Capability.NET_BIND_SERVICE)
-    assert all(thread == kept for thread in threads(mount.pid))
-    assert mount.status()["metrics"] == f"127.0.0.1:{port}"
-    assert "runs as   root, CAP_NET_BIND_SERVICE" in lazyfs("status", mount.at).stdout
+    mount = mounts(nginx.url + "/blob", options=["--metrics", str(port)])
+    for pid in (mount.pid, 0):
+        assert all(thread == NONE for thread in threads(pid or mount.status()["pid"]))
+        assert mount.status()["metrics"] == f"127.0.0.1:{port}"
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            next_daemon(mount, pid)
 
 
 def free_port_below(bound: int) -> int:
@@ -228,7 +230,7 @@ def test_root_finds_its_files_in_the_homes_of_others(nginx: Nginx, docroot: Path
     for path in (home, home / "names.jsonl"):
         path.chmod(0o700)
         os.chown(path, GUEST, GUEST)
-    mount = mounts(home / "names.jsonl", store=home / "new" / "store", at=home / "at", options=["--takeover"])
+    mount = mounts(home / "names.jsonl", store=home / "new" / "store", at=home / "at")
     kept = all_of(Capability.DAC_READ_SEARCH)
     assert all(thread == kept for thread in threads(mount.pid))
     assert on_mount(under.names, mount.path()) == ["blob"]
@@ -303,7 +305,7 @@ def test_a_users_mount_is_unmounted(host: Host, nginx: Nginx, docroot: Path, opt
 def test_a_daemon_runs_as_the_user_who_owns_the_store(host: Host, nginx: Nginx, docroot: Path) -> None:
     made(docroot, "blob", 2 * MIB)
     at, store = MNT / "at", MNT / "home/new/store"
-    host.did("lazyfs", "mount", "--takeover", "--user", "guest", "--store", store, nginx.url + "/blob", at)
+    host.did("lazyfs", "mount", "--user", "guest", "--store", store, nginx.url + "/blob", at)
     first = status_of(host, at)["pid"]
     for number in range(2):
         pid = status_of(host, at)["pid"]

@@ -115,14 +115,16 @@ def test_the_commands_of_the_unit(host: Host, nginx: Nginx, docroot: Path, tmp_p
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(f"{tmp_path}/notify")
         systemd.settimeout(PATIENCE)
-        for signal, status in (("KILL", 1), ("TERM", 0)):
+        for signal, status in (("KILL", -9), ("TERM", 0)):
             words = host.entered("env", *telling, *limited, start)
             service = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             assert systemd.recv(1000) == f"READY=1\nSTATUS=mounted at {MNT}/at".encode(), shlex.join(map(str, words))
             assert host.did("cat", MNT / "at/file", MNT / "at/b", user=GUEST) == "contentother"
             (mount,) = json.loads(host.did("lazyfs", "status", MNT / "at", "--json"))["mounts"]
-            host.did("kill", f"-{signal}", str(mount["pid"]))
+            supervisor = host.did("ps", "-o", "ppid=", "-p", str(mount["pid"])).strip()
+            host.did("kill", f"-{signal}", supervisor)
             _, said = service.communicate(timeout=PATIENCE)
+            host.run("kill", "-KILL", str(mount["pid"]))  # as systemd does to all that is left of a service
             assert service.returncode == status, said
             host.run("env", *telling, *limited, clean_up)
             assert host.mounted() == {}
