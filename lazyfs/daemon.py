@@ -9,6 +9,8 @@
                    └ fork ── supervisor (supervisor.py)│                                                           │
                                └ fork ── daemon: loads its code ── session, sources, FUSE, control socket ── "ready" ┘
 
+What a daemon may do without, it gives up when it has its order, before it starts a thread that stays (rights.py).
+
 A caller that goes before that (Ctrl-C) takes the daemon with it. A daemon that takes over from another one has no
 caller: `python -m lazyfs.daemon` with the descriptors that its supervisor passes on.
 """

@@ -29,7 +29,8 @@ _VERSION: Final = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _HEADER: Final = struct.Struct("=Ii")  # version, thread (0: the one that calls)
 _SETS: Final = struct.Struct("=6I")  # effective, permitted, inheritable: the lower 32 bits of each, then the upper ones
 
-_SET_DUMPABLE, _SET_KEEPCAPS, _CAPBSET_DROP, _SET_NO_NEW_PRIVS, _CAP_AMBIENT = 4, 8, 24, 38, 47  # linux/prctl.h
+_GET_DUMPABLE, _SET_DUMPABLE, _SET_KEEPCAPS = 3, 4, 8  # linux/prctl.h
+_CAPBSET_DROP, _SET_NO_NEW_PRIVS, _CAP_AMBIENT = 24, 38, 47
 _CLEAR_ALL: Final = 4  # of _CAP_AMBIENT
 
 
@@ -127,7 +128,7 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
 
     Root's own groups are left behind. *Raises*: PermissionError.
     """
-    groups, own = os.getgroups(), (os.geteuid(), os.getegid())
+    groups, own, dumpable = os.getgroups(), (os.geteuid(), os.getegid()), _prctl(_GET_DUMPABLE, 0)
     os.setgroups([gid])
     os.setegid(gid)
     os.seteuid(uid)  # from root's, which takes the capabilities from use
@@ -137,6 +138,7 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
         os.seteuid(own[0])
         os.setegid(own[1])
         os.setgroups(groups)
+        _prctl(_SET_DUMPABLE, dumpable)  # which each change of a user sets as the host has it for setuid programs
 
 
 def names(capabilities: int) -> list[str]:
@@ -212,15 +214,16 @@ def _set_capabilities(permitted: int, effective: int) -> None:
     _check(_libc().capset(_HEADER.pack(_VERSION, 0), _SETS.pack(*words)))
 
 
-def _prctl(option: int, argument: int) -> None:
+def _prctl(option: int, argument: int) -> int:
     none = ctypes.c_ulong(0)
-    _check(_libc().prctl(option, ctypes.c_ulong(argument), none, none, none))
+    return _check(_libc().prctl(option, ctypes.c_ulong(argument), none, none, none))
 
 
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _check(result: int) -> None:
+def _check(result: int) -> int:
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result

@@ -90,6 +90,7 @@ class Supervisor:
         self._metrics = -1  # a socket that listens, if the daemon has one
         self._charge: dict[str, Any] | None = None  # what is to be mounted
         self._rights = Rights()  # of the daemons
+        self._user: privileges.User | None = None  # that they are, if they are another one
         self._mountpoint = ""
         self._mounted: mountinfo.Mounted | None = None
         self._log: str | None = None  # None: stderr
@@ -197,6 +198,7 @@ class Supervisor:
         """Hear, once, what is to be mounted and with which rights daemons run; and keep no more than that takes."""
         self._charge, self._mountpoint = charge, charge["mountpoint"]
         self._rights = Rights(charge["user"], Capability(charge["keep"]))
+        self._user = privileges.user_called(charge["user"]) if charge["user"] else None
         show_as(link.SUPERVISOR, self._mountpoint)
         open_as_many_files_as_allowed()  # the next daemons may not
         if os.geteuid() == 0:
@@ -354,10 +356,7 @@ class Supervisor:
             os.close(log)
 
     def _as_daemon(self) -> contextlib.AbstractContextManager[None]:
-        if self._rights.user is None:
-            return contextlib.nullcontext()
-        user = privileges.user_called(self._rights.user)
-        return privileges.acting_as(user.uid, user.gid)
+        return privileges.acting_as(self._user.uid, self._user.gid) if self._user else contextlib.nullcontext()
 
 
 def _environment() -> dict[str, str]:

@@ -159,7 +159,7 @@ def test_a_supervisor_hears_once_what_it_may_do(tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert said["mounted"] == [str(tmp_path / "one")]
     assert {"ro", "nosuid", "nodev"} <= set(said["options"])
-    assert said["rights"] == ["guest", 0]
+    assert said["rights"] == ["nobody", 0]
     assert said["left"] == []
 
 
@@ -176,7 +176,7 @@ daemon = os.fork()
 if daemon == 0:
     ours.close()
     charge = {"op": "charge", "source": "lazyfs#x", "keep": 0, "own": 1 << 21 | 1 << 8}
-    link.send(theirs, {**charge, "mountpoint": base + "/one", "options": ["noexec"], "user": "guest"})
+    link.send(theirs, {**charge, "mountpoint": base + "/one", "options": ["noexec"], "user": "nobody"})
     other = {"mountpoint": base + "/two", "options": ["suid", "dev", "rw"], "user": None, "keep": 1}
     link.send(theirs, {**charge, **other})
     link.send(theirs, {"op": "mount", "log": base + "/log", "outlives": False})
@@ -309,7 +309,7 @@ def test_a_daemon_runs_as_the_user_who_owns_the_store(host: Host, nginx: Nginx, 
     first = status_of(host, at)["pid"]
     for number in range(2):
         pid = status_of(host, at)["pid"]
-        assert pid != first or not number
+        assert (pid == first) == (number == 0)
         assert all(thread == NONE for thread in threads_there(host, pid))
         lines = host.did("sh", "-c", f"cat /proc/{pid}/task/*/status; tr '\\0' '\\n' </proc/{pid}/environ")
         assert set(re.findall(r"(?m)^(?:Uid|Gid):(.*)$", lines)) == {f"\t{GUEST}" * 4}
@@ -324,7 +324,11 @@ def test_a_daemon_runs_as_the_user_who_owns_the_store(host: Host, nginx: Nginx, 
         if not number:
             host.did("kill", "-KILL", str(pid))
             host.did("cksum", at / "blob")  # waits for the next one
-    log = Path(status_of(host, at)["log"])
+    host.did("lazyfs", "upgrade", at)
+    upgraded = status_of(host, at)
+    assert all(thread == NONE for thread in threads_there(host, upgraded["pid"]))
+    assert (upgraded["runs_as"]["user"], upgraded["passthrough"]["reason"]) == ("guest", None)
+    log = Path(upgraded["log"])
     assert "starting the next one" in host.did("cat", log)
     owners = host.did("find", MNT / "home/new", "-printf", "%u\n")
     assert set(owners.split()) == {"guest"}
