@@ -123,8 +123,9 @@ def test_the_commands_of_the_unit(host: Host, nginx: Nginx, docroot: Path, tmp_p
             (mount,) = json.loads(host.did("lazyfs", "status", MNT / "at", "--json"))["mounts"]
             supervisor = host.did("ps", "-o", "ppid=", "-p", str(mount["pid"])).strip()
             host.did("kill", f"-{signal}", supervisor)
+            if signal == "KILL":
+                host.did("kill", "-KILL", str(mount["pid"]))  # as systemd does to all that is left of a service
             _, said = service.communicate(timeout=PATIENCE)
-            host.run("kill", "-KILL", str(mount["pid"]))  # as systemd does to all that is left of a service
             assert service.returncode == status, said
             host.run("env", *telling, *limited, clean_up)
             assert host.mounted() == {}
