@@ -152,7 +152,7 @@ class Supervisor:
         message, fds = child.hear()
         try:
             self._obey(child, message, fds)
-        except (LookupError, TypeError, ValueError, struct.error):  # what no daemon of ours says
+        except Exception:  # of what no daemon of ours says: that must not end us
             self._say(f"the daemon (pid {child.pid}) says what makes no sense: killed")
             child.tell(signal.SIGKILL)
         for fd in fds:

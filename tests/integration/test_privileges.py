@@ -164,7 +164,7 @@ def test_a_supervisor_hears_once_what_it_may_do(tmp_path: Path) -> None:
 
 
 _TURNED = """
-import json, os, sys
+import json, os, signal, sys
 from lazyfs import link, mountinfo
 from lazyfs.supervisor import Supervisor
 base = sys.argv[1]
@@ -187,12 +187,43 @@ if daemon == 0:
     assert link.receive(theirs)[0] == {"detached": True}
     said["left"] = below()
     os.write(told, json.dumps(said).encode())
-    os._exit(0)
+    link.send(theirs, {"op": "no backing", "id": 1 << 70})
+    signal.pause()
 theirs.close()
 supervisor = Supervisor(ours, daemon)
-assert supervisor.run() == 0
+assert supervisor.run() == 1, "a daemon that says what makes no sense is killed"
 rights = supervisor._rights
 print(json.dumps({**json.loads(os.read(out, 65536)), "rights": [rights.user, int(rights.keep)]}))
+"""
+
+
+@of_root
+def test_a_daemon_in_other_hands_does_not_come_to_its_supervisors_rights(
+    nginx: Nginx, docroot: Path, mounts: Mounts
+) -> None:
+    made(docroot, "blob", 100)
+    mount = mounts(nginx.url + "/blob")
+    done = run([sys.executable, "-c", _ATTEMPTS, str(mount.supervisor), str(mounts.directory)])
+    assert json.loads(done.stdout) == {"mount": "EPERM", "trace": "EPERM", "take": "EPERM", "memory": "EACCES"}
+
+
+_ATTEMPTS = """
+import ctypes, errno, json, os, sys
+from lazyfs import privileges
+supervisor, directory = int(sys.argv[1]), sys.argv[2].encode()
+libc = ctypes.CDLL(None, use_errno=True)
+privileges.take_on(privileges.Rights())
+found = {}
+def note(name, result):
+    found[name] = result if result >= 0 else errno.errorcode[ctypes.get_errno()]
+note("mount", libc.mount(b"none", directory, b"tmpfs", 0, None))
+note("trace", libc.ptrace(16, supervisor, None, None))
+note("take", libc.syscall(438, os.pidfd_open(supervisor), 0, 0))  # pidfd_getfd
+try:
+    found["memory"] = open(f"/proc/{supervisor}/mem", "rb").fileno()
+except OSError as exc:
+    found["memory"] = errno.errorcode[exc.errno]
+print(json.dumps(found))
 """
 
 
