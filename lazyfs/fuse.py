@@ -391,8 +391,12 @@ async def serve(
         native.LIBRARY.want(passthrough)
         if greeting:
             native.LIBRARY.go_on(greeting)
-    with _libfuse_heard():
-        pyfuse3.init(adapter, f"/dev/fd/{device}", set(OPTIONS | options))
+    try:
+        with _libfuse_heard():
+            pyfuse3.init(adapter, f"/dev/fd/{device}", set(OPTIONS | options))
+    except BaseException:
+        detach()
+        raise
     try:
         with _never_blocked():
             async with trio.open_nursery() as nursery:

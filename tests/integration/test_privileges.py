@@ -138,6 +138,16 @@ def test_what_fails_after_mounting_leaves_nothing(nginx: Nginx, docroot: Path, m
     assert mountinfo.mount_at(str(mount.at)) is None
 
 
+@of_root
+def test_an_option_that_only_libfuse_refuses_leaves_nothing(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+    made(docroot, "blob", 100)
+    at = mounts.directory / "at"
+    at.mkdir()
+    done = lazyfs("mount", "--store", mounts.store, "-o", "nosymfollow", nginx.url + "/blob", at)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert mountinfo.mount_at(str(at)) is None
+
+
 def test_without_its_supervisor_a_daemon_serves_and_ends(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     """Then nobody can unmount for it: what it leaves is dead, and unmounted as such."""
     source = made(docroot, "blob", 3 * MIB)
