@@ -307,13 +307,13 @@ def threads_there(host: Host, pid: int) -> list[dict[str, int]]:
 
 
 def supervisor_there(host: Host, pid: int) -> int:
-    return int(host.did("ps", "-o", "ppid=", "-p", str(pid)))
+    return int(host.did("cat", f"/proc/{pid}/stat").rpartition(")")[2].split()[1])
 
 
 def await_end(host: Host, *pids: int) -> None:
     """Wait until these have ended; nobody there takes note of their ends."""
-    listed = ",".join(map(str, pids))
-    host.did("timeout", "20", "sh", "-c", f"while ps -o stat= -p {listed} | grep -qv ^Z; do sleep 0.1; done")
+    listed = " ".join(f"/proc/{pid}/status" for pid in pids)
+    host.did("timeout", "20", "sh", "-c", f"while grep -qs 'State:.[^ZX]' {listed}; do sleep 0.1; done")
 
 
 @of_root
