@@ -199,7 +199,6 @@ class Supervisor:
         self._charge, self._mountpoint = charge, charge["mountpoint"]
         self._rights = Rights(charge["user"], Capability(charge["keep"]))
         self._user = privileges.user_called(charge["user"]) if charge["user"] else None
-        show_as(link.SUPERVISOR, self._mountpoint)
         open_as_many_files_as_allowed()  # the next daemons may not
         if os.geteuid() == 0:
             privileges.confine(Capability(charge["own"]))
@@ -209,6 +208,7 @@ class Supervisor:
     def _mount(self, log: str | None, *, outlives: bool) -> None:
         assert self._charge is not None
         self._log = log
+        show_as(link.SUPERVISOR, self._mountpoint)
         try:
             self._device = attach(self._mountpoint, self._charge["source"], self._charge["options"])
             if outlives:
