@@ -57,7 +57,7 @@ class Child:
         """Return what it says next, and the descriptors that came with it; nothing when it has hung up."""
         try:
             message, fds = link.receive(self.link)
-        except OSError:
+        except (OSError, ValueError):
             message, fds = {}, []
         self.hung_up = not message
         return message, fds

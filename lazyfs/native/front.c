@@ -300,11 +300,6 @@ uint64_t lazyfs_front_last_request(void)
 	return last_request;
 }
 
-int lazyfs_front_descriptor(void)
-{
-	return descriptor;
-}
-
 void lazyfs_front_hand_over(uint64_t handle, int32_t backing)
 {
 	next_handle = handle;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -133,10 +134,12 @@ def test_daemons_in_a_row_that_die_at_once_end_the_mount(nginx: Nginx, docroot: 
         last = started(mount, last)
 
 
-def test_without_it_nobody_supervises(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+def test_without_it_a_daemon_takes_its_mount_with_it(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     made(docroot, "blob", 100)
     mount = mounts(nginx.url + "/blob", options=["--no-takeover"])
     assert mount.status()["takeover"] == {"on": False, "reason": "--no-takeover was given"}
     assert "takeover  off: --no-takeover was given" in lazyfs("status", mount.at).stdout
-    with pytest.raises(ValueError, match="not enough"):
-        _ = mount.supervisor
+    supervisor = mount.supervisor
+    os.kill(mount.pid, signal.SIGKILL)
+    wait_for_end([mount.pid, supervisor])
+    assert on_mount(under.errno_of_stat, mount.path("blob")) == errno.ENOTCONN
