@@ -53,13 +53,10 @@ from lazyfs.process import open_as_many_files_as_allowed, show_as
 
 DEATHS: Final = 5
 WITHIN: Final = 60.0
-"""Deaths within so many seconds with which the mount is given up."""
+"""Deaths within so many seconds with which the mount is given up; not those of daemons that were well, and killed."""
 
-AT_ONCE: Final = 1.0
-"""Seconds after its start within which a death makes the next start wait, longer each time."""
-
-PAUSE_FIRST: Final = 0.1
-PAUSE_LARGEST: Final = 5.0
+PAUSE: Final = 0.05
+"""Seconds, doubled with each of these, before the next daemon is started after one that has died at once."""
 
 GRACE: Final = 10.0
 """Seconds for a daemon to end when its mount has gone, before it is killed."""
@@ -95,8 +92,9 @@ class Supervisor:
         self._mounted: mountinfo.Mounted | None = None
         self._log: str | None = None  # None: stderr
         self._gone: float | None = None  # when it was seen that the mount has gone
-        self._deaths: deque[float] = deque(maxlen=DEATHS)
-        self._pause = PAUSE_FIRST
+        self._served = False  # a daemon has
+        self._deaths: deque[float] = deque(maxlen=DEATHS)  # when they were, of those that count
+        self._killed: Child | None = None  # the last one that we have
         self._told = False  # to end
         self._signals: list[int] = []  # that have come, and were not passed on yet
 
@@ -115,6 +113,7 @@ class Supervisor:
             if wake in found:
                 os.read(wake, 64)
             self._pass_on()
+            self._lingering = [pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG) == (0, 0)]
             for child in (self._daemon, self._next):
                 if child is not None and child.link.fileno() in found:
                     self._hear(child)
@@ -173,6 +172,7 @@ class Supervisor:
                     close_backing(self._device, message["id"])
             case "serving":
                 child.serves(message["canary"])
+                self._served = True
                 if child is self._next:
                     self._switched(child)
             case "well":
@@ -255,6 +255,7 @@ class Supervisor:
     def _kill(self, why: str) -> None:
         self._say(f"the daemon (pid {self._daemon.pid}) {why}: killed")
         self._daemon.tell(signal.SIGKILL)
+        self._killed = self._daemon
         self._daemon.is_to_answer()  # else it would be killed again at once
 
     def _after_death(self) -> int | None:
@@ -262,30 +263,35 @@ class Supervisor:
         self._go_back("the daemon has died meanwhile")
         last = self._daemon
         code = self._bury(last)
-        if not last.serving or code == 0 or self._told or self._has_gone():
-            if self._device < 0:
+        if not self._served or code == 0 or self._told or self._has_gone():
+            if self._device < 0 or not self._served:
                 return code
             return max(code, 0) if self._told else int(code != 0)
-        now = time.monotonic()
-        self._deaths.append(now)
-        if len(self._deaths) == DEATHS and now - self._deaths[0] < WITHIN:
-            self._say(f"{DEATHS} daemons died within {now - self._deaths[0]:.0f} s: the mount is given up")
+        if self._is_hopeless(last, code):
+            self._say(f"{DEATHS} daemons have died within {WITHIN:g} s: the mount is given up")
             os.close(self._device)
             self._detach()
             return 1
-        self._pause = min(self._pause * 2, PAUSE_LARGEST) if now - last.began < AT_ONCE else PAUSE_FIRST
-        if now - last.began < AT_ONCE:
-            time.sleep(self._pause)
+        if not last.sound:
+            time.sleep(PAUSE * 2 ** len(self._deaths))
         self._say(f"the daemon (pid {last.pid}) has died ({_words(code)}): starting the next one")
         self._daemon = self._start()
         self._daemon.is_to_answer()
         return None
 
+    def _is_hopeless(self, last: Child, code: int) -> bool:
+        """Count a death, and say whether there were too many: then the next daemon would do no better."""
+        now = time.monotonic()
+        if not last.sound or code != -signal.SIGKILL or last is self._killed:
+            self._deaths.append(now)
+        while self._deaths and now - self._deaths[0] > WITHIN:
+            self._deaths.popleft()
+        return len(self._deaths) == DEATHS
+
     def _bury(self, child: Child) -> int:
         code = child.bury()
         if code is None:
             self._lingering.append(child.pid)
-        self._lingering = [pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG) == (0, 0)]
         return -signal.SIGKILL if code is None else code
 
     def _start(self, *more: str) -> Child:
