@@ -11,7 +11,7 @@ once, before the first one hears from anybody else: from then on a daemon can ha
            ── "journal" ─▶ a shorter one takes the place of the old one
 
       dead, or no answer ── killed ── has the mount gone? ── yes ── the end
-                                        └ no ── five in a row at once? ── yes ── unmounted: errors rather than hanging
+                                        └ no ── too many deaths? ── yes ── unmounted: errors rather than hanging
                                                   └ no ── a new interpreter, with descriptor and journal
 
 A daemon that ends by itself, with status 0, was asked to: then this ends, too. If the mount is not to outlive its
@@ -42,6 +42,7 @@ import socket
 import struct
 import sys
 import time
+from collections import deque
 from typing import Any, Final
 
 from lazyfs import link, mountinfo, privileges, tuning
@@ -51,10 +52,11 @@ from lazyfs.privileges import Capability, Rights
 from lazyfs.process import open_as_many_files_as_allowed, show_as
 
 DEATHS: Final = 5
-"""Daemons in a row that died before they had served for a while, with which the mount is given up."""
+WITHIN: Final = 60.0
+"""Deaths within so many seconds with which the mount is given up; not those of daemons that were well, and killed."""
 
-PAUSE: Final = 0.1
-"""Seconds before a daemon is started after the first of these, twice that after the second, and so on."""
+PAUSE: Final = 0.05
+"""Seconds, doubled with each of these, before the next daemon is started after one that has died at once."""
 
 GRACE: Final = 10.0
 """Seconds for a daemon to end when its mount has gone, before it is killed."""
@@ -91,7 +93,8 @@ class Supervisor:
         self._log: str | None = None  # None: stderr
         self._gone: float | None = None  # when it was seen that the mount has gone
         self._served = False  # a daemon has
-        self._deaths = 0  # in a row
+        self._deaths: deque[float] = deque(maxlen=DEATHS)  # when they were, of those that count
+        self._killed: Child | None = None  # the last one that we have
         self._told = False  # to end
         self._signals: list[int] = []  # that have come, and were not passed on yet
 
@@ -252,6 +255,7 @@ class Supervisor:
     def _kill(self, why: str) -> None:
         self._say(f"the daemon (pid {self._daemon.pid}) {why}: killed")
         self._daemon.tell(signal.SIGKILL)
+        self._killed = self._daemon
         self._daemon.is_to_answer()  # else it would be killed again at once
 
     def _after_death(self) -> int | None:
@@ -260,21 +264,29 @@ class Supervisor:
         last = self._daemon
         code = self._bury(last)
         if not self._served or code == 0 or self._told or self._has_gone():
-            if self._device < 0:
+            if self._device < 0 or not self._served:
                 return code
             return max(code, 0) if self._told else int(code != 0)
-        self._deaths = 0 if last.sound else self._deaths + 1
-        if self._deaths == DEATHS:
-            self._say(f"{DEATHS} daemons in a row have died at once: the mount is given up")
+        if self._is_hopeless(last, code):
+            self._say(f"{DEATHS} daemons have died within {WITHIN:g} s: the mount is given up")
             os.close(self._device)
             self._detach()
             return 1
-        if self._deaths:
-            time.sleep(PAUSE * 2 ** (self._deaths - 1))
+        if not last.sound:
+            time.sleep(PAUSE * 2 ** len(self._deaths))
         self._say(f"the daemon (pid {last.pid}) has died ({_words(code)}): starting the next one")
         self._daemon = self._start()
         self._daemon.is_to_answer()
         return None
+
+    def _is_hopeless(self, last: Child, code: int) -> bool:
+        """Count a death, and say whether there were too many: then the next daemon would do no better."""
+        now = time.monotonic()
+        if not last.sound or code != -signal.SIGKILL or last is self._killed:
+            self._deaths.append(now)
+        while self._deaths and now - self._deaths[0] > WITHIN:
+            self._deaths.popleft()
+        return len(self._deaths) == DEATHS
 
     def _bury(self, child: Child) -> int:
         code = child.bury()

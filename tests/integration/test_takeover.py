@@ -125,13 +125,20 @@ def test_one_that_is_killed_while_it_starts_is_followed_by_another(nginx: Nginx,
     end(mount)
 
 
-def test_daemons_in_a_row_that_die_at_once_end_the_mount(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_five_deaths_end_the_mount(nginx: Nginx, docroot: Path, mounts: Mounts, number: signal.Signals) -> None:
+    """Killed before they have served for a while, or crashed at any time."""
     made(docroot, "blob", 100)
     mount = mounts(nginx.url + "/blob")
     last: int | None = daemon(mount)
+    deaths = 0
     while last is not None:
-        os.kill(last, signal.SIGKILL)
+        if number == signal.SIGSEGV:
+            assert on_mount(os.listdir, mount.path()) == ["blob"]
+        os.kill(last, number)
+        deaths += 1
         last = started(mount, last)
+    assert deaths in (5, 6), "the first one may have served for long enough not to count"
 
 
 def test_without_it_a_daemon_takes_its_mount_with_it(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
