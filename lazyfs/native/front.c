@@ -1,12 +1,13 @@
 /*
  * In front of libfuse: what pyfuse3 has no words for.
  *
- * pyfuse3 calls libfuse by name. This library is loaded before it, for all to see (__init__.py), so two of those names
+ * pyfuse3 calls libfuse by name. This library is loaded before it, for all to see (__init__.py), so three of those names
  * lead here:
  *
  *     fuse_session_mount   mounts, and then has libfuse read and write the FUSE descriptor through us; a mount that was
  *                          served before has shaken hands already, and the kernel will not do so again: libfuse is
  *                          handed the INIT that was answered then, and its answer goes nowhere
+ *     fuse_session_fd      what pyfuse3 waits at for requests; see shortcut.c
  *     fuse_reply_open      hands a file over to the kernel, when Python has said so just before
  *
  * From then on every request and every reply passes `read_request` and `write_reply`. The one reply that is changed is
@@ -32,6 +33,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "shortcut.h"
+
 #define INIT 26
 #define INIT_MOST 256 /* bytes of an INIT request that are kept; Linux 6.18 sends 104 */
 #define NOTIFY_RESEND 7
@@ -45,22 +48,9 @@
 
 char lazyfs_front_stand_in[1]; /* what Python replies with for what it has named with lazyfs_front_reply_with */
 
-struct in_header {
-	uint32_t len, opcode;
-	uint64_t unique, nodeid;
-	uint32_t uid, gid, pid;
-	uint16_t total_extlen, padding;
-};
-
 struct init_in {
 	struct in_header header;
 	uint32_t major, minor, max_readahead, flags, flags2;
-};
-
-struct out_header {
-	uint32_t len;
-	int32_t error;
-	uint64_t unique;
 };
 
 struct init_out {
@@ -80,6 +70,7 @@ struct open_out {
 static int wanted;           /* whether INIT shall ask for passthrough */
 static int agreed;           /* whether it has, and the kernel had offered it */
 static int descriptor = -1;  /* the FUSE descriptor */
+static int watched = -1;     /* what to wait for requests at in its place, if anything */
 static uint64_t init_unique; /* of the INIT that is not answered yet */
 static char greeting[INIT_MOST]; /* the INIT request, as the kernel has sent it once */
 static size_t greeting_length;
@@ -96,7 +87,7 @@ static void *of_libfuse(const char *name)
 	Dl_info libfuse;
 	void *handle;
 
-	if (!dladdr((void *)fuse_session_fd, &libfuse))
+	if (!dladdr((void *)fuse_session_exited, &libfuse))
 		return NULL;
 	handle = dlopen(libfuse.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
 	return handle ? dlsym(handle, name) : NULL;
@@ -108,12 +99,18 @@ static void greeted(const struct init_in *request)
 	agreed = wanted && (request->flags & INIT_EXT) && (request->flags2 & PASSTHROUGH2);
 }
 
+/* Read a request that is libfuse's to answer: those that the shortcut takes never get there. */
 static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 {
 	const struct init_in *request = buffer;
-	ssize_t got = read(fd, buffer, size);
+	ssize_t got = shortcut_leaves(buffer, size);
 
 	(void)userdata;
+	if (!got) {
+		do
+			got = read(fd, buffer, size);
+		while (got > 0 && shortcut_takes(&request->header, got));
+	}
 	/*
 	 * A request may be gone between the poll that saw it and this read: its reader was interrupted. The descriptor
 	 * does not block, and pyfuse3 looks again after EINTR; after EAGAIN it would give up.
@@ -213,17 +210,18 @@ int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
 {
 	static const struct fuse_custom_io io = { .writev = write_reply, .read = read_request };
 	int (*mount)(struct fuse_session *, const char *) = of_libfuse("fuse_session_mount");
+	int (*own_fd)(struct fuse_session *) = of_libfuse("fuse_session_fd");
 	int result;
 
 	libfuse_reply_open = of_libfuse("fuse_reply_open");
-	if (!mount || !libfuse_reply_open) {
+	if (!mount || !own_fd || !libfuse_reply_open) {
 		fprintf(stderr, "this libfuse does not fit lazyfs's C part: install lazyfs again\n");
 		return -1;
 	}
 	result = mount(session, mountpoint);
 	if (result)
 		return result;
-	descriptor = fuse_session_fd(session);
+	descriptor = own_fd(session);
 	result = fuse_session_custom_io(session, &io, descriptor);
 	if (!result)
 		result = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK);
@@ -231,7 +229,15 @@ int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
 		result = take_over(session);
 	if (result)
 		fuse_session_unmount(session);
+	else
+		watched = shortcut_watch(descriptor);
 	return result;
+}
+
+int fuse_session_fd(struct fuse_session *session)
+{
+	(void)session;
+	return watched < 0 ? descriptor : watched;
 }
 
 int fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info)
@@ -300,4 +306,15 @@ int lazyfs_front_reply_with(PyObject *list)
 	PyErr_Clear();
 	drop_pieces();
 	return 0;
+}
+
+/* Answer a request that libfuse has not seen, with the pieces of a list, or with an errno; Python holds its lock. */
+void lazyfs_front_answer(uint64_t unique, int error, PyObject *list)
+{
+	struct out_header header = { .error = -error, .unique = unique };
+
+	if (!error && !lazyfs_front_reply_with(list))
+		header.error = -EIO;
+	if (write_pieces(descriptor, &header) < 0)
+		return; /* nobody wants it any more */
 }
