@@ -92,7 +92,7 @@ def test_what_is_missing_further_on_is_fetched_ahead(nginx: Nginx, docroot: Path
     mount = mounts(nginx.url + "/blob", options=OPTIONS)
     on_mount(under.pass_through, mount.path("blob"), SIZE)
     assert on_mount(under.sha256, mount.path("blob")) == under.sha256(str(source))
-    assert nginx.body_bytes() < 2 * SIZE + 4 * MIB
+    assert nginx.body_bytes() < 2 * SIZE + 16 * MIB, "what was under way when the first reader left may count twice"
 
 
 def test_files_beyond_those_that_are_known_are_read_as_well(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
