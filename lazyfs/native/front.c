@@ -13,7 +13,8 @@
  * From then on every request and every reply passes `read_request` and `write_reply`. The one reply that is changed is
  * that to INIT: it asks for passthrough, which libfuse knows only from 3.17 on.
  *
- * All of it is called from one thread, that of pyfuse3's loop, but for write_reply, which changes nothing after INIT.
+ * All of it is called from one thread, that of pyfuse3's loop, but for write_reply, which after INIT changes only what
+ * Python's lock guards.
  *
  * Source: libfuse 3.14, fuse_lowlevel.h (fuse_session_custom_io); Linux 6.9, include/uapi/linux/fuse.h, whose
  * structures are written down here, since a host's headers may be older than its kernel.
@@ -44,7 +45,6 @@
 #define STACK_DEPTH 1 /* the store's file system lies directly on its disk; an overlay may lie on our mount */
 
 #define MUCH (64 * 1024) /* bytes; less is copied while the lock changes hands */
-#define MOST_PIECES 64   /* a MiB, the largest read, has no more of blocks of 16 KiB */
 
 char lazyfs_front_stand_in[1]; /* what Python replies with for what it has named with lazyfs_front_reply_with */
 
@@ -79,6 +79,10 @@ static uint64_t next_handle; /* what the next open is answered with, when `next_
 static int32_t next_backing;
 static Py_buffer pieces[MOST_PIECES]; /* what the next reply has in the place of the stand-in */
 static Py_ssize_t piece_count;
+static struct {
+	struct reply reply;
+	Py_buffer pieces[MOST_PIECES]; /* what it is made of; none exactly when this is free */
+} handed_over[MOST_REPLIES]; /* replies that shortcut.c has been given */
 static int (*libfuse_reply_open)(fuse_req_t, const struct fuse_file_info *);
 
 /* Return libfuse's own function. Our names come first in every other search, so libfuse is asked by its file. */
@@ -152,6 +156,40 @@ static void drop_pieces(void)
 		PyBuffer_Release(&pieces[--piece_count]);
 }
 
+/* Let go of what replies were made of that have been written; Python holds its lock. */
+static void drop_what_is_written(void)
+{
+	for (size_t n = 0; n < MOST_REPLIES; n++)
+		if (handed_over[n].reply.count && __atomic_load_n(&handed_over[n].reply.written, __ATOMIC_ACQUIRE))
+			while (handed_over[n].reply.count)
+				PyBuffer_Release(&handed_over[n].pieces[--handed_over[n].reply.count]);
+}
+
+/* Have a reply of the pieces written by another thread; 0 when that cannot be. */
+static int hand_over_reply(const struct out_header *header)
+{
+	size_t n = 0;
+	struct reply *reply;
+
+	while (n < MOST_REPLIES && handed_over[n].reply.count)
+		n++;
+	if (n == MOST_REPLIES)
+		return 0;
+	reply = &handed_over[n].reply;
+	reply->header = *header;
+	reply->written = 0;
+	for (Py_ssize_t m = 0; m < piece_count; m++)
+		reply->pieces[m] = (struct iovec){ pieces[m].buf, pieces[m].len };
+	reply->count = piece_count;
+	if (!shortcut_writes(reply)) {
+		reply->count = 0;
+		return 0;
+	}
+	memcpy(handed_over[n].pieces, pieces, piece_count * sizeof(*pieces));
+	piece_count = 0;
+	return 1;
+}
+
 /* Reply with the pieces that Python has named, where its own reply is only what stands for them. */
 static ssize_t write_pieces(int fd, struct out_header *header)
 {
@@ -163,6 +201,8 @@ static ssize_t write_pieces(int fd, struct out_header *header)
 		iov[n + 1] = (struct iovec){ pieces[n].buf, pieces[n].len };
 		header->len += pieces[n].len;
 	}
+	if (header->len >= MUCH && hand_over_reply(header))
+		return header->len;
 	written = write_beside(fd, iov, 1 + piece_count, header->len);
 	drop_pieces();
 	return written;
@@ -173,6 +213,8 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 	struct out_header *header = iov[0].iov_base;
 
 	(void)userdata;
+	if (PyGILState_Check())
+		drop_what_is_written();
 	if (init_unique && header->unique == init_unique) {
 		init_unique = 0;
 		if (agreed && count == 2 && !header->error && iov[1].iov_len >= sizeof(struct init_out)) {

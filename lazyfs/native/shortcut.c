@@ -13,6 +13,8 @@
  * and for that time the event loop would answer nobody. The loop takes another tenth to come to a request at all, so
  * who has answered a read waits for the next one in the loop's place.
  *
+ * Large replies that Python has made, of blocks in memory, are written by the same threads, for the same reason.
+ *
  * What we do is what store/blobfile.py does when it reads a run of blocks, and no more, so its invariants hold:
  *
  *  - Bytes leave only when they match the entries that the map had when the read came (its I2). So a block that is
@@ -109,6 +111,9 @@ static struct file files[MOST_FILES];
 
 static struct reading waiting[MOST_WAITING]; /* reads that the event loop has taken for us, the oldest first */
 static unsigned waiting_count;
+
+static struct reply *replies[MOST_REPLIES]; /* that are to be written, the oldest first */
+static unsigned reply_count;
 
 static struct told told[MOST_TOLD];
 static unsigned told_count;
@@ -224,6 +229,12 @@ static int read_blocks(const struct reading *reading, char *buffer)
 	return 1;
 }
 
+static void write_to_device(const struct iovec *iov, int count)
+{
+	if (writev(device, iov, count) < 0)
+		return; /* nobody wants it any more */
+}
+
 static void answer(const struct reading *reading, char *buffer)
 {
 	size_t skipped = reading->what.offset - reading->start, length = reading->length - skipped;
@@ -233,8 +244,21 @@ static void answer(const struct reading *reading, char *buffer)
 	if (length > reading->what.size)
 		iov[1].iov_len = reading->what.size;
 	header.len = sizeof(header) + iov[1].iov_len;
-	if (writev(device, iov, 2) < 0)
-		return; /* nobody wants it any more */
+	write_to_device(iov, 2);
+}
+
+/* Write the oldest reply. Locks: mutex, held; not meanwhile. */
+static void write_one(void)
+{
+	struct reply *reply = replies[0];
+	struct iovec iov[1 + MOST_PIECES] = { { &reply->header, sizeof(reply->header) } };
+
+	memmove(replies, replies + 1, --reply_count * sizeof(*replies));
+	pthread_mutex_unlock(&mutex);
+	memcpy(iov + 1, reply->pieces, reply->count * sizeof(*iov));
+	write_to_device(iov, 1 + reply->count);
+	__atomic_store_n(&reply->written, 1, __ATOMIC_RELEASE);
+	pthread_mutex_lock(&mutex);
 }
 
 /* Have Python hear of a read: at once when it is handed back. */
@@ -325,6 +349,8 @@ static void *work(void *buffer)
 			reading = waiting[0];
 			memmove(waiting, waiting + 1, --waiting_count * sizeof(*waiting));
 			see_to(&reading, buffer);
+		} else if (reply_count) {
+			write_one();
 		} else if (ending) {
 			break;
 		} else if (more && !listening && left && !left_length) {
@@ -387,6 +413,20 @@ int shortcut_takes(const struct in_header *request, size_t length)
 	return taken;
 }
 
+int shortcut_writes(struct reply *reply)
+{
+	int taken;
+
+	pthread_mutex_lock(&mutex);
+	taken = running > 0;
+	if (taken) {
+		replies[reply_count++] = reply;
+		pthread_cond_signal(&changed);
+	}
+	pthread_mutex_unlock(&mutex);
+	return taken;
+}
+
 /* What Python calls. */
 
 /* Begin to take reads. Returns a descriptor that is readable when something is told, or -1. */
@@ -408,7 +448,7 @@ int lazyfs_shortcut_begin(void)
 	return bell;
 }
 
-/* Take no more, answer what was taken, and close all files. */
+/* Take no more, answer what was taken, write the replies that wait, and close all files. */
 void lazyfs_shortcut_end(void)
 {
 	unsigned to_join = running;

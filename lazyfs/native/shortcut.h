@@ -5,6 +5,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
+
+#define MOST_PIECES 64  /* of a reply: a MiB, the largest read, has no more of blocks of 16 KiB */
+#define MOST_REPLIES 4  /* that are not written yet; what is beyond that is written at once */
 
 struct in_header {
 	uint32_t len, opcode;
@@ -27,6 +31,17 @@ ssize_t shortcut_leaves(void *buffer, size_t size);
 
 /* Say whether a request that was just read is not to be answered by anybody else. */
 int shortcut_takes(const struct in_header *request, size_t length);
+
+/* A reply whose bytes stay where they are until it is `written`, which is read and set atomically. */
+struct reply {
+	struct out_header header;
+	struct iovec pieces[MOST_PIECES];
+	unsigned count;
+	int written;
+};
+
+/* Have a reply, one of MOST_REPLIES, written by one of our threads; returns 0 when there are none. */
+int shortcut_writes(struct reply *reply);
 
 /* XXH3-64 for processors that have AVX2. */
 uint64_t checksum_avx2(const void *bytes, size_t length);

@@ -49,6 +49,18 @@ def test_many_readers_get_the_right_bytes(nginx: Nginx, docroot: Path, mounts: M
     assert after["origin_bytes"] == before["origin_bytes"]
 
 
+def test_replies_that_python_makes_are_right_as_well(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+    source = made(docroot, "blob", SIZE)
+    mount = mounts(nginx.url + "/blob", options=OPTIONS)
+    readers = [
+        start(under.differing_large_reads, mount.path("blob"), str(source), 3, 60, 11),
+        start(under.differing_reads, mount.path("blob"), str(source), 2, 100, 12),
+    ]
+    for reader in readers:
+        assert reader.result() == []
+    assert mount.counters()["errors"] == 0
+
+
 def test_each_read_is_counted(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     made(docroot, "blob", SIZE)
     mount = mounts(nginx.url + "/blob", options=OPTIONS)
@@ -134,10 +146,12 @@ def test_readers_that_are_killed_are_no_trouble(nginx: Nginx, docroot: Path, mou
 
 
 @pytest.mark.parametrize("how", ["lazily", "abort", "term"])
-def test_it_ends_with_reads_under_way(nginx: Nginx, docroot: Path, mounts: Mounts, how: str) -> None:
-    made(docroot, "blob", SIZE)
+@pytest.mark.parametrize("size", [SIZE, 8 * MIB])  # of the smaller one's reads, replies are made of blocks in memory
+def test_it_ends_with_reads_under_way(nginx: Nginx, docroot: Path, mounts: Mounts, how: str, size: int) -> None:
+    made(docroot, "blob", size)
     mount = mounts(nginx.url + "/blob", options=OPTIONS)
-    fetched(mount)
+    if size == SIZE:
+        fetched(mount)
     readers = [start(under.read_directly_for_ever, mount.path("blob"), MIB) for _ in range(3)]
     for reader in readers:
         reader.wait_until_open()
@@ -165,10 +179,12 @@ def abort(mount: Mount) -> None:
         real.run(["umount", control])
 
 
-def test_a_takeover_leaves_no_read_unanswered(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_takeover_leaves_no_read_unanswered(nginx: Nginx, docroot: Path, mounts: Mounts, cold: bool) -> None:
     source = made(docroot, "blob", SIZE)
     mount = mounts(nginx.url + "/blob", options=["--takeover", *OPTIONS])
-    fetched(mount)
+    if not cold:
+        fetched(mount)
     readers = [start(under.differing_large_reads, mount.path("blob"), str(source), 2, 1500, seed) for seed in (5, 6)]
     last = daemon(mount)
     for _ in range(3):
