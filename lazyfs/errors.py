@@ -8,6 +8,7 @@
     ├── SourceError          where names come from: a manifest or index that cannot be read
     └── ReadError            a look-up or a read that cannot be answered
         ├── NameMissing          no such name under the mount                          ENOENT
+        │   └── InodeUnknown         the kernel has its number from another daemon         ESTALE
         ├── WritesRefused        anything that would change the mount                  EROFS
         └── OriginError          the origin's
             ├── OriginRefused        it said no and will say no again (404, 410 …)     EIO
@@ -68,6 +69,12 @@ class NameMissing(ReadError):
     """There is no such name under the mount."""
 
     errno = errno.ENOENT
+
+
+class InodeUnknown(NameMissing):
+    """Nothing is known of an inode that the kernel asks for: with this errno it looks the name up once more."""
+
+    errno = errno.ESTALE
 
 
 class WritesRefused(ReadError):

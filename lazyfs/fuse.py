@@ -36,7 +36,7 @@ from lazyfs.neighbours import Neighbours
 from lazyfs.passthrough import Passthrough
 from lazyfs.shortcut import Shortcut
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, cookie
-from lazyfs.vfs import Vfs, symlink_target
+from lazyfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,10 @@ class Adapter(pyfuse3.Operations):
     @_with_names
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
         """Return where a symlink leads."""
-        return os.fsencode(symlink_target(self.vfs.node(inode)))
+        node = self.vfs.node(inode)
+        if not isinstance(node, Symlink):
+            raise NameMissing(f"{node.path}: not a symbolic link")
+        return os.fsencode(node.target)
 
     @_translated
     @_with_names
@@ -187,13 +190,20 @@ class Adapter(pyfuse3.Operations):
                 del self._listings[fh]
 
     @_translated
-    @_with_names
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file to read."""
+        request = _request()
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise FUSEError(errno.EROFS)
-        handle = await self.vfs.open(inode)
-        backing = self.vfs.enter(handle)
+        await self.vfs.complete.wait()
+        again = self.vfs.files.counted(request)
+        try:
+            handle = await self.vfs.open(inode, request)
+        except Exception:
+            if again:
+                self._closed(inode, request)
+            raise
+        backing = self.vfs.enter(handle, again=again)
         if flags & os.O_DIRECT:
             handle |= DIRECT
         if backing is None or native.LIBRARY is None:
@@ -239,10 +249,15 @@ class Adapter(pyfuse3.Operations):
     @_translated
     async def release(self, fh: FileHandleT) -> None:
         """Close a file."""
-        self.vfs.passthrough.leave(fh & ~DIRECT)
-        self.vfs.release(fh & ~DIRECT)
-        if not self.vfs.files.has(fh & ~DIRECT):
-            self.shortcut.withdraw(fh & ~DIRECT)
+        request = _request()
+        if not self.vfs.files.counted(request):
+            self._closed(fh & ~DIRECT, request)
+
+    def _closed(self, handle: int, request: int) -> None:
+        self.vfs.passthrough.leave(handle)
+        self.vfs.release(handle, request)
+        if not self.vfs.files.has(handle):
+            self.shortcut.withdraw(handle)
 
     @_translated
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
@@ -308,6 +323,11 @@ class Adapter(pyfuse3.Operations):
 
 def _mode(mode: int) -> Any:
     return mode
+
+
+def _request() -> int:
+    """Return the number of the request that is handled: before its first await, it is the last that was read."""
+    return 0 if native.LIBRARY is None else native.LIBRARY.last_request
 
 
 def _push(inode: int, offset: int, block: Block) -> None:

@@ -4,6 +4,9 @@ Most of it needs no journal: names come from the sources, blobs from the store, 
 path and version. What is left is what only the kernel and this daemon know: which inodes are open how often, which of
 them the kernel reads past us, and those whose number is not the one that they would get anew.
 
+What the kernel has open is counted, so nothing may count twice: each open and close is noted with the number of its
+request, right before the reply. The kernel sends that again, if the reply never came.
+
 It is a file in memory that the supervisor holds, one record a line. Each line begins with its newline, so that one that
 was cut off spoils only itself. Now and then a shorter journal that says the same takes its place.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,6 +25,13 @@ from lazyfs.given import GivenBlob
 
 LONGEST: Final = 1 << 20
 """Bytes of a journal that may be mostly of no use any more."""
+
+
+Describe = Callable[[], GivenBlob | None]
+"""Returns what a file's blob is, for who opens it without knowing its name; None when nobody can say."""
+
+UNANSWERED: Final = 64
+"""Requests that may be noted and not answered when a daemon dies. One can be, as the same step does both."""
 
 
 @dataclass(slots=True)
@@ -37,8 +48,9 @@ class Legacy:
     """What a daemon leaves: what it was ordered, what the kernel has said first, and what is open.
 
     By inode, `backings` are what the kernel was given to read past us, `past` the ids of those that it reads so now,
-    and `aliases` the paths of those whose number is another than they would get anew; `changes` are the additions and
-    removals since the mount was made, in order.
+    and `aliases` the paths of those whose number is another than they would get anew. `changes` are the additions and
+    removals since the mount was made, in order; `restarts` is how often a daemon had to be started again; `counted` are
+    the last requests that are counted in `opened`.
     """
 
     order: bytes = b""
@@ -48,10 +60,14 @@ class Legacy:
     past: dict[int, int] = field(default_factory=dict)
     aliases: dict[int, Opened] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    restarts: int = 0
+    counted: deque[int] = field(default_factory=lambda: deque(maxlen=UNANSWERED))
 
     def take(self, record: Mapping[str, Any]) -> None:
         """Take one record in. *Raises*: KeyError, TypeError, ValueError, LazyfsError for one that says nothing."""
         inode = record.get("inode", 0)
+        if "request" in record:
+            self.counted.append(record["request"])
         match record["is"]:
             case "order":
                 self.order = base64.b64decode(record["order"])
@@ -76,6 +92,10 @@ class Legacy:
                 self.aliases[inode] = Opened(record["path"], _blob(record))
             case "no alias":
                 self.aliases.pop(inode, None)
+            case "restart":
+                self.restarts += record.get("times", 1)
+            case "counted":
+                self.counted.extend(record["requests"])
             case "change":
                 self.changes.append(record["change"])
 
@@ -94,6 +114,8 @@ class Legacy:
                 yield {"is": "backing", "inode": inode, "backing": backing}
         for inode, there in self.aliases.items():
             yield {"is": "alias", "inode": inode, **_described(there)}
+        yield {"is": "restart", "times": self.restarts}
+        yield {"is": "counted", "requests": list(self.counted)}
 
 
 class Journal:
@@ -113,6 +135,29 @@ class Journal:
         self._length += os.write(self._fd, _line(record))
         if self._length > self._longest:
             self._begin_anew()
+
+    def note_open(self, inode: int, path: str, describe: Describe, request: int) -> None:
+        """Write down that a request has opened an inode; it is described only once while it is open."""
+        described = {} if inode in self._legacy.opened else _described(Opened(path, describe()))
+        self.note("open", inode=inode, request=request, **described)
+
+    def counted(self, request: int) -> bool:
+        """Say whether a request to open or to close is noted already."""
+        return request in self._legacy.counted
+
+    def known(self, inode: int) -> Opened | None:
+        """Return what is noted of an inode that is open, or whose number is another than it would get anew."""
+        return self._legacy.opened.get(inode) or self._legacy.aliases.get(inode)
+
+    def note_alias(self, inode: int, path: str, blob: GivenBlob | None) -> None:
+        """Write down what an inode is whose number another daemon would not give it."""
+        if inode not in self._legacy.aliases:
+            self.note("alias", inode=inode, **_described(Opened(path, blob)))
+
+    def note_forgotten(self, inode: int) -> None:
+        """Write down that the kernel does not know an inode any more."""
+        if inode in self._legacy.aliases:
+            self.note("no alias", inode=inode)
 
     def _begin_anew(self) -> None:
         content = b"".join(map(_line, self._legacy.records()))

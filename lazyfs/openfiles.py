@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from lazyfs.blob import Blob
 from lazyfs.blobs import Blobs
 from lazyfs.errors import BlobChanged, DigestMismatch, LazyfsError, NameMissing
 from lazyfs.given import GivenBlob
-from lazyfs.journal import Journal, Opened
+from lazyfs.journal import Describe, Journal, Opened
 from lazyfs.turns import Turns
 from lazyfs.versions import Known
 
 log = logging.getLogger(__name__)
-
-Describe = Callable[[], GivenBlob | None]
-"""Returns what a file's blob is, for who opens it without knowing its name; None when nobody can say."""
 
 Reopen = Callable[[GivenBlob], Awaitable[Blob]]
 
@@ -31,8 +28,9 @@ _CLOSED: Final = "the kernel reads from a file that is not open"
 
 @dataclass(slots=True)
 class _File:
-    blob: Blob
+    blob: Blob | None  # None: another daemon has opened it, and nobody has read from it here yet
     times: int
+    given: GivenBlob | None = None  # of such a one, to open it anew
 
 
 class OpenFiles:
@@ -44,59 +42,62 @@ class OpenFiles:
         self._reopen = reopen
         self._on_change = on_change
         self._files: dict[int, _File] = {}
-        self._inherited: dict[int, Opened] = {}
         self._recalling = Turns[int]()
 
     def inherit(self, opened: dict[int, Opened]) -> None:
         """Take over what another daemon had open."""
-        self._inherited = {inode: replace(there) for inode, there in opened.items()}  # the journal counts, too
+        self._files = {inode: _File(None, there.times, there.blob) for inode, there in opened.items()}
 
-    def inherited(self, inode: int) -> Opened | None:
-        """Return what another daemon had open, and nobody has read here yet."""
-        return self._inherited.get(inode)
+    def counted(self, request: int) -> bool:
+        """Say whether another daemon has noted a request to open or to close, and could not answer it any more."""
+        return self.journal is not None and self.journal.counted(request)
 
-    def opened(self, inode: int, blob: Blob, path: str, describe: Describe) -> None:
-        """Note an open; who has the inode open already keeps the blob that is there."""
-        file = self._files.get(inode)
-        if file is None:
-            inherited = self._inherited.pop(inode, None)
-            file = self._files[inode] = _File(blob, 0 if inherited is None else inherited.times)
-        else:
+    def opened(self, inode: int, blob: Blob, path: str, describe: Describe, request: int) -> None:
+        """Note an open; who has the inode open already keeps the blob that is there.
+
+        `request` is the kernel's number, 0 for an open of our own, of which the next daemon need not know.
+        """
+        file = self._files.setdefault(inode, _File(blob, 0))
+        if file.blob is None:
+            file.blob = blob
+        elif file.times:
             self._blobs.close(blob)
-        file.times += 1
-        if self.journal is None:
+        if self.counted(request):
             return
-        if file.times > 1:
-            self.journal.note("open", inode=inode)
-        else:
-            given = describe()
-            self.journal.note("open", inode=inode, path=path, blob=None if given is None else given.as_dict())
+        file.times += 1
+        if self.journal is not None and request:
+            self.journal.note_open(inode, path, describe, request)
 
     async def recall(self, handle: int) -> None:
         """See to it that a file is open. *Raises*: NameMissing, for one that never was; as `Blobs.open`."""
         async with self._recalling.of(handle):
-            inherited = self._inherited.get(handle)
-            if handle in self._files:
+            file = self._files.get(handle)
+            if file is not None and file.blob is not None:
                 return
-            if inherited is None or inherited.blob is None:
+            if file is None or file.given is None:
                 raise NameMissing(_CLOSED)
-            blob = await self._reopen(inherited.blob)
-            if self._inherited.pop(handle, None) is None:  # closed meanwhile
+            blob = await self._reopen(file.given)
+            if file.blob is None and self._files.get(handle) is file:
+                file.blob = blob
+            else:  # opened meanwhile, or closed
                 self._blobs.close(blob)
-                raise NameMissing(_CLOSED)
-            self._files[handle] = _File(blob, inherited.times)
+        if not self.has(handle):
+            raise NameMissing(_CLOSED)
 
     def opened_now(self) -> dict[int, tuple[Blob, int]]:
         """Return the open files by inode: the blob of each, and how often it is open."""
-        return {inode: (file.blob, file.times) for inode, file in self._files.items()}
+        return {inode: (file.blob, file.times) for inode, file in self._files.items() if file.blob is not None}
 
     def has(self, handle: int) -> bool:
         """Say whether a file is open here: what another daemon had open may not be, yet."""
-        return handle in self._files
+        file = self._files.get(handle)
+        return file is not None and file.blob is not None
 
     def blob(self, handle: int) -> Blob:
-        """Return the blob of an open file."""
-        return self._files[handle].blob
+        """Return the blob of a file that is open here."""
+        blob = self._files[handle].blob
+        assert blob is not None
+        return blob
 
     async def read_pieces(self, handle: int, offset: int, length: int) -> list[memoryview]:
         """Return bytes of an open file, in pieces. *Raises*: as `Blob.read_pieces`. *Units*: bytes."""
@@ -133,19 +134,15 @@ class OpenFiles:
             log.info("could not be opened anew: %s", exc)
         return self.blob(handle) if self.has(handle) else blob
 
-    def released(self, handle: int) -> None:
-        """Note that the kernel has closed a file once."""
-        if self.journal is not None:
-            self.journal.note("close", inode=handle)
+    def released(self, handle: int, request: int) -> None:
+        """Note that a file was closed once."""
+        if self.journal is not None and request:
+            self.journal.note("close", inode=handle, request=request)
         file = self._files.get(handle)
         if file is None:
-            inherited = self._inherited.get(handle)
-            if inherited is not None:
-                inherited.times -= 1
-                if not inherited.times:
-                    del self._inherited[handle]
             return
         file.times -= 1
         if not file.times:
             del self._files[handle]
-            self._blobs.close(file.blob)
+            if file.blob is not None:
+                self._blobs.close(file.blob)

@@ -130,17 +130,18 @@ class Passthrough:
         now = sum(opened.opens for opened in self._opened.values() if opened.backing is not None)
         return {"on": self.refusal is None, "reason": self.refusal, "open": now, "blobs": len(self._seen)}
 
-    def enter(self, inode: int, blob: Blob) -> int | None:
+    def enter(self, inode: int, blob: Blob, *, again: bool = False) -> int | None:
         """Note an open and return the kernel's id of the blob's data, if it goes past us; pair it with `leave`.
 
-        No await until the kernel has the reply: what the next open of the inode is told depends on it.
+        With `again`, another daemon has noted it, and could not tell the kernel any more. No await until the kernel
+        has the reply: what the next open of the inode is told depends on it.
         """
         opened = self._opened.get(inode)
         if opened is None:
             opened = self._opened[inode] = _Opened(self._handed_over(inode, blob))
             if self.journal is not None and opened.backing is not None:
                 self.journal.note("past", inode=inode, id=opened.backing)
-        opened.opens += 1
+        opened.opens += not again
         if opened.backing is not None:
             self._counters.passthrough_opens += 1
         return opened.backing

@@ -30,6 +30,7 @@ from lazyfs.entries import Entry, Refusal
 from lazyfs.errors import (
     BlobChanged,
     DigestMismatch,
+    InodeUnknown,
     LazyfsError,
     NameMissing,
     OriginBadAnswer,
@@ -38,13 +39,13 @@ from lazyfs.errors import (
     OriginRefused,
 )
 from lazyfs.given import GivenBlob
-from lazyfs.journal import Legacy, Opened
+from lazyfs.journal import Journal, Legacy
 from lazyfs.listings import Lister, Listings
 from lazyfs.openfiles import OpenFiles
 from lazyfs.passthrough import Passthrough
 from lazyfs.problems import Problems
 from lazyfs.resolve import Resolver
-from lazyfs.tree import Directory, File, Node, Pending, Symlink, Tree, below
+from lazyfs.tree import Directory, File, Node, Pending, Tree, below
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Vfs:
         self.files = OpenFiles(blobs, self._reopened, resolver.doubt)
         self.complete = trio.Event()  # set when all names are in that another daemon may have told the kernel of
         self.complete.set()
-        self._aliases: dict[int, Opened] = {}
+        self._journal: Journal | None = None
         self._bound: dict[str, set[File]] = {}  # files with `known`, by URL
         self._again, failed = trio.open_memory_channel[tuple[float, File]](math.inf)  # each with when it is due
         self._queue, announced = trio.open_memory_channel[File](math.inf)
@@ -227,6 +228,8 @@ class Vfs:
         log.info("%s has changed at its origin", file.path)
         self._unbind(file)
         new = self.tree.replace(file, known)
+        if self._journal is not None:
+            self._journal.note_alias(new.inode, new.path, _given(new))
         self._bound.setdefault(known.url, set()).add(new)
         self.on_stale(file.parent.inode, file.name)
 
@@ -292,7 +295,11 @@ class Vfs:
     async def lookup_soon(self, parent: int, name: str) -> Node:
         """Return the node of a name, or what stands for it until `settled`. *Raises*: as `lookup`."""
         node = await self._named(parent, name)
-        return self.tree.stand_in(node) if isinstance(node, File) and not node.visible else node
+        if isinstance(node, File) and not node.visible:
+            node = self.tree.stand_in(node)
+            if self._journal is not None:
+                self._journal.note_alias(node.inode, node.path, None)
+        return node
 
     async def settled(self, inode: int) -> Node:
         """Return the node of an inode number, resolved. *Raises*: as `lookup`."""
@@ -320,22 +327,25 @@ class Vfs:
         return await inorder.in_order(await self._directory(inode))
 
     def node(self, inode: int) -> Node:
-        """Return the node of an inode number. *Raises*: NameMissing."""
+        """Return the node of an inode number. *Raises*: InodeUnknown."""
         node = self.tree.node(inode) or self._adopted(inode)
         if node is None:
-            raise NameMissing(f"inode {inode} is not known")
+            raise InodeUnknown(f"inode {inode} is not known")
         return node
 
     def inherit(self, legacy: Legacy) -> None:
         """Take over what the kernel knows from another daemon. Names are waited for until `complete` is set."""
         self.files.inherit(legacy.opened)
         self.passthrough.inherit(legacy)
-        self._aliases = dict(legacy.aliases)
         self.complete = trio.Event()
+
+    def keep_journal(self, journal: Journal | None) -> None:
+        """Have what the next daemon must know written down from now on."""
+        self._journal = self.files.journal = self.passthrough.journal = journal
 
     def _adopted(self, inode: int) -> Node | None:
         """Return a node for an inode that the kernel has from another daemon, and that got no such number here."""
-        there = self.files.inherited(inode) or self._aliases.get(inode)
+        there = None if self._journal is None else self._journal.known(inode)
         if there is None:
             return None
         if there.blob is not None:
@@ -352,8 +362,8 @@ class Vfs:
 
     # Files.
 
-    async def open(self, inode: int) -> int:
-        """Open a file and return its handle.
+    async def open(self, inode: int, request: int = 0) -> int:
+        """Open a file and return its handle; `request` is the kernel's number, 0 for our own.
 
         *Raises*: NameMissing; BlobChanged, when it has to be looked up again; OriginError; StoreError.
         """
@@ -368,17 +378,19 @@ class Vfs:
             await self._keep_up(file, file.known, began)
         assert file.blob_id is not None
         blob = await self._blobs.open(file.blob_id, file.known, self._ways(file.entry))
-        self.files.opened(inode, blob, file.path, partial(_given, file))
+        self.files.opened(inode, blob, file.path, partial(_given, file), request)
         return inode
 
-    def enter(self, handle: int) -> int | None:
+    def enter(self, handle: int, *, again: bool) -> int | None:
         """Note that the kernel has what was just opened; as `Passthrough.enter`."""
-        return self.passthrough.enter(handle, self.files.blob(handle))
+        return self.passthrough.enter(handle, self.files.blob(handle), again=again)
 
     def forget(self, inode: int, lookups: int) -> None:
         """Take back look-ups of the kernel's."""
         if self.tree.forget(inode, lookups):
             self.passthrough.forgotten(inode)
+            if self._journal is not None:
+                self._journal.note_forgotten(inode)
 
     def _let_go(self, inode: int) -> None:
         """Have the kernel forget an inode, as soon as nobody uses it; one without a name it forgets by itself."""
@@ -427,9 +439,9 @@ class Vfs:
         """Return the blob of an open file."""
         return self.files.blob(handle)
 
-    def release(self, handle: int) -> None:
-        """Close a handle once."""
-        self.files.released(handle)
+    def release(self, handle: int, request: int = 0) -> None:
+        """Close a handle once; `request` as for `open`."""
+        self.files.released(handle, request)
 
     async def fill(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Make a file's blob complete in the store; `progress` gets the bytes present and the size.
@@ -446,7 +458,7 @@ class Vfs:
             except DigestMismatch as exc:
                 log.info("%s: %s; trying another way to it, if there is one", path, exc)
             finally:
-                self.files.released(handle)
+                self.release(handle)
 
     async def _open_path(self, path: str) -> int:
         """Look a path up and open it, once more when it has changed in between. *Raises*: as `open`."""
@@ -484,10 +496,3 @@ def _given(file: File) -> GivenBlob | None:
 
 def _show_present(progress: Callable[[int, int], None], size: int, present: int) -> None:
     progress(present, size)
-
-
-def symlink_target(node: Node) -> str:
-    """Return where a symlink leads. *Raises*: NameMissing for any other node."""
-    if not isinstance(node, Symlink):
-        raise NameMissing(f"{node.path}: not a symbolic link")
-    return node.target

@@ -47,6 +47,7 @@ class Library:
         self._library.lazyfs_front_hand_over.argtypes = (ctypes.c_uint64, ctypes.c_int32)
         self._library.lazyfs_front_hand_over.restype = None
         self._library.lazyfs_front_want.restype = None
+        self._library.lazyfs_front_last_request.restype = ctypes.c_uint64
         self._library.lazyfs_front_greeting.restype = ctypes.c_void_p
         self._library.lazyfs_front_go_on.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
         self._library.lazyfs_shortcut_offer.argtypes = (
@@ -80,6 +81,11 @@ class Library:
         """
         if self._library.lazyfs_front_go_on(greeting, len(greeting)):
             raise ValueError("no greeting of the kernel's")
+
+    @property
+    def last_request(self) -> int:
+        """The number of the request that was read last; one that is sent again, to another process, has the same."""
+        return int(self._library.lazyfs_front_last_request())
 
     @property
     def agreed(self) -> bool:

@@ -39,6 +39,7 @@
 #define INIT 26
 #define INIT_MOST 256 /* bytes of an INIT request that are kept; Linux 6.18 sends 104 */
 #define NOTIFY_RESEND 7
+#define RESENT (1ull << 63) /* in `unique`: the kernel has sent it before, to whoever served the mount then */
 #define INIT_EXT (1u << 30)         /* in flags: flags2 counts */
 #define PASSTHROUGH2 (1u << (37 - 32)) /* in flags2 */
 #define OPEN_PASSTHROUGH (1u << 7)
@@ -75,6 +76,7 @@ static uint64_t init_unique; /* of the INIT that is not answered yet */
 static char greeting[INIT_MOST]; /* the INIT request, as the kernel has sent it once */
 static size_t greeting_length;
 static int served_before;    /* whether it was answered by another process */
+static uint64_t last_request; /* what was read last, as the kernel counts them */
 static uint64_t next_handle; /* what the next open is answered with, when `next_backing` is not 0 */
 static int32_t next_backing;
 static Py_buffer pieces[MOST_PIECES]; /* what the next reply has in the place of the stand-in */
@@ -121,6 +123,8 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 	 */
 	if (got < 0 && errno == EAGAIN)
 		errno = EINTR;
+	if (got >= (ssize_t)sizeof(request->header))
+		last_request = request->header.unique & ~RESENT;
 	if (got >= (ssize_t)sizeof(*request) && got <= INIT_MOST && request->header.opcode == INIT) {
 		greeting_length = got;
 		memcpy(greeting, buffer, got);
@@ -319,6 +323,11 @@ int lazyfs_front_go_on(const char *request, size_t length)
 	greeting_length = length;
 	served_before = 1;
 	return 0;
+}
+
+uint64_t lazyfs_front_last_request(void)
+{
+	return last_request;
 }
 
 int lazyfs_front_descriptor(void)
