@@ -254,10 +254,9 @@ class Adapter(pyfuse3.Operations):
             self._closed(fh & ~DIRECT, request)
 
     def _closed(self, handle: int, request: int) -> None:
+        self.shortcut.withdraw(handle)  # while its blob is open; who has it open still offers it anew
         self.vfs.passthrough.leave(handle)
         self.vfs.release(handle, request)
-        if not self.vfs.files.has(handle):
-            self.shortcut.withdraw(handle)
 
     @_translated
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:

@@ -49,7 +49,7 @@ class Shortcut:
                 while True:
                     await trio.lowlevel.wait_readable(bell)
                     self._hear()
-                    for handle in [handle for handle, blob in self._offered.items() if blob.mismatch is not None]:
+                    for handle in [handle for handle, blob in self._offered.items() if _gone(blob)]:
                         self.withdraw(handle)
         finally:
             self._nursery = None
@@ -57,7 +57,7 @@ class Shortcut:
 
     def offer(self, handle: int, blob: Blob) -> None:
         """Have the large reads of an open file taken, of which one was just answered, if there is room."""
-        if self._nursery is None or handle in self._offered or blob.mismatch is not None:
+        if self._nursery is None or handle in self._offered or _gone(blob):
             return
         if len(self._offered) == MOST:
             self.withdraw(next(iter(self._offered)))
@@ -69,7 +69,7 @@ class Shortcut:
                 self._offered[handle] = blob
 
     def withdraw(self, handle: int) -> None:
-        """Have them taken no more: it is closed, or its bytes are not to be had any longer."""
+        """Have them taken no more: it is about to be closed, or its bytes are not to be had any longer."""
         if handle in self._offered and self._nursery is not None:
             assert self._library is not None
             self._library.withdraw(handle)
@@ -87,7 +87,7 @@ class Shortcut:
 
     def _count(self, read: Told) -> None:
         blob = self._offered.get(read.handle)
-        if blob is None:
+        if blob is None or blob.closed:
             return
         self._offered.move_to_end(read.handle)
         self._counters.reads += 1
@@ -95,3 +95,8 @@ class Shortcut:
         self._counters.read_bytes += min(read.size, blob.geometry.size - read.offset)
         with suppress(StoreError):  # its files have gone: they were wrong
             blob.note_hits(blob.geometry.covering(read.offset, read.size))
+
+
+def _gone(blob: Blob) -> bool:
+    """Say whether a file has another blob by now, or soon: this one is wrong, or was opened anew."""
+    return blob.closed or blob.mismatch is not None

@@ -63,6 +63,7 @@ class FakeBlob:
         self.geometry = Geometry(1000 * KIB, 256 * KIB)
         self.file = SimpleNamespace(files=SimpleNamespace(data=0, map=0))
         self.mismatch: Exception | None = None
+        self.closed = False
         self.hits: list[Extent] = []
 
     def note_hits(self, run: Extent) -> None:
@@ -144,6 +145,18 @@ def test_a_blob_that_proves_wrong_is_read_no_more() -> None:
             blob = FakeBlob()
             blob.mismatch = ValueError()
             world.shortcut.offer(6, cast("Any", blob))
+            assert world.library.offered == []
+
+    trio.run(main)
+
+
+def test_nothing_is_noted_of_a_blob_that_was_closed_since_another_was_opened_in_its_place() -> None:
+    async def main() -> None:
+        async with serving() as world:
+            blob = world.offer(5)
+            blob.closed = True
+            await world.library.tell(5, 0, 256 * KIB, answered=True)
+            assert blob.hits == []
             assert world.library.offered == []
 
     trio.run(main)
