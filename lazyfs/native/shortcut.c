@@ -229,12 +229,6 @@ static int read_blocks(const struct reading *reading, char *buffer)
 	return 1;
 }
 
-static void write_to_device(const struct iovec *iov, int count)
-{
-	if (writev(device, iov, count) < 0)
-		return; /* nobody wants it any more */
-}
-
 static void answer(const struct reading *reading, char *buffer)
 {
 	size_t skipped = reading->what.offset - reading->start, length = reading->length - skipped;
@@ -244,7 +238,7 @@ static void answer(const struct reading *reading, char *buffer)
 	if (length > reading->what.size)
 		iov[1].iov_len = reading->what.size;
 	header.len = sizeof(header) + iov[1].iov_len;
-	write_to_device(iov, 2);
+	(void)!writev(device, iov, 2); /* refused when nobody wants it any more */
 }
 
 /* Write the oldest reply. Locks: mutex, held; not meanwhile. */
@@ -256,7 +250,7 @@ static void write_one(void)
 	memmove(replies, replies + 1, --reply_count * sizeof(*replies));
 	pthread_mutex_unlock(&mutex);
 	memcpy(iov + 1, reply->pieces, reply->count * sizeof(*iov));
-	write_to_device(iov, 1 + reply->count);
+	(void)!writev(device, iov, 1 + reply->count);
 	__atomic_store_n(&reply->written, 1, __ATOMIC_RELEASE);
 	pthread_mutex_lock(&mutex);
 }
@@ -299,16 +293,6 @@ static void set_watch(int on)
 		watching = on;
 }
 
-/* Leave the request that was read last to the event loop, and those that come next. */
-static void leave(size_t length)
-{
-	uint64_t one = 1;
-
-	left_length = length;
-	if (write(left_bell, &one, sizeof(one)) < 0)
-		left_length = 0; /* it does not fail: only one request is left at a time */
-}
-
 /*
  * Wait for a request in the event loop's place, for a moment, and return 1 when it was taken. While one of us sees to
  * it nobody waits for the next, as it will hardly come before this is answered; but when it is there already, the other
@@ -332,8 +316,10 @@ static int listen_for_one(struct reading *reading)
 			pthread_cond_signal(&changed);
 		return 1;
 	}
-	if (got > 0 && request->opcode != INTERRUPT)
-		leave(got);
+	if (got > 0 && request->opcode != INTERRUPT) {
+		left_length = got;
+		eventfd_write(left_bell, 1);
+	}
 	more = 0;
 	set_watch(1);
 	return 0;
@@ -382,14 +368,14 @@ int shortcut_watch(int fuse)
 
 ssize_t shortcut_leaves(void *buffer, size_t size)
 {
-	uint64_t times;
+	eventfd_t times;
 	size_t length;
 
 	pthread_mutex_lock(&mutex);
 	if (!left && (left = malloc(size)))
 		left_room = size;
 	length = left_length;
-	if (length && read(left_bell, &times, sizeof(times)) > 0) {
+	if (length && !eventfd_read(left_bell, &times)) {
 		memcpy(buffer, left, length);
 		left_length = 0;
 	}
@@ -506,8 +492,7 @@ unsigned lazyfs_shortcut_told(struct told *taken)
 	unsigned count;
 
 	pthread_mutex_lock(&mutex);
-	if (read(bell, &times, sizeof(times)) < 0)
-		times = 0; /* it was wound up again meanwhile: then there is something to be heard now, too */
+	(void)!read(bell, &times, sizeof(times)); /* it may be wound up again: then there is something to hear now, too */
 	count = told_count;
 	memcpy(taken, told, count * sizeof(*told));
 	told_count = 0;
