@@ -28,6 +28,9 @@ PATIENCE: Final = 40.0
 SETTLES: Final = 10.0
 """Seconds within which what nobody uses any more is let go of."""
 
+SERVES: Final = 1.0
+"""Seconds for which a daemon is let serve at the least: those that die at once are to end the mount."""
+
 Way = Callable[[Stage], None]
 """Has the daemon end."""
 
@@ -88,7 +91,7 @@ def outlive(scene: Scene, plan: Plan) -> Outcome:
         outcome.began, starved = time.monotonic(), keeping.starved()
         last = keeping.daemon(stage.mount)
         for number in itertools.count():
-            due = max(outcome.began + (number + 1) * plan.every, time.monotonic())
+            due = max(outcome.began + (number + 1) * plan.every, time.monotonic() + SERVES)
             if plan.is_over(number, due - outcome.began):
                 break
             time.sleep(max(0.0, due - time.monotonic() + dice.uniform(0, plan.every / 10)))

@@ -59,8 +59,9 @@ def power(scene: Scene) -> Outcome:
         _begin(stage, outcome)
         pids = [stage.mount.supervisor, keeping.daemon(stage.mount)]
         keeping.freeze(pids)
+        dead = time.monotonic()
         disk.lose_power()
-        _kill(stage, pids, outcome)
+        _kill(stage, pids, outcome, dead)
         run(["umount", "-l", stage.mount.at])
         disk.come_back()
         _mount_again(scene, stage, outcome)
@@ -73,9 +74,9 @@ def _begin(stage: Stage, outcome: Outcome) -> None:
     time.sleep(A_WHILE)
 
 
-def _kill(stage: Stage, pids: list[int], outcome: Outcome) -> None:
-    """Kill who serves the mount, and after a while end the loads, and what lies on it."""
-    dead = time.monotonic()
+def _kill(stage: Stage, pids: list[int], outcome: Outcome, dead: float | None = None) -> None:
+    """Kill who serves the mount, and after a while end what uses it; it may have been `dead` (monotonic) before."""
+    dead = dead or time.monotonic()
     keeping.kill(pids)
     time.sleep(A_WHILE)
     seen, wrong = stage.end()

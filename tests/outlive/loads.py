@@ -225,11 +225,12 @@ def _is_there(path: str) -> bool:
     return True
 
 
-def opening(meter: Meter, files: list[tuple[str, str]]) -> Load:
+def opening(meter: Meter, below: str, sources: str, names: list[str]) -> Load:
     """Open files at random, read from them, and close them, some of them later."""
-    dice, held = random.Random(len(files)), list[tuple[int, str, str]]()
+    dice, held = random.Random(len(names)), list[tuple[int, str, str]]()
     while True:
-        path, source = dice.choice(files)
+        name = dice.choice(names)
+        path, source = os.path.join(below, name), os.path.join(sources, name)
         if (fd := meter.open(path)) is not None:
             held.append((fd, path, source))
         if held:

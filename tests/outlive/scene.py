@@ -126,7 +126,7 @@ class Stage:
     def begin(self) -> None:
         """Start all loads."""
         path, source = self.mount.path, self._scene.source
-        blobs = ["blobs/complete", "blobs/partial", "digest"]
+        blobs = ["blobs/complete", "blobs/partial"]
         self._start("sequential", "sequential", path("blobs/cold"), source("blobs/cold"))
         self._start("sequential, with a digest", "sequential", path("digest"), source("digest"))
         for how in ("buffered", "direct", "mapped"):
@@ -135,7 +135,7 @@ class Stage:
         self._start("ls -lR", "looking", path("tree"), source("tree"))
         docroot = self._scene.docroot
         small = [str(file.relative_to(docroot)) for file in docroot.glob("tree/*/*/*")]
-        self._start("open and close", "opening", [(path(name), source(name)) for name in small + 20 * blobs])
+        self._start("open and close", "opening", path(), str(docroot), small + 20 * blobs)
         self._start("idle", "idling")
         self._mount_images()
         for task in self._loads.values():
