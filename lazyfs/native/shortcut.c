@@ -57,7 +57,6 @@
 
 #define READ 15
 #define INTERRUPT 36
-
 #define LEAST (128 * 1024)     /* bytes of a read; less is not worth to wake a thread for */
 #define ROOM (2 * 1024 * 1024) /* bytes of the blocks of one read; the kernel asks for no more than half of it */
 #define MOST_BLOCKS (ROOM / (64 * 1024))
