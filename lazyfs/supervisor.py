@@ -264,8 +264,10 @@ class Supervisor:
         last = self._daemon
         code = self._bury(last)
         if not self._served or code == 0 or self._told or self._has_gone():
-            if self._device < 0 or not self._served:
+            if self._device < 0:
                 return code
+            if self._journal >= 0 and not self._served:
+                self._detach()
             return max(code, 0) if self._told else int(code != 0)
         if self._is_hopeless(last, code):
             self._say(f"{DEATHS} daemons have died within {WITHIN:g} s: the mount is given up")
