@@ -10,13 +10,14 @@ that the event loop neither copies nor decrypts it.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -34,13 +35,27 @@ _NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 Wait = Callable[[socket.socket], Awaitable[None]]
 
-Filled = Callable[[int], None]
-"""Hears how many more bytes are in place, in a worker thread when a buffer is full; nothing is received meanwhile."""
-
 T = TypeVar("T")
 
 _receivers = trio.CapacityLimiter(512)
 """Of their own: what they do with the bytes may take as long as a disk likes, and must not keep others from theirs."""
+
+
+class Sink(Protocol):
+    """Where a body goes: whoever has the buffers, and does something with the bytes as they come."""
+
+    spent: float
+    """Seconds that this has taken so far: they are not the origin's."""
+
+    def filled(self, count: int) -> None:
+        """Hear of more bytes that are in place, in a worker thread when a buffer is full; none come meanwhile."""
+
+    def receive(self, socket: int, most: int, seconds: float) -> tuple[int, int] | None:
+        """Fill the buffers, with so many bytes at the most, from a socket that blocks for `SOON`, about so long.
+
+        Runs in a worker thread. Returns how many came, and an errno: 0 when they are full, or at the end. None
+        where that has to be done in Python.
+        """
 
 
 class Connection:
@@ -93,13 +108,13 @@ class Connection:
         """Return the next bytes, so many at the most; none at the end."""
         return await self._when_ready(partial(self._socket.recv, most), trio.lowlevel.wait_readable)
 
-    async def receive_into(self, buffers: Sequence[memoryview], filled: Filled | None = None) -> int:
+    async def receive_into(self, buffers: Sequence[memoryview], sink: Sink | None = None) -> int:
         """Fill the start of some buffers, none of them empty, and return how many bytes came; 0 at the end.
 
-        Waits as long as it takes, for any. With `filled`, which hears of them as they come, it goes on in a worker
+        Waits as long as it takes, for any. With `sink`, which hears of them as they come, it goes on in a worker
         thread until all are full, or for `SOON`.
         """
-        if filled is None:
+        if sink is None:
             count = await self._when_ready(partial(self._take, buffers), trio.lowlevel.wait_readable)
             await trio.lowlevel.cancel_shielded_checkpoint()  # a body may come as fast as it is taken
             return count
@@ -108,13 +123,13 @@ class Connection:
         while True:
             if why is not None:
                 await self._ready(why, trio.lowlevel.wait_readable)
-            count, why = await trio.to_thread.run_sync(self._take_while, list(buffers), filled, limiter=_receivers)
+            count, why = await trio.to_thread.run_sync(self._take_while, list(buffers), sink, limiter=_receivers)
             if count or why is None:
                 return count  # what is wrong with the connection, if anything is, will be so the next time
             if not isinstance(why, _NOT_NOW):
                 raise why
 
-    def _take_while(self, rest: list[memoryview], filled: Filled) -> tuple[int, OSError | None]:
+    def _take_while(self, rest: list[memoryview], sink: Sink) -> tuple[int, OSError | None]:
         """Fill buffers for `SOON`; return how much came, and why not more: None when they are full, or at the end.
 
         Runs in a worker thread, in which the socket does block.
@@ -124,13 +139,17 @@ class Connection:
         count, until = 0, time.monotonic() + SOON
         self._socket.settimeout(SOON if secured else None)
         try:
+            received = None if secured else sink.receive(self._socket.fileno(), sum(map(len, rest)), SOON)
+            if received is not None:
+                count, failure = received
+                return count, OSError(failure, os.strerror(failure)) if failure else None
             while rest:
                 came = take(rest)
                 if not came:
                     break
                 count += came
                 advance(rest, came)
-                filled(came)
+                sink.filled(came)
                 if rest and time.monotonic() >= until:
                     return count, BlockingIOError()
         except TimeoutError:
@@ -184,11 +203,11 @@ class Connection:
         await wait(self._socket)
 
 
-async def hand_over(content: bytes | memoryview, buffers: Sequence[memoryview], filled: Filled | None = None) -> int:
+async def hand_over(content: bytes | memoryview, buffers: Sequence[memoryview], sink: Sink | None = None) -> int:
     """Do with bytes that are here already what `receive_into` does with those that come."""
     if count := put(buffers, content):
-        if filled is not None and count >= len(buffers[0]):
-            await trio.to_thread.run_sync(filled, count, limiter=_receivers)
-        elif filled is not None:  # no buffer is full, so there is nothing to do
-            filled(count)
+        if sink is not None and count >= len(buffers[0]):
+            await trio.to_thread.run_sync(sink.filled, count, limiter=_receivers)
+        elif sink is not None:  # no buffer is full, so there is nothing to do
+            sink.filled(count)
     return count

@@ -39,12 +39,16 @@ class Told:
     """What was told of bytes that came."""
 
     def __init__(self) -> None:
+        self.spent = 0.0
         self.counts: list[int] = []
         self.threads: set[threading.Thread] = set()
 
-    def __call__(self, count: int) -> None:
+    def filled(self, count: int) -> None:
         self.counts.append(count)
         self.threads.add(threading.current_thread())
+
+    def receive(self, socket: int, most: int, seconds: float) -> None:
+        return None
 
 
 def test_what_has_come_is_taken_at_once() -> None:
