@@ -14,7 +14,7 @@ from lazyfs import buffers
 from lazyfs.bell import bell_of_this_loop
 from lazyfs.extents import Block, Extent, Geometry
 from lazyfs.native import receiving
-from lazyfs.native.receiving import Reception
+from lazyfs.native.receiving import Receive, Reception
 from lazyfs.origin.client import Answer
 from lazyfs.origin.connection import hand_over
 from lazyfs.store.room import Room
@@ -101,16 +101,14 @@ class _Piece:
             self._taker.arrived(self._start + first, self._blocks[first:stop], checksums)
             self.spent += time.monotonic() - began
 
-    def receive(self, socket: int, most: int, seconds: float) -> tuple[int, int] | None:
+    def receive(self, receive: Receive, most: int, seconds: float) -> tuple[int, int]:
         """Do what `filled` hears of, and put blocks in place, without Python's lock."""
-        if not receiving.AVAILABLE:
-            return None
         first = len(self._blocks) - len(self.rest)
         reception = Reception(self._blocks[first:], len(self._blocks[first]) - len(self.rest[0]))
         self._whole = lambda: first + reception.whole
         stop = self._start + min(len(self._blocks), first + receiving.MOST)
         with self._taker.room(Extent(self._start + first, stop)) as room:
-            failure = reception.run(socket, most, seconds, -1 if self._bell is None else self._bell.fd, room.place)
+            failure = reception.run(receive, most, seconds, -1 if self._bell is None else self._bell.fd, room.place)
             room.used = len(reception.checksums)
         self.spent += reception.spent
         self.filled(reception.came, reception.checksums)

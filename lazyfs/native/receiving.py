@@ -1,9 +1,10 @@
-"""The receiver (receiver.c), where it was built: one call of it, and how far that has come."""
+"""Receiving in C (filling.h), where that was built: one call of it, and how far it has come."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 try:
@@ -13,8 +14,13 @@ except ImportError:
 else:
     AVAILABLE = not os.environ.get("LAZYFS_RECEIVE_IN_PYTHON")  # for tests of what is done without it
 
-NOWHERE: Final = (-1, 0, 0)
-"""The place of blocks that are only received."""
+Place = tuple[int, int, int]
+"""Where blocks belong: a file, an offset in it, and for how many of them there is room."""
+
+NOWHERE: Final[Place] = (-1, 0, 0)
+
+Receive = Callable[[list[bytearray], int, float, int, Place, bytearray], int]
+"""A peer's, in C. It is called by `Reception.run`."""
 
 MOST: Final = 64
 """Blocks in one call at the most."""
@@ -35,14 +41,13 @@ class Reception:
         self._progress = memoryview(self._shared).cast("Q")
         self._progress[_CAME] = begun
 
-    def run(self, socket: int, most: int, seconds: float, bell: int, place: tuple[int, int, int]) -> int:
+    def run(self, receive: Receive, most: int, seconds: float, bell: int, place: Place) -> int:
         """Receive `most` bytes at the most for about so long, and return an errno: 0 at their end, or the peer's.
 
-        The socket has to block, and to time out. `bell` is an eventfd that is rung for blocks that are whole, or -1.
-        `place` is where they belong: a file, an offset, and for how many of them there is room. Blocks without Python's
-        lock, and on the disk.
+        `bell` is an eventfd that is rung for blocks that are whole, or -1. Blocks without Python's lock, on the peer,
+        whose socket has to block and to time out, and on the disk.
         """
-        return _receiver.receive(socket, self._blocks, most, seconds, bell, place, self._shared)
+        return receive(self._blocks, most, seconds, bell, place, self._shared)
 
     @property
     def whole(self) -> int:
@@ -63,3 +68,8 @@ class Reception:
     def spent(self) -> float:
         """How long it took to put them there."""
         return self._progress[_SPENT] / 1e9
+
+
+def from_socket(socket: int) -> Receive | None:
+    """Return what receives from a socket; None where it was not built."""
+    return partial(_receiver.receive, socket) if AVAILABLE else None

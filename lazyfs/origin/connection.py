@@ -22,6 +22,9 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from lazyfs.buffers import advance, put
+from lazyfs.native import receiving
+from lazyfs.native.receiving import Receive
+from lazyfs.origin.securing import Secured, Trust
 
 SOON: Final = 0.05
 """Seconds after which what has come is handed out, although there is room for more."""
@@ -33,7 +36,7 @@ _TIMEVAL: Final = struct.Struct("@ll")
 
 _NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-Wait = Callable[[socket.socket], Awaitable[None]]
+Wait = Callable[[socket.socket | Secured], Awaitable[None]]
 
 T = TypeVar("T")
 
@@ -50,11 +53,10 @@ class Sink(Protocol):
     def filled(self, count: int) -> None:
         """Hear of more bytes that are in place, in a worker thread when a buffer is full; none come meanwhile."""
 
-    def receive(self, socket: int, most: int, seconds: float) -> tuple[int, int] | None:
-        """Fill the buffers, with so many bytes at the most, from a socket that blocks for `SOON`, about so long.
+    def receive(self, receive: Receive, most: int, seconds: float) -> tuple[int, int]:
+        """Fill the buffers in C with so many bytes at the most, for about so long, in a worker thread.
 
-        Runs in a worker thread. Returns how many came, and an errno: 0 when they are full, or at the end. None
-        where that has to be done in Python.
+        Returns how many came, and an errno: 0 when they are full, or at the end.
         """
 
 
@@ -67,8 +69,9 @@ class Connection:
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         # For the worker threads, in which it blocks.
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(0, int(SOON * 1e6)))
-        self._socket = connected
+        for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            connected.setsockopt(socket.SOL_SOCKET, limit, _TIMEVAL.pack(0, int(SOON * 1e6)))
+        self._socket: socket.socket | Secured = connected
 
     @classmethod
     async def open(cls, host: str, port: int) -> Connection:
@@ -76,10 +79,10 @@ class Connection:
         stream = await trio.open_tcp_stream(host, port)
         return cls(socket.socket(fileno=stream.socket.detach()))
 
-    async def secure(self, trust: ssl.SSLContext, host: str) -> None:
+    async def secure(self, trust: Trust, host: str) -> None:
         """Shake hands for TLS."""
-        secured = trust.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
-        self._socket = secured
+        assert isinstance(self._socket, socket.socket)
+        self._socket = secured = trust.secure(self._socket, host)
         await self._when_ready(secured.do_handshake, trio.lowlevel.wait_readable)
 
     def close(self) -> None:
@@ -90,8 +93,9 @@ class Connection:
         """Say whether there is anything to be read: of an idle one its end, or what would pass for an answer."""
         if self._decrypted():
             return True
+        plain = self._socket.plain if isinstance(self._socket, Secured) else self._socket
         try:
-            socket.socket.recv(self._socket, 1, socket.MSG_PEEK)  # what lies in the socket, also for TLS
+            socket.socket.recv(plain, 1, socket.MSG_PEEK)  # what lies in the socket, also for TLS
         except BlockingIOError:
             return False
         except OSError:
@@ -134,14 +138,13 @@ class Connection:
 
         Runs in a worker thread, in which the socket does block.
         """
-        secured = isinstance(self._socket, ssl.SSLSocket)
-        take = self._take_records if secured else self._take_all
+        by_ssl_module = isinstance(self._socket, ssl.SSLSocket)
+        take = self._take_records if by_ssl_module else self._take_all
         count, until = 0, time.monotonic() + SOON
-        self._socket.settimeout(SOON if secured else None)
+        self._socket.settimeout(SOON if by_ssl_module else None)
         try:
-            received = None if secured else sink.receive(self._socket.fileno(), sum(map(len, rest)), SOON)
-            if received is not None:
-                count, failure = received
+            if (receive := self._receive_in_c()) is not None:
+                count, failure = sink.receive(receive, sum(map(len, rest)), SOON)
                 return count, OSError(failure, os.strerror(failure)) if failure else None
             while rest:
                 came = take(rest)
@@ -160,8 +163,14 @@ class Connection:
             self._socket.settimeout(0)
         return count, None
 
+    def _receive_in_c(self) -> Receive | None:
+        if isinstance(self._socket, Secured):
+            return self._socket.receive
+        return None if isinstance(self._socket, ssl.SSLSocket) else receiving.from_socket(self._socket.fileno())
+
     def _take_all(self, rest: Sequence[memoryview]) -> int:
         """Fill some buffers, as far as it gets within `SOON`; 0 at the end."""
+        assert isinstance(self._socket, socket.socket)
         return self._socket.recvmsg_into(rest[:AT_ONCE], 0, socket.MSG_WAITALL)[0]
 
     def _take_records(self, rest: Sequence[memoryview]) -> int:
@@ -182,8 +191,8 @@ class Connection:
         return self._socket.recv_into(rest[0])
 
     def _decrypted(self) -> int:
-        """Return how many bytes have come that are no longer in the socket."""
-        return self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
+        """Return how many bytes have come that are no longer in the socket, or that there are some."""
+        return self._socket.pending() if isinstance(self._socket, (ssl.SSLSocket, Secured)) else 0
 
     async def _when_ready(self, step: Callable[[], T], wait: Wait) -> T:
         """Do a step once the socket lets us; when it does at once, no other task runs meanwhile."""

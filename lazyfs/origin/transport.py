@@ -20,7 +20,6 @@ import functools
 import http.cookiejar
 import ipaddress
 import logging
-import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -38,6 +37,7 @@ from lazyfs.options import ENVIRONMENT as ENVIRONMENT
 from lazyfs.options import TransportOptions as TransportOptions
 from lazyfs.origin import wire
 from lazyfs.origin.connection import Sink, hand_over
+from lazyfs.origin.securing import Trust
 from lazyfs.origin.wire import Place
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Transport:
 
     def __init__(self, options: TransportOptions) -> None:
         self._options = options
-        self._contexts: dict[bool, ssl.SSLContext] = {}  # with the client certificate, and without; each 0.5 MB
+        self._trusts: dict[bool, Trust] = {}  # with the client certificate, and without; each 1 MB
         self._http = httpx.AsyncClient(
             headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
             cookies=_NoCookies(),
@@ -174,15 +174,13 @@ class Transport:
         """Close all connections."""
         await self._http.aclose()
 
-    def _trust(self, place: Place) -> ssl.SSLContext:
+    def _trust(self, place: Place) -> Trust:
         """The system's authorities (what the administrator trusts, not what a package ships), or `--ca-file`'s."""
         certificate = self._options.client_certificate if place in self._options.named else None
-        if bool(certificate) not in self._contexts:
-            context = ssl.create_default_context(cafile=self._options.ca_file)
-            if certificate:
-                context.load_cert_chain(certificate, self._options.client_key)
-            self._contexts[bool(certificate)] = context
-        return self._contexts[bool(certificate)]
+        if bool(certificate) not in self._trusts:
+            key = self._options.client_key if certificate else None
+            self._trusts[bool(certificate)] = Trust(self._options.ca_file, certificate, key)
+        return self._trusts[bool(certificate)]
 
     def _proxies(self) -> dict[str, httpx.AsyncBaseTransport | None]:
         """Return what goes through proxies, by httpx's patterns of URLs; None is for our own connections."""
@@ -211,7 +209,7 @@ class Transport:
         return {f"https://{host}:{port}": self._through(proxy, (scheme, host, port)) for scheme, host, port in named}
 
     def _through(self, proxy: str, place: Place | None = None) -> httpx.AsyncHTTPTransport:
-        trust = self._trust(place or ("", "", 0))
+        trust = self._trust(place or ("", "", 0)).context
         return httpx.AsyncHTTPTransport(verify=trust, proxy=_as_url(proxy), limits=_LIMITS, trust_env=False)
 
 
@@ -251,7 +249,7 @@ _parsed = functools.lru_cache(URLS_KEPT)(httpx.URL)
 class _Wire(httpx.AsyncBaseTransport):
     """httpx's requests over our own connections."""
 
-    def __init__(self, trust: wire.Trust) -> None:
+    def __init__(self, trust: wire.Trusted) -> None:
         self._pool = wire.Pool(trust)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -31,6 +31,7 @@ import trio
 from lazyfs.buffers import cut
 from lazyfs.origin import early
 from lazyfs.origin.connection import Connection, Sink, hand_over
+from lazyfs.origin.securing import Trust
 
 IDLE_FOR: Final = 30.0
 """Seconds for which an idle connection is kept; common servers keep theirs for 60 or 75."""
@@ -64,7 +65,7 @@ Place = tuple[str, str, int]
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-Trust = Callable[[Place], ssl.SSLContext]
+Trusted = Callable[[Place], Trust]
 """Returns what TLS trusts, and shows, for an origin."""
 
 
@@ -202,7 +203,7 @@ class Exchange:
 class Pool:
     """Idle connections, by origin, and the making of new ones."""
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: Trusted) -> None:
         self._trust = trust
         self._idle: list[tuple[float, Place, Connection]] = []  # those idle longest first
 

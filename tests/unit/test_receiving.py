@@ -12,11 +12,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from lazyfs import records
-from lazyfs.native.receiving import MOST, NOWHERE, Reception
+from lazyfs.native.receiving import MOST, NOWHERE, Receive, Reception, from_socket
 
 KIB = 1024
 LINGER_0 = struct.pack("ii", 1, 0)
@@ -47,6 +48,12 @@ def data(tmp_path: Path) -> Iterator[int]:
     fd = os.open(tmp_path / "data", os.O_RDWR | os.O_CREAT)
     yield fd
     os.close(fd)
+
+
+def peer_of(connection: socket.socket | TextIO) -> Receive:
+    receive = from_socket(connection.fileno())
+    assert receive is not None, "the receiver was not built"
+    return receive
 
 
 def unfilled(*lengths: int) -> list[bytearray]:
@@ -81,7 +88,7 @@ def test_each_block_is_received_hashed_and_put_in_place(
     while rest := blocks[len(checksums) :]:
         reception = Reception(rest, begun)
         place = (data, offset + len(checksums) * length, len(rest))
-        assert reception.run(pair[0].fileno(), MUCH, 0.01, -1, place) in (0, errno.EAGAIN)
+        assert reception.run(peer_of(pair[0]), MUCH, 0.01, -1, place) in (0, errno.EAGAIN)
         checksums += reception.checksums
         assert len(reception.checksums) == reception.whole
         begun += reception.came - sum(map(len, rest[: reception.whole]))
@@ -96,7 +103,7 @@ def test_no_more_is_taken_than_is_due(pair: tuple[socket.socket, socket.socket],
     blocks = unfilled(1000, 1000)
     pair[1].sendall(b"a" * 1500 + b"HTTP/1.1")
     reception = Reception(blocks, 0)
-    assert reception.run(pair[0].fileno(), 1500, LONG, -1, (data, 0, 2)) == 0
+    assert reception.run(peer_of(pair[0]), 1500, LONG, -1, (data, 0, 2)) == 0
     assert (reception.came, reception.whole, len(reception.checksums)) == (1500, 1, 1)
     assert pair[0].recv(100) == b"HTTP/1.1"
     assert os.fstat(data).st_size == 1000, "of a block that is not whole nothing is put in place"
@@ -106,7 +113,7 @@ def test_more_blocks_than_fit_are_left_for_the_next_time(pair: tuple[socket.sock
     blocks = unfilled(*[10] * (MOST + 1))
     pair[1].sendall(b"a" * 10 * (MOST + 1))
     reception = Reception(blocks, 0)
-    assert reception.run(pair[0].fileno(), MUCH, LONG, -1, NOWHERE) == 0
+    assert reception.run(peer_of(pair[0]), MUCH, LONG, -1, NOWHERE) == 0
     assert (reception.came, reception.whole) == (10 * MOST, MOST)
 
 
@@ -118,12 +125,12 @@ def test_an_early_end_is_told_after_what_came_before_it(
     pair[1].sendall(b"a" * sent)
     pair[1].shutdown(socket.SHUT_WR)
     reception = Reception(blocks, 0)
-    failure = reception.run(pair[0].fileno(), MUCH, LONG, -1, (data, 0, 2))
+    failure = reception.run(peer_of(pair[0]), MUCH, LONG, -1, (data, 0, 2))
     assert failure == (errno.EAGAIN if sent else 0)
     assert (reception.came, reception.whole, len(reception.checksums)) == (sent, sent // 100, sent // 100)
     rest, begun = blocks[sent // 100 :], sent % 100
     reception = Reception(rest, begun)
-    assert reception.run(pair[0].fileno(), MUCH, LONG, -1, (data, 0, 1)) == 0
+    assert reception.run(peer_of(pair[0]), MUCH, LONG, -1, (data, 0, 1)) == 0
     assert (reception.came, reception.whole) == (0, 0)
 
 
@@ -131,14 +138,14 @@ def test_a_reset_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
     pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
     pair[1].close()
     reception = Reception(unfilled(100), 0)
-    assert reception.run(pair[0].fileno(), MUCH, LONG, -1, NOWHERE) == errno.ECONNRESET
+    assert reception.run(peer_of(pair[0]), MUCH, LONG, -1, NOWHERE) == errno.ECONNRESET
     assert reception.came == 0
 
 
 def test_silence_is_told_soon(pair: tuple[socket.socket, socket.socket]) -> None:
     pair[1].sendall(b"abc")
     reception = Reception(unfilled(100), 50)
-    assert reception.run(pair[0].fileno(), MUCH, LONG, -1, NOWHERE) == errno.EAGAIN
+    assert reception.run(peer_of(pair[0]), MUCH, LONG, -1, NOWHERE) == errno.EAGAIN
     assert (reception.came, reception.whole) == (3, 0)
 
 
@@ -150,7 +157,7 @@ def test_only_what_there_is_room_for_is_put_in_place(
     pair[1].sendall(content)
     blocks = unfilled(*[1000] * 5)
     reception = Reception(blocks, 0)
-    assert reception.run(pair[0].fileno(), MUCH, LONG, -1, (data, 0, room)) == 0
+    assert reception.run(peer_of(pair[0]), MUCH, LONG, -1, (data, 0, room)) == 0
     assert reception.whole == 5
     assert reception.checksums == [records.checksum(block) for block in blocks[:room]]
     assert os.pread(data, 9999, 0) == content[: room * 1000]
@@ -164,7 +171,7 @@ def test_what_the_disk_does_not_take_is_received_all_the_same(
     pair[1].sendall(b"a" * 300)
     blocks = unfilled(100, 100, 100)
     reception = Reception(blocks, 0)
-    assert reception.run(pair[0].fileno(), MUCH, LONG, -1, (full, 0, 3)) == 0
+    assert reception.run(peer_of(pair[0]), MUCH, LONG, -1, (full, 0, 3)) == 0
     assert reception.whole == 3
     assert reception.checksums == []
     assert b"".join(blocks) == b"a" * 300
@@ -190,7 +197,7 @@ def _to_the_end(reception: Reception, fd: int, bell: int) -> int:
     timeless = socket.socket(fileno=os.dup(fd))
     with timeless:
         timeless.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 0))
-        return reception.run(timeless.fileno(), MUCH, LONG, bell, NOWHERE)
+        return reception.run(peer_of(timeless), MUCH, LONG, bell, NOWHERE)
 
 
 def test_nobody_can_take_the_buffers_away_meanwhile(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -222,9 +229,9 @@ def test_where_there_is_nothing_to_fill_it_says_so(
     pair: tuple[socket.socket, socket.socket], blocks: list[bytearray], begun: int
 ) -> None:
     with pytest.raises(ValueError, match="no room"):
-        Reception(blocks, begun).run(pair[0].fileno(), MUCH, LONG, -1, NOWHERE)
+        Reception(blocks, begun).run(peer_of(pair[0]), MUCH, LONG, -1, NOWHERE)
 
 
 def test_what_is_no_socket_is_an_error() -> None:
     with Path("/dev/null").open() as null:
-        assert Reception(unfilled(10), 0).run(null.fileno(), MUCH, LONG, -1, NOWHERE) == errno.ENOTSOCK
+        assert Reception(unfilled(10), 0).run(peer_of(null), MUCH, LONG, -1, NOWHERE) == errno.ENOTSOCK
