@@ -15,6 +15,15 @@ setup(
             "lazyfs.native.receiver",
             ["lazyfs/native/receiver.c"],
             define_macros=[("_FILE_OFFSET_BITS", "64")],
+            depends=["lazyfs/native/filling.h"],
+            optional=True,
+        ),
+        Extension(
+            "lazyfs.native.tls",
+            ["lazyfs/native/tls.c"],
+            define_macros=[("_FILE_OFFSET_BITS", "64")],
+            depends=["lazyfs/native/filling.h"],
+            libraries=["ssl", "crypto"],
             optional=True,
         ),
     ]

@@ -26,6 +26,7 @@ struct context {
 struct connection {
 	PyObject_HEAD
 	SSL *ssl;
+	int broken; /* what came was not as the peer had sent it, or could not be: that is for good */
 };
 
 static PyObject *fail(int error, int code, const char *reason, long verified)
@@ -67,7 +68,7 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *words
 	ctx = SSL_CTX_new(TLS_client_method());
 	if (!ctx)
 		return fail_for_good();
-	SSL_CTX_set_options(ctx, options | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
+	SSL_CTX_set_options(ctx, options | SSL_OP_NO_COMPRESSION);
 	SSL_CTX_set_security_level(ctx, level);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
@@ -146,20 +147,31 @@ static PyObject *connection_new(PyTypeObject *type, PyObject *args, PyObject *wo
 		return NULL;
 	}
 	self->ssl = ssl;
+	self->broken = 0;
 	return (PyObject *)self;
 }
 
-/* What SSL_get_error says, without the interpreter's lock; an end without a word of the peer's is one as any other. */
-static int error_of(SSL *ssl, int result, int *code)
+/*
+ * What SSL_get_error says, without the interpreter's lock, and errno. An end without a word of the peer's is one as any
+ * other, as it is to the ssl module: whether all has come, HTTP says.
+ */
+static int error_of(struct connection *self, int *code)
 {
-	int error = SSL_get_error(ssl, result);
+	int error = SSL_get_error(self->ssl, 0);
 
 	*code = error == SSL_ERROR_SYSCALL ? errno : 0;
 	if (error == SSL_ERROR_SYSCALL && !*code)
 		return SSL_ERROR_ZERO_RETURN;
 	if (error == SSL_ERROR_SSL && ERR_GET_REASON(ERR_peek_last_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
 		return SSL_ERROR_ZERO_RETURN;
+	self->broken |= error == SSL_ERROR_SSL;
 	return error;
+}
+
+static void begin(void)
+{
+	ERR_clear_error();
+	errno = 0;
 }
 
 static PyObject *fail_with(struct connection *self, int error, int code)
@@ -173,11 +185,10 @@ static PyObject *handshake(struct connection *self, PyObject *args)
 
 	(void)args;
 	Py_BEGIN_ALLOW_THREADS
-	ERR_clear_error();
-	errno = 0;
+	begin();
 	result = SSL_do_handshake(self->ssl);
 	if (result != 1)
-		error = error_of(self->ssl, result, &code);
+		error = error_of(self, &code);
 	Py_END_ALLOW_THREADS
 	if (result != 1)
 		return fail_with(self, error, code);
@@ -196,12 +207,15 @@ static PyObject *read_into(struct connection *self, PyObject *args)
 
 	if (!PyArg_ParseTuple(args, "w*", &buffer))
 		return NULL;
+	if (self->broken) {
+		PyBuffer_Release(&buffer);
+		return fail(SSL_ERROR_SSL, 0, "the connection is broken", X509_V_OK);
+	}
 	Py_BEGIN_ALLOW_THREADS
-	ERR_clear_error();
-	errno = 0;
+	begin();
 	result = SSL_read_ex(self->ssl, buffer.buf, buffer.len, &came);
 	if (!result)
-		error = error_of(self->ssl, result, &code);
+		error = error_of(self, &code);
 	Py_END_ALLOW_THREADS
 	PyBuffer_Release(&buffer);
 	if (!result && error != SSL_ERROR_ZERO_RETURN)
@@ -219,11 +233,10 @@ static PyObject *write_from(struct connection *self, PyObject *args)
 	if (!PyArg_ParseTuple(args, "y*", &buffer))
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	ERR_clear_error();
-	errno = 0;
+	begin();
 	result = SSL_write_ex(self->ssl, buffer.buf, buffer.len, &taken);
 	if (!result)
-		error = error_of(self->ssl, result, &code);
+		error = error_of(self, &code);
 	Py_END_ALLOW_THREADS
 	PyBuffer_Release(&buffer);
 	return result ? PyLong_FromSize_t(taken) : fail_with(self, error, code);
@@ -237,24 +250,28 @@ static PyObject *pending(struct connection *self, PyObject *args)
 
 static ssize_t take_records(void *peer, struct msghdr *message, int64_t until)
 {
+	struct connection *self = peer;
 	ssize_t count = 0;
-	int code;
 
 	for (size_t n = 0; n < message->msg_iovlen; n++) {
 		struct iovec rest = message->msg_iov[n];
 
 		while (rest.iov_len) {
+			int error, code;
 			size_t came;
 
-			ERR_clear_error();
-			errno = 0;
-			if (!SSL_read_ex(peer, rest.iov_base, rest.iov_len, &came)) {
-				int error = error_of(peer, 0, &code);
-
+			if (self->broken) {
+				errno = EPROTO;
+				return count ? count : -1; /* what has come before it was right */
+			}
+			begin();
+			if (!SSL_read_ex(self->ssl, rest.iov_base, rest.iov_len, &came)) {
+				error = error_of(self, &code);
+				if (self->broken)
+					continue;
 				if (count || error == SSL_ERROR_ZERO_RETURN)
-					return count; /* what is wrong will be so the next time */
-				errno = error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE ? EAGAIN :
-					error == SSL_ERROR_SYSCALL ? code : EPROTO;
+					return count;
+				errno = error == SSL_ERROR_SYSCALL ? code : EAGAIN;
 				return -1;
 			}
 			count += came;
@@ -270,7 +287,7 @@ static ssize_t take_records(void *peer, struct msghdr *message, int64_t until)
 /* receive(...): as `receive_from`. Returns an errno: 0 when the blocks are full, or at the end. */
 static PyObject *receive(struct connection *self, PyObject *args)
 {
-	return receive_from(take_records, self->ssl, args);
+	return receive_from(take_records, self, args);
 }
 
 static PyMethodDef connection_methods[] = {

@@ -31,6 +31,9 @@ _WANT_WRITE: Final = 3
 _SYSCALL: Final = 5
 """SSL_get_error's, in openssl/ssl.h."""
 
+_OF_ANOTHER_NAME: Final = {62: "Hostname", 64: "IP address"}
+"""X509_V_ERR_HOSTNAME_MISMATCH, …_IP_ADDRESS_MISMATCH in openssl/x509_vfy.h."""
+
 _CERTIFICATE: Final = "certificate verify failed"
 
 
@@ -87,6 +90,8 @@ class Secured:
             failure = ssl.SSLError(error, reason)
             failure.reason = reason
             return failure
+        if kind := _OF_ANOTHER_NAME.get(verified):  # in the ssl module's words
+            words = f"{kind} mismatch, certificate is not valid for '{self._host}'."
         refused = ssl.SSLCertVerificationError(error, f"{reason}: {words}")
         refused.reason, refused.verify_code, refused.verify_message = reason, verified, words
         return refused

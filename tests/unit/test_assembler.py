@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +22,10 @@ from lazyfs.extents import Block, Extent
 from lazyfs.native import receiving
 from lazyfs.origin.client import Answer
 from lazyfs.origin.connection import SOON, Connection, Sink
+from lazyfs.origin.securing import Trust
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.room import Room
+from tests.certificates import LOOPBACK, Authority
 from tests.unit.stores import BLOB
 
 BLOCK = records.MIN_BLOCK_SIZE
@@ -29,10 +33,16 @@ SIZE = 3 * LARGEST_PIECE + 12_345
 CONTENT = random.Random(1).randbytes(SIZE)
 
 
-@pytest.fixture(params=["in C", "in Python"], autouse=True)
+@pytest.fixture(params=["in C", "in C, by TLS", "in Python", "in Python, by TLS"], autouse=True)
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     assert receiving.AVAILABLE, "the receiver was not built"
-    monkeypatch.setattr(receiving, "AVAILABLE", request.param == "in C")
+    monkeypatch.setattr(receiving, "AVAILABLE", "in C" in request.param)
+
+
+@pytest.fixture
+def authority(request: pytest.FixtureRequest, tmp_path: Path) -> Authority | None:
+    """Who vouches for the peer, where TLS is between."""
+    return Authority(tmp_path / "authority") if "TLS" in request.node.callspec.id else None
 
 
 @pytest.fixture
@@ -95,13 +105,28 @@ class Took:
         self._store.write(self._file, start + len(checksums), rest)
 
 
-def receiving_from(store: Store, main: Callable[[Connection, socket.socket, Took, BlobFile], Any]) -> Took:
+async def shake_hands(connection: Connection, peer: socket.socket, authority: Authority) -> ssl.SSLSocket:
+    """Have TLS between the two, and return the peer's end of it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.issue("server", *LOOPBACK))
+    secured = context.wrap_socket(peer, server_side=True, do_handshake_on_connect=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio.to_thread.run_sync, secured.do_handshake))
+        await connection.secure(Trust(authority.pem), "localhost")
+    return secured
+
+
+def receiving_from(
+    store: Store, authority: Authority | None, main: Callable[[Connection, socket.socket, Took, BlobFile], Any]
+) -> Took:
     """Run `main` with a connection, the socket of its peer, and a blob."""
 
     async def run() -> Took:
         with socket.create_server(("127.0.0.1", 0)) as server:
             connection = await Connection.open(*server.getsockname())
             peer, _ = server.accept()
+            if authority is not None:
+                peer = await shake_hands(connection, peer, authority)
             with peer, closing(connection), closing(store.open_blob(BLOB, "http://x/", SIZE)) as file:
                 took = Took(store, file)
                 with trio.fail_after(60):
@@ -128,7 +153,7 @@ def send(peer: socket.socket, content: bytes, seed: int = 0) -> threading.Thread
 
 
 @pytest.mark.parametrize("head", [0, 700, BLOCK, 3 * BLOCK + 5, SIZE])
-def test_all_of_a_body_lands_and_is_put_in_place(store: Store, head: int) -> None:
+def test_all_of_a_body_lands_and_is_put_in_place(store: Store, authority: Authority | None, head: int) -> None:
     async def main(connection: Connection, peer: socket.socket, took: Took, file: BlobFile) -> None:
         sender = send(peer, CONTENT[head:], head)
         assembler = Assembler(file.geometry, 0, CONTENT[:head])
@@ -139,23 +164,27 @@ def test_all_of_a_body_lands_and_is_put_in_place(store: Store, head: int) -> Non
             assert file.read(index, wait=True) == took.blocks[index]
         assert b"".join(took.blocks[index] for index in sorted(took.blocks)) == CONTENT
 
-    took = receiving_from(store, main)
+    took = receiving_from(store, authority, main)
     assert (took.in_place > 0) == (receiving.AVAILABLE and head < SIZE)
 
 
 @pytest.mark.parametrize("sent", [0, 10, BLOCK, 2 * BLOCK - 1, 20 * BLOCK + 77, 12 * BLOCK])
-def test_a_body_that_ends_early_has_the_blocks_that_are_whole(store: Store, sent: int) -> None:
+def test_a_body_that_ends_early_has_the_blocks_that_are_whole(
+    store: Store, authority: Authority | None, sent: int
+) -> None:
     async def main(connection: Connection, peer: socket.socket, took: Took, file: BlobFile) -> None:
         sender = send(peer, CONTENT[:sent], sent)
         await Assembler(file.geometry, 0, b"").receive(body(connection, sent), took.taker)
         sender.join()
 
-    took = receiving_from(store, main)
+    took = receiving_from(store, authority, main)
     assert sorted(took.blocks) == list(range(sent // BLOCK))
     assert took.arrived == sent // BLOCK
 
 
-def test_a_connection_that_is_reset_in_mid_block_leaves_the_blocks_before_it(store: Store) -> None:
+def test_a_connection_that_is_reset_in_mid_block_leaves_the_blocks_before_it(
+    store: Store, authority: Authority | None
+) -> None:
     async def main(connection: Connection, peer: socket.socket, took: Took, file: BlobFile) -> None:
         async def receive() -> None:
             with suppress(ConnectionResetError):  # or it is seen as an end, which is as early
@@ -169,10 +198,10 @@ def test_a_connection_that_is_reset_in_mid_block_leaves_the_blocks_before_it(sto
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             peer.close()
 
-    assert receiving_from(store, main).arrived == 9
+    assert receiving_from(store, authority, main).arrived == 9
 
 
-def test_who_is_cancelled_in_mid_receive_is_done_with_the_buffers(store: Store) -> None:
+def test_who_is_cancelled_in_mid_receive_is_done_with_the_buffers(store: Store, authority: Authority | None) -> None:
     async def main(connection: Connection, peer: socket.socket, took: Took, file: BlobFile) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Assembler(file.geometry, 0, b"").receive, body(connection, SIZE), took.taker)
@@ -185,10 +214,10 @@ def test_who_is_cancelled_in_mid_receive_is_done_with_the_buffers(store: Store) 
             assert isinstance(block, bytearray)
             block.clear()  # nobody writes to it any more
 
-    receiving_from(store, main)
+    receiving_from(store, authority, main)
 
 
-def test_a_block_lands_before_the_next_ones_come(store: Store) -> None:
+def test_a_block_lands_before_the_next_ones_come(store: Store, authority: Authority | None) -> None:
     async def main(connection: Connection, peer: socket.socket, took: Took, file: BlobFile) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Assembler(file.geometry, 0, b"").receive, body(connection, SIZE), took.taker)
@@ -198,10 +227,10 @@ def test_a_block_lands_before_the_next_ones_come(store: Store) -> None:
                     await trio.sleep(SOON / 10)
             nursery.cancel_scope.cancel()
 
-    receiving_from(store, main)
+    receiving_from(store, authority, main)
 
 
-def test_blocks_come_without_room_for_them(store: Store) -> None:
+def test_blocks_come_without_room_for_them(store: Store, authority: Authority | None) -> None:
     store.set_bounds(6 * BLOCK, None)
 
     async def main(connection: Connection, peer: socket.socket, took: Took, file: BlobFile) -> None:
@@ -209,6 +238,6 @@ def test_blocks_come_without_room_for_them(store: Store) -> None:
         await Assembler(file.geometry, 0, b"").receive(body(connection, SIZE), took.taker)
         sender.join()
 
-    took = receiving_from(store, main)
+    took = receiving_from(store, authority, main)
     assert len(took.blocks) == took.arrived == -(-SIZE // BLOCK)
     assert took.in_place <= 6
