@@ -14,7 +14,11 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
-#define READ_AHEAD (256 * 1024) /* bytes that are read from the socket at a time */
+/*
+ * Bytes that are read from the socket at a time: some records, without which each takes two reads. What is left of them
+ * is moved to the front for the next: with 256 KiB that cost more CPU time than it saved (0.94 s/GiB, 0.68 with 64).
+ */
+#define READ_AHEAD (64 * 1024)
 
 static PyObject *failure; /* Failure(SSL_get_error's, errno, reason, verify code, its words) */
 
