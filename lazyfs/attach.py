@@ -8,6 +8,7 @@ libfuse does the same inside `fuse_session_mount`, but keeps the descriptor; her
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import stat
@@ -22,8 +23,13 @@ _FLAGS: Final = {
 }  # fmt: skip
 """MS_RDONLY and so on, sys/mount.h; what is neither here nor below goes to the kernel's FUSE as it is."""
 
-_NEUTRAL: Final = frozenset({"exec", "async", "atime", "diratime", "relatime", "symfollow", "auto_unmount"})
-"""What holds anyway, or is seen to by the supervisor."""
+_NEUTRAL: Final = frozenset({"exec", "async", "atime", "diratime", "relatime", "symfollow", "auto_unmount", "debug"})
+"""What holds anyway, or is seen to by the supervisor, or is libfuse's own."""
+
+_OF_FUSE: Final = frozenset(
+    {"allow_other", "default_permissions", "blksize", "context", "fscontext", "defcontext", "rootcontext"}
+)
+"""What the kernel's FUSE takes, and its security modules."""
 
 _PATIENCE: Final = 10.0
 """Seconds for fusermount3."""
@@ -68,21 +74,24 @@ def detach(mountpoint: str) -> None:
 
 
 def _mount(device: int, mountpoint: str, source: str, options: Iterable[str]) -> None:
-    flags, words = (
-        0,
-        [f"fd={device}", f"rootmode={stat.S_IFDIR:o}", f"user_id={os.getuid()}", f"group_id={os.getgid()}"],
-    )
-    for option in options:
+    flags, words, strange = 0, list[str](), list[str]()
+    for option in sorted(options):
         if option in _FLAGS:
             flags |= _FLAGS[option]
         elif option == "allow_root":  # libfuse's: it refuses all others by itself
             words.append("allow_other")
         elif option not in _NEUTRAL:
             words.append(option)
+            if option.partition("=")[0] not in _OF_FUSE:
+                strange.append(option)
+    ours = f"fd={device},rootmode={stat.S_IFDIR:o},user_id={os.getuid()},group_id={os.getgid()}"
     libc = ctypes.CDLL(None, use_errno=True)
-    data = os.fsencode(",".join(words))
+    data = os.fsencode(",".join([ours, *words]))
     if libc.mount(os.fsencode(source), os.fsencode(mountpoint), FSTYPE.encode(), ctypes.c_ulong(flags), data):
-        raise CannotMount(os.strerror(ctypes.get_errno()))
+        error = ctypes.get_errno()
+        if error == errno.EINVAL and strange:
+            raise CannotMount(f"unknown option {strange[0]!r}")
+        raise CannotMount(os.strerror(error))
 
 
 def _by_fusermount(mountpoint: str, source: str, options: Iterable[str]) -> int:

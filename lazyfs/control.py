@@ -23,6 +23,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from lazyfs.errors import LazyfsError
+from lazyfs.link import SUPERVISOR
+
+_ENDED: Final = "the mount ended before it had answered"
 
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
@@ -59,6 +62,10 @@ def reachable(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
+class Ended(ControlError):
+    """The mount's daemon ended before it had answered."""
+
+
 class Connection:
     """A connection to a mount.
 
@@ -75,7 +82,7 @@ class Connection:
             self._socket.close()
             raise Unreachable(f"no mount answers at {path}: {exc.strerror or exc}") from exc
         self._lines = self._socket.makefile("rb")
-        self._process = _process_behind(self._socket)
+        self._processes = _processes_behind(self._socket)
 
     def request(self, op: str, **arguments: Any) -> Iterator[Any]:
         """Send a request; yield its progress and last its result. *Raises*: ControlError, what went wrong."""
@@ -89,14 +96,16 @@ class Connection:
                     yield answer["done"]
                     return
                 yield answer
+        except ConnectionError as exc:
+            raise Ended(_ENDED) from exc
         except OSError as exc:
             raise ControlError(f"the mount does not answer: {exc.strerror or exc}") from exc
-        raise ControlError("the mount ended before it had answered")
+        raise Ended(_ENDED)
 
     def wait_for_end(self) -> bool:
-        """Wait until the mount's process has ended; False when the time-out comes first.
+        """Wait until the mount's processes have ended; False when the time-out comes first.
 
-        It lets go of the connection a little before that, and still uses the store.
+        The daemon lets go of the connection a little before that, and still uses the store.
         """
         try:
             if self._socket.recv(1):
@@ -105,29 +114,30 @@ class Connection:
             pass
         except OSError:
             return False
-        if self._process is None:
-            return True
         timeout = self._socket.gettimeout()
-        return bool(select.select([self._process], [], [], timeout)[0])
+        return all(select.select([process], [], [], timeout)[0] for process in self._processes)
 
     def close(self) -> None:
         """Hang up."""
         self._lines.close()
         self._socket.close()
-        if self._process is not None:
-            os.close(self._process)
+        for process in self._processes:
+            os.close(process)
 
 
-def _process_behind(connected: socket.socket) -> int | None:
-    """Return a descriptor of the process that listens; None when that cannot be seen from here, or has ended.
+def _processes_behind(connected: socket.socket) -> list[int]:
+    """Return descriptors of the process that listens and of its supervisor, as far as they can be seen from here.
 
-    *Source*: unix(7), SO_PEERCRED; pidfd_open(2).
+    *Source*: unix(7), SO_PEERCRED; pidfd_open(2); proc_pid_stat(5).
     """
     pid, _, _ = _CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        found.append(os.pidfd_open(pid))
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if Path(f"/proc/{parent}/cmdline").read_bytes().startswith(SUPERVISOR.encode()):
+            found.append(os.pidfd_open(parent))
+    return found
 
 
 def is_dead(path: Path) -> bool:

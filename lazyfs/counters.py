@@ -23,7 +23,7 @@ class Counters:
     retries: int = 0
     hedges: int = 0  # requests sent beside one that was slow
     failovers: int = 0  # requests that a mirror answered in place of an earlier one
-    daemon_restarts: int = 0  # how often this mount's daemon had to be started again; whoever starts it sets it
+    daemon_restarts: int = 0  # how often this mount's daemon had to be started again; by the journal
     errors: int = 0  # reads and look-ups that ended in an error
 
     def as_dict(self) -> dict[str, int]:

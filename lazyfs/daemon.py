@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from lazyfs import link, mountinfo, urls
@@ -68,17 +71,19 @@ def _dismiss() -> None:
 
 
 def run_in_foreground(mount: Mount) -> None:
-    """Serve a mount until it is gone, or supervise who does. *Raises*: LazyfsError; SystemExit."""
+    """Serve a mount until it is gone, or supervise who does. *Raises*: LazyfsError; SystemExit, with a supervisor."""
     _dismiss()
     theirs = None
+    mount = dataclasses.replace(mount, foreground=True)
     if mount.settings.takeover:
         ours, theirs = link.pair()
         daemon = os.fork()
         if daemon:
             theirs.close()
-            if status := _supervise(ours, daemon):
-                sys.exit(status)
-            return
+            if (status := _supervise(ours, daemon)) < 0:
+                killed = signal.Signals(-status).name
+                raise LazyfsError(f"the daemon was killed ({killed}) before {mount.mountpoint} was mounted")
+            sys.exit(status)
         ours.close()
         os.setpgid(0, 0)  # Ctrl-C is for the supervisor, who passes it on
     from lazyfs.logs import log_to
@@ -130,7 +135,7 @@ def _become_daemon(caller: int, *, supervise: bool) -> NoReturn:
         if daemon:
             os.close(caller)
             theirs.close()
-            os._exit(_supervise(ours, daemon))
+            os._exit(abs(_supervise(ours, daemon)))
         ours.close()
     try:
         order = _Order(caller)
@@ -152,19 +157,25 @@ def _supervise(end: socket.socket, daemon: int) -> int:
     from lazyfs.process import show_as  # of neither has the daemon any need
     from lazyfs.supervisor import Supervisor
 
-    show_as("lazyfs-supervisor")  # the command line may hold secrets
+    show_as(link.SUPERVISOR)  # the command line may hold secrets
+    os.chdir("/")
     return Supervisor(end, daemon).run()
 
 
-def _take_over(end: int, device: int, journal: int) -> NoReturn:
-    """Serve a mount that another daemon has served."""
+def _take_over(words: Sequence[str]) -> NoReturn:
+    """Serve a mount that another daemon has served; the words say under which numbers what is handed on is open."""
     gc.disable()
     try:
+        from lazyfs.logs import log_to
         from lazyfs.mount import run_to_end
         from lazyfs.supervised import Supervised
 
-        supervised = Supervised.taking_over(socket.socket(fileno=end), device, journal)
-        run_to_end(unpack(supervised.legacy.order), supervised)
+        fds = {name: int(fd) for name, _, fd in (word.partition("=") for word in words) if fd.isdecimal()}
+        supervised = Supervised.taking_over(fds, stands_by="stand-by" in words)
+        mount = unpack(supervised.legacy.order)
+        if mount.foreground:
+            log_to(logging.StreamHandler(), mount.settings.watch)
+        run_to_end(mount, supervised)
         _end(0)
     except BaseException:
         log.critical("the daemon ended", exc_info=True)
@@ -226,4 +237,4 @@ def _keep_only(caller: int) -> int:
 
 
 if __name__ == "__main__":
-    _take_over(*map(int, sys.argv[1:4]))
+    _take_over(sys.argv[1:])

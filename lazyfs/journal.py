@@ -48,8 +48,9 @@ class Legacy:
     """What a daemon leaves: what it was ordered, what the kernel has said first, and what is open.
 
     By inode, `backings` are what the kernel was given to read past us, `past` the ids of those that it reads so now,
-    and `aliases` the paths of those whose number is another than they would get anew; `changes` are the additions and
-    removals since the mount was made, in order. `counted` are the last requests that are counted in `opened`.
+    and `aliases` the paths of those whose number is another than they would get anew. `changes` are the additions and
+    removals since the mount was made, in order; `restarts` is how often a daemon had to be started again; `counted` are
+    the last requests that are counted in `opened`.
     """
 
     order: bytes = b""
@@ -59,6 +60,7 @@ class Legacy:
     past: dict[int, int] = field(default_factory=dict)
     aliases: dict[int, Opened] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    restarts: int = 0
     counted: deque[int] = field(default_factory=lambda: deque(maxlen=UNANSWERED))
 
     def take(self, record: Mapping[str, Any]) -> None:
@@ -90,6 +92,8 @@ class Legacy:
                 self.aliases[inode] = Opened(record["path"], _blob(record))
             case "no alias":
                 self.aliases.pop(inode, None)
+            case "restart":
+                self.restarts += record.get("times", 1)
             case "counted":
                 self.counted.extend(record["requests"])
             case "change":
@@ -110,6 +114,7 @@ class Legacy:
                 yield {"is": "backing", "inode": inode, "backing": backing}
         for inode, there in self.aliases.items():
             yield {"is": "alias", "inode": inode, **_described(there)}
+        yield {"is": "restart", "times": self.restarts}
         yield {"is": "counted", "requests": list(self.counted)}
 
 

@@ -2,11 +2,21 @@
 
     daemon ── {"op": "mount", "mountpoint", "source", "options", "log"} ──▶ supervisor
            ◀── {}, with FUSE's descriptor and a journal, or {"error": "words"}
+           ── {"op": "metrics"}, with a socket that listens, for the next daemon, too
            ── {"op": "serving", "canary"}, a thread's id
            ── {"op": "journal"}, with a new one
            ◀── {"op": "well?"}
            ── {"op": "well"}
+           ── {"op": "upgrade"}
+           ◀── {"op": "not upgraded", "why"}, or never anything more
            ── {"op": "ending"}
+
+    the next daemon, of an upgrade ── {"op": "prepared"} ──▶ supervisor
+                                   ◀── {"op": "go"}, with the journal
+                                   ── {"op": "serving", "canary"}
+
+A supervisor outlives the upgrades of its daemons, so both have to put up with what the other one does not know yet:
+messages with other words in them, and other messages, which are passed over.
 
 *Source*: unix(7), SOCK_SEQPACKET and SCM_RIGHTS.
 """
@@ -16,6 +26,9 @@ from __future__ import annotations
 import json
 import socket
 from typing import Any, Final
+
+SUPERVISOR: Final = "lazyfs-supervisor"
+"""How a supervisor shows itself in `ps`."""
 
 MESSAGE: Final = 1 << 16
 """Bytes in a message at the most."""

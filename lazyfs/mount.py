@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import trio
 
-from lazyfs import control, control_server, mountinfo, notify, order, process, takeover, tuning
+from lazyfs import __version__, control, control_server, mountinfo, notify, order, process, takeover, tuning
 from lazyfs.attach import fsname
 from lazyfs.errors import NameMissing, UsageError, first_reason
 from lazyfs.given import GivenBlob
@@ -49,15 +49,22 @@ async def run(mount: Mount, supervised: Supervised, caller: int | None = None) -
     tuning.keep_freed_memory()
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
         directory = running.usable(mount.settings.store)
-        if caller is not None or supervised.device is not None:
+        if not mount.foreground:
             log_to(_log_handler(directory / mount.log), mount.settings.watch)
         if caller is not None:
             nursery.start_soon(_end_without, caller, nursery.cancel_scope)
         session.store.trouble.say()
-        watched = await nursery.start(watch, session, mount)
+        session.counters.daemon_restarts = supervised.legacy.restarts
+        watched = await nursery.start(watch, session, mount, supervised.metrics)
         session.on_names = tuning.spare_what_stays
         supervised.begin(takeover.refusal(wanted=mount.settings.takeover))
         serve = partial(nursery.start, _serve_fuse, session, mount, supervised, directory, nursery.cancel_scope)
+        sources, changes = mount.sources, 0
+        if supervised.stands_by:
+            await trio.to_thread.run_sync(_load)
+            await _restore(session, sources, supervised.legacy.changes)
+            sources, changes = (), len(supervised.legacy.changes)
+            await supervised.turn()
         if inherits := supervised.device is not None:
             session.vfs.inherit(supervised.legacy)
             await serve()
@@ -65,7 +72,7 @@ async def run(mount: Mount, supervised: Supervised, caller: int | None = None) -
         async with trio.open_nursery() as meanwhile:
             meanwhile.start_soon(trio.to_thread.run_sync, _load)
             if inherits:
-                await _restore(session, mount.sources, supervised.legacy.changes)
+                await _restore(session, sources, supervised.legacy.changes[changes:])
             else:
                 await _add_all(session, mount.sources)
         early.forget()
@@ -73,6 +80,8 @@ async def run(mount: Mount, supervised: Supervised, caller: int | None = None) -
         if not inherits:
             await serve()
             supervised.note_order(order.pack(mount))
+            if watched.listening is not None:
+                supervised.keep_metrics(watched.listening)
             await nursery.start(supervised.answer)
         tuning.tune(mount.mountpoint)
         tuning.spare_what_stays()
@@ -132,7 +141,8 @@ async def _serve_fuse(
     try:
         if supervised.device is None and supervised.refusal is None:
             options = fuse.OF_THE_KERNEL | mount.options
-            await supervised.mount(mount.mountpoint, source, options, str(directory / mount.log))
+            log_path = None if mount.foreground else str(directory / mount.log)
+            await supervised.mount(mount.mountpoint, source, options, log_path)
         session.vfs.keep_journal(supervised.journal)
         await fuse.serve(
             session.vfs,
@@ -183,12 +193,13 @@ def _operations(
         return {
             "mountpoint": mount.mountpoint,
             "pid": os.getpid(),
+            "version": __version__,
             "files": session.vfs.tree.files,
             "counters": session.counters.as_dict(),
             "problems": problems.count,
             "reasons": problems.reasons,
             "passthrough": session.vfs.passthrough.state(),
-            "takeover": {"on": supervised.journal is not None, "reason": supervised.refusal},
+            "takeover": {"on": supervised.refusal is None, "reason": supervised.refusal},
             "degraded": trouble.reason if trouble.degraded else None,
             "log": str(directory / mount.log),
             **watched.state(),
@@ -234,10 +245,13 @@ def _operations(
                 await report([present, size])
         return True
 
+    async def upgrade(_request: Mapping[str, Any], _report: control.Report) -> Any:
+        await supervised.upgrade()
+
     async def made_of(_request: Mapping[str, Any], _report: control.Report) -> Any:
         return mount.made_of
 
-    operations = (status, add, describe, led_to, remove, fetch, made_of)
+    operations = (status, add, describe, led_to, remove, fetch, upgrade, made_of)
     return {operation.__name__: operation for operation in operations}
 
 

@@ -108,7 +108,7 @@ class Settings:
     min_free: int | None = None
     scrub_rate: int = SCRUB_RATE
     passthrough: bool = True
-    takeover: bool = False
+    takeover: bool = True
     watch: WatchOptions = field(default_factory=WatchOptions)
 
 

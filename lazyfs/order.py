@@ -26,12 +26,13 @@ READY: Final = "ready"
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What to mount where; `mountpoint` is absolute, `options` go to FUSE."""
+    """What to mount where; `mountpoint` is absolute, `options` go to FUSE; in the `foreground`, stderr is the log."""
 
     mountpoint: str
     sources: tuple[Source, ...]
     settings: Settings
     options: frozenset[str] = frozenset()
+    foreground: bool = False
 
     @property
     def socket(self) -> str:

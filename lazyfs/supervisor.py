@@ -11,15 +11,21 @@ does next to nothing holds it: no threads, no HTTP, hardly any imports.
                                         └ no ── too many deaths? ── yes ── unmounted: errors rather than hanging
                                                   └ no ── a new interpreter, with descriptor and journal
 
-A daemon that ends by itself, with status 0, was asked to: then this ends, too. One that is killed may stay on as a
-zombie, for as long as a thread of its own waits in the kernel for an answer that only the next daemon can give
-(neighbours.py): so a thread that does nothing is watched, too, which ends at once (its *canary*).
+A daemon that ends by itself, with status 0, was asked to: then this ends, too.
+
+An upgrade starts what is installed now beside the daemon that serves. Nothing can be lost by that: until the new one
+answers the kernel, the old one is there to go on.
+
+    "upgrade" ──▶ a new interpreter, which takes the names in, and does not touch the descriptor ── "prepared" ──▶
+       the old one is stopped ── "go" ── the new one answers the kernel ── "serving" ──▶ the old one is killed
+       the new one dies, or is too slow, anywhere in between ──▶ it is killed, and the old one goes on
+
+The supervisor itself stays what it was, so a later daemon must get along with an earlier one (link.py).
 
 The supervisor never has a file under the mount open, nor forks with one: closing it would wait for the daemon that is
 to be started.
 
-*Source*: Linux 6.9, fs/fuse/dev.c (FUSE_NOTIFY_RESEND; POLLERR on the descriptor of a mount that has gone);
-pidfd_open(2), PIDFD_THREAD.
+*Source*: Linux 6.9, fs/fuse/dev.c (FUSE_NOTIFY_RESEND; POLLERR on the descriptor of a mount that has gone).
 """
 
 from __future__ import annotations
@@ -29,6 +35,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 from collections import deque
@@ -36,13 +43,8 @@ from typing import Any, Final
 
 from lazyfs import link
 from lazyfs.attach import CannotMount, attach, detach
+from lazyfs.child import HANGS, Child, is_ready
 from lazyfs.process import show_as
-
-ASK_EVERY: Final = 4.0
-"""Seconds between two questions whether the daemon is well."""
-
-HANGS: Final = 9.0
-"""Seconds without an answer after which it is killed."""
 
 DEATHS: Final = 5
 WITHIN: Final = 60.0
@@ -60,106 +62,122 @@ GRACE: Final = 10.0
 SHORTLY: Final = 1.0
 """Seconds in which a daemon ends that has hung up because it failed; one that goes on by itself does not."""
 
-LINGERS: Final = 0.3
-"""Seconds for a dead daemon's threads to end; after that the next one is started beside what is left of it."""
+PREPARED_WITHIN: Final = 120.0
+"""Seconds for the daemon of an upgrade to take the names in, of which there may be millions."""
 
-PIDFD_THREAD: Final = os.O_EXCL
+SERVING_WITHIN: Final = 5.0
+"""Seconds for it to answer the kernel: for so long nobody does."""
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+RESEND: Final = struct.pack("=IiQ", 16, 7, 0)
+"""What is written into the FUSE descriptor to have all requests sent again that nobody has answered."""
+
+_TO_END: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_TO_SAY: Final = signal.SIGUSR1
 
 
 class Supervisor:
     """Holds one mount. `daemon` is the process id of its first daemon, a child, which has the other end of `end`."""
 
     def __init__(self, end: socket.socket, daemon: int) -> None:
-        self._link = end
-        self._daemon = daemon
-        self._ended = os.pidfd_open(daemon)
-        self._canary = -1
+        self._daemon = Child(daemon, end)
+        self._next: Child | None = None  # the daemon of an upgrade
+        self._next_until = 0.0  # when it must have got further
+        self._stopped = False  # the daemon is, for that one
         self._lingering: list[int] = []  # daemons that are dead and not gone yet
         self._device = self._journal = -1  # FUSE's descriptor; both only when it is mounted
-        self._mountpoint = self._log = ""
-        self._serving = False
-        self._began = time.monotonic()
-        self._asked: float | None = None  # when the question was put that is not answered yet
-        self._next = 0.0  # when the next one is due
+        self._metrics = -1  # a socket that listens, if the daemon has one
+        self._mountpoint = ""
+        self._log: str | None = None  # None: stderr
         self._gone: float | None = None  # when it was seen that the mount has gone
         self._deaths: deque[float] = deque(maxlen=DEATHS)
         self._pause = PAUSE_FIRST
         self._told = False  # to end
-        self._hung_up = False
+        self._signals: list[int] = []  # that have come, and were not passed on yet
 
     def run(self) -> int:
-        """Hold the mount until it has gone, and return the exit status."""
+        """Hold the mount until it has gone, and return the exit status.
+
+        It is negative, a signal's number, for a daemon that was killed before it had mounted.
+        """
         wake, written = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(written)
-        for number in _SIGNALS:
-            signal.signal(number, self._tell)
+        for number in (*_TO_END, _TO_SAY):
+            signal.signal(number, lambda number, _frame: self._signals.append(number))
         while True:
-            poll = select.poll()
-            watched = [self._ended, wake, self._canary, -1 if self._hung_up else self._link.fileno()]
-            for fd in watched:
-                if fd >= 0:
-                    poll.register(fd, select.POLLIN)
-            found = {fd for fd, _ in poll.poll(ASK_EVERY * 1000)}
-            if self._hung_up and self._device < 0 and not _ready(self._ended, select.POLLIN, SHORTLY):
+            found = self._wait(wake)
+            if self._daemon.hung_up and self._device < 0 and not is_ready(self._daemon.ended, select.POLLIN, SHORTLY):
                 return 0  # it goes on alone
             if wake in found:
                 os.read(wake, 64)
-            if self._link.fileno() in found:
-                self._hear()
-            if self._ended in found or self._canary in found:
+            self._pass_on()
+            for child in (self._daemon, self._next):
+                if child is not None and child.link.fileno() in found:
+                    self._hear(child)
+            if self._next is not None and not found.isdisjoint((self._next.ended, self._next.canary)):
+                self._go_back("the new daemon has died; the mount's log may say why")
+            if not found.isdisjoint((self._daemon.ended, self._daemon.canary)):
                 if (status := self._after_death()) is not None:
                     return status
             else:
                 self._see_to_it()
 
-    def _tell(self, number: int, _frame: object) -> None:
-        """Pass on who asks for the end."""
-        self._told = True
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._ended, number)
+    def _wait(self, wake: int) -> set[int]:
+        """Wait until something happens, or is due; return the descriptors on which it does."""
+        poll = select.poll()
+        watched = [wake, *self._daemon.watched(), *(self._next.watched() if self._next else ())]
+        for fd in watched:
+            poll.register(fd, select.POLLIN)
+        now = time.monotonic()
+        seconds = self._daemon.due(now) if self._next is None else max(self._next_until - now, 0.0)
+        return {fd for fd, _ in poll.poll(seconds * 1000 + 1)}
 
-    # What the daemon says.
+    def _pass_on(self) -> None:
+        """Pass signals on: who asks for the end, or what is under way."""
+        while self._signals:
+            number = self._signals.pop(0)
+            if number in _TO_END:
+                self._told = True
+                self._go_back("the mount is to end")
+            if number in _TO_END or self._daemon.serving:  # until then the other one would kill it
+                self._daemon.tell(number)
 
-    def _hear(self) -> None:
-        try:
-            message, fds = link.receive(self._link)
-        except OSError:
-            message, fds = {}, []
+    # What a daemon says.
+
+    def _hear(self, child: Child) -> None:
+        message, fds = child.hear()
         match message.get("op"):
             case "mount":
                 self._mount(message)
             case "serving":
-                self._serving, self._asked = True, None
-                with contextlib.suppress(ProcessLookupError):  # else the other descriptor tells
-                    self._canary = os.pidfd_open(message["canary"], PIDFD_THREAD)
+                child.serves(message["canary"])
+                if child is self._next:
+                    self._switched(child)
             case "well":
-                self._asked = None
+                child.is_well()
             case "ending":
                 self._told = True
-            case "journal":
+            case "journal" if fds:
                 os.close(self._journal)
                 self._journal = fds.pop()
-            case None:
-                self._hung_up = True
+            case "metrics" if fds and self._metrics < 0:
+                self._metrics = fds.pop()
+            case "upgrade":
+                self._begin_upgrade(child)
+            case "prepared" if child is self._next:
+                self._switch(child)
         for fd in fds:
             os.close(fd)
 
     def _mount(self, message: dict[str, Any]) -> None:
         self._mountpoint, self._log = message["mountpoint"], message["log"]
-        show_as("lazyfs-supervisor", self._mountpoint)
+        show_as(link.SUPERVISOR, self._mountpoint)
         try:
             self._device = attach(self._mountpoint, message["source"], message["options"])
             self._journal = os.memfd_create("journal", os.MFD_CLOEXEC)
         except (CannotMount, OSError) as exc:
-            self._send({"error": str(exc)})
+            self._daemon.send({"error": str(exc)})
         else:
-            self._send({}, self._device, self._journal)
-
-    def _send(self, message: dict[str, Any], *fds: int) -> None:
-        with contextlib.suppress(OSError):  # its end, which is heard of
-            link.send(self._link, message, *fds)
+            self._daemon.send({}, self._device, self._journal)
 
     # Whether it is well.
 
@@ -167,40 +185,35 @@ class Supervisor:
         """Ask the daemon whether it is well, and kill it when it does not answer, or does not end with its mount."""
         now = time.monotonic()
         if self._has_gone():
+            self._go_back("the mount has gone")
             self._gone = self._gone or now
             if now - self._gone > GRACE:
                 self._kill("has not ended with its mount")
-        elif self._serving and self._asked is None and now >= self._next:
-            self._asked, self._next = now, now + ASK_EVERY
-            self._send({"op": "well?"})
-        elif self._asked is not None and now - self._asked > HANGS:
+        elif self._next is not None:
+            if now > self._next_until:
+                self._go_back("the new daemon did not get ready in time")
+        elif self._daemon.hangs(now):
             self._kill(f"has not answered for {HANGS:g} s")
+        else:
+            self._daemon.ask(now)
 
     def _has_gone(self) -> bool:
         """Say whether the mount has gone: then nobody can ask anything through the descriptor any more."""
-        return self._device >= 0 and _ready(self._device, 0, 0.0)
+        return self._device >= 0 and is_ready(self._device, 0, 0.0)
 
     def _kill(self, why: str) -> None:
-        self._say(f"the daemon (pid {self._daemon}) {why}: killed")
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._ended, signal.SIGKILL)
+        self._say(f"the daemon (pid {self._daemon.pid}) {why}: killed")
+        self._daemon.tell(signal.SIGKILL)
+        self._daemon.is_to_answer()  # else it would be killed again at once
 
     def _after_death(self) -> int | None:
         """Start the next daemon, or return the exit status."""
-        if _ready(self._ended, select.POLLIN, LINGERS):
-            _, status = os.waitpid(self._daemon, 0)
-        else:
-            status = signal.SIGKILL
-            self._lingering.append(self._daemon)
-        self._lingering = [pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG) == (0, 0)]
-        for fd in (self._ended, self._canary):
-            if fd >= 0:
-                os.close(fd)
-        self._canary = -1
-        code = os.waitstatus_to_exitcode(status)
-        if not self._serving or code == 0 or self._told or self._has_gone():
+        self._go_back("the daemon has died meanwhile")
+        last = self._daemon
+        code = self._bury(last)
+        if not last.serving or code == 0 or self._told or self._has_gone():
             if self._told or self._device < 0:
-                return max(code, 0)
+                return max(code, 0) if last.serving else code
             return int(code != 0)
         now = time.monotonic()
         self._deaths.append(now)
@@ -209,43 +222,86 @@ class Supervisor:
             os.close(self._device)
             detach(self._mountpoint)
             return 1
-        self._pause = min(self._pause * 2, PAUSE_LARGEST) if now - self._began < AT_ONCE else PAUSE_FIRST
-        if now - self._began < AT_ONCE:
+        self._pause = min(self._pause * 2, PAUSE_LARGEST) if now - last.began < AT_ONCE else PAUSE_FIRST
+        if now - last.began < AT_ONCE:
             time.sleep(self._pause)
-        self._say(f"the daemon (pid {self._daemon}) has died ({_words(code)}): starting the next one")
-        self._start()
+        self._say(f"the daemon (pid {last.pid}) has died ({_words(code)}): starting the next one")
+        self._daemon = self._start()
+        self._daemon.is_to_answer()
         return None
 
-    def _start(self) -> None:
+    def _bury(self, child: Child) -> int:
+        code = child.bury()
+        if code is None:
+            self._lingering.append(child.pid)
+        self._lingering = [pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+        return -signal.SIGKILL if code is None else code
+
+    def _start(self, *more: str) -> Child:
         """Start a new interpreter, so that it loads what is installed now."""
-        self._link.close()
-        self._link, theirs = link.pair()
-        passed = (theirs.fileno(), self._device, self._journal)
-        for fd in passed:
+        ours, theirs = link.pair()
+        passed = {"link": theirs.fileno(), "device": self._device, "journal": self._journal, "metrics": self._metrics}
+        passed = {name: fd for name, fd in passed.items() if fd >= 0}
+        for fd in passed.values():
             os.set_inheritable(fd, True)
         # The last words are only for room: the daemon shows itself in `ps` as it did when the command had forked it.
-        words = [sys.executable, "-m", "lazyfs.daemon", *map(str, passed), "lazyfs mount", self._mountpoint]
-        self._daemon = os.posix_spawn(sys.executable, words, _environment())
-        self._ended = os.pidfd_open(self._daemon)
-        for fd in passed:
+        words = [*(f"{name}={fd}" for name, fd in passed.items()), *more, "lazyfs mount", self._mountpoint]
+        words = [sys.executable, "-P", "-m", "lazyfs.daemon", *words]
+        child = Child(os.posix_spawn(sys.executable, words, _environment()), ours)
+        for fd in passed.values():
             os.set_inheritable(fd, False)
         theirs.close()
-        self._began = self._asked = time.monotonic()
-        self._hung_up = False
+        return child
+
+    # An upgrade.
+
+    def _begin_upgrade(self, child: Child) -> None:
+        if self._next is not None or child is not self._daemon:
+            child.send({"op": "not upgraded", "why": "an upgrade is under way"})
+            return
+        self._say(f"an upgrade: starting the next daemon beside this one (pid {child.pid})")
+        self._next = self._start("stand-by")
+        self._next_until = time.monotonic() + PREPARED_WITHIN
+
+    def _switch(self, child: Child) -> None:
+        self._daemon.stop()
+        self._stopped = True
+        self._next_until = time.monotonic() + SERVING_WITHIN
+        child.send({"op": "go"}, self._journal)
+
+    def _switched(self, child: Child) -> None:
+        last, self._daemon, self._next, self._stopped = self._daemon, child, None, False
+        last.tell(signal.SIGKILL)
+        self._bury(last)
+        self._say(f"upgraded: the daemon (pid {child.pid}) has taken over from pid {last.pid}")
+
+    def _go_back(self, why: str) -> None:
+        """Leave it at the daemon that there is, if an upgrade is under way."""
+        if self._next is None:
+            return
+        new, self._next = self._next, None
+        new.tell(signal.SIGKILL)
+        self._bury(new)
+        if self._stopped:
+            self._stopped = False
+            with contextlib.suppress(OSError):  # the mount has gone
+                os.write(self._device, RESEND)
+            self._daemon.tell(signal.SIGCONT)
+            self._daemon.is_well()  # what it was asked before, it could not answer
+        self._daemon.send({"op": "not upgraded", "why": why})
+        self._say(f"not upgraded: {why}; the daemon is the one that it was (pid {self._daemon.pid})")
 
     def _say(self, text: str) -> None:
         """Write a line into the daemon's log."""
         when = time.strftime("%Y-%m-%d %H:%M:%S") + f",{time.time() % 1 * 1000:03.0f}"
+        line = f"{when} WARNING {__name__}: {text}\n".encode("utf-8", "surrogateescape")
         with contextlib.suppress(OSError):
+            if self._log is None:
+                os.write(2, line)
+                return
             log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.write(log, f"{when} WARNING {__name__}: {text}\n".encode("utf-8", "surrogateescape"))
+            os.write(log, line)
             os.close(log)
-
-
-def _ready(fd: int, events: int, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(fd, events)
-    return bool(poll.poll(seconds * 1000))
 
 
 def _environment() -> dict[str, str]:

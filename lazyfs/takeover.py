@@ -20,7 +20,7 @@ SINCE: Final = (6, 9)
 def refusal(*, wanted: bool) -> str | None:
     """Return why not; None when it can."""
     if not wanted:
-        return "--takeover was not given"
+        return "--no-takeover was given"
     if native.LIBRARY is None:
         return native.MISSING
     if _kernel() < SINCE:

@@ -37,19 +37,25 @@ class Watched:
     """What watches a mount."""
 
     session: Session
-    metrics: str | None  # where they are served
+    listening: socket.socket | None  # where metrics are served
 
     def state(self) -> dict[str, Any]:
         """What `status` shows of it."""
-        return {**states.numbers(self.session), "metrics": self.metrics}
+        place = None if self.listening is None else metrics_server.place_of(self.listening)
+        return {**states.numbers(self.session), "metrics": place}
 
 
-async def watch(session: Session, mount: Mount, *, task_status: trio.TaskStatus[Watched]) -> None:
-    """Watch a mount until cancelled. *Raises*: UsageError before it has begun, when metrics cannot be served."""
-    wanted = mount.settings.watch.metrics
-    listening = metrics_server.listen(*wanted) if wanted else None
+async def watch(
+    session: Session, mount: Mount, listening: socket.socket | None, *, task_status: trio.TaskStatus[Watched]
+) -> None:
+    """Watch a mount until cancelled; `listening` is where the daemon before has served metrics.
+
+    *Raises*: UsageError before it has begun, when metrics cannot be served.
+    """
+    if listening is None and mount.settings.watch.metrics is not None:
+        listening = metrics_server.listen(*mount.settings.watch.metrics)
     with trio.open_signal_receiver(signal.SIGUSR1) as signals:
-        task_status.started(Watched(session, metrics_server.place_of(listening) if listening else None))
+        task_status.started(Watched(session, listening))
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_say_more)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from lazyfs import mountinfo
+from lazyfs.link import SUPERVISOR
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
@@ -157,10 +158,18 @@ class Mount:
         """Return its daemon's log."""
         return Path(self.status()["log"]).read_text()
 
+    @property
+    def supervisor(self) -> int:
+        """The process that would start the next daemon."""
+        (pid,) = _processes(self.at, SUPERVISOR)
+        return pid
+
     def kill(self) -> None:
-        """Kill its daemon, as nobody can refuse, and wait until it is gone."""
-        os.kill(self.pid, signal.SIGKILL)
-        wait_for_end([self.pid])
+        """Kill its daemon, as nobody can refuse, and who would start the next one; wait until both are gone."""
+        killed = [*_processes(self.at, SUPERVISOR), self.pid]
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        wait_for_end(killed)
 
     def umount(self, *options: str) -> None:
         """Unmount it and wait until its daemon has ended."""
@@ -188,7 +197,7 @@ class Mounts:
         done = lazyfs("mount", "--store", store, *options, *sources, at)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
-        (pid,) = _daemons(at)
+        (pid,) = _processes(at, "lazyfs")
         self._made.append(Mount(at, store, pid))
         return self._made[-1]
 
@@ -197,10 +206,11 @@ class Mounts:
 
         *Raises*: TimeoutError.
         """
-        daemons = [mount.pid for mount in self._made if alive(mount.pid)]
+        daemons = [pid for mount in self._made for pid in _processes(mount.at, "lazyfs")]
+        supervisors = [pid for mount in self._made for pid in _processes(mount.at, SUPERVISOR)]
         for pid in daemons:
             os.kill(pid, signal.SIGTERM)
-        wait_for_end(daemons, GRACE)
+        wait_for_end(daemons + supervisors, GRACE)
         for mounted in Leftovers.below(self.directory).mounts:
             run(_unmount(mounted))
 
@@ -228,14 +238,14 @@ def wait_for_end(pids: Sequence[int], timeout: float = PATIENCE) -> None:
                 os.close(fd)
 
 
-def _daemons(below: Path) -> list[int]:
-    """Return the processes that run our command with a path below one directory among their words."""
+def _processes(below: Path, name: str) -> list[int]:
+    """Return the processes that run a command of ours with a path below one directory among their words."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
             mentions = any(word == os.fsencode(below) or word.startswith(os.fsencode(below) + b"/") for word in words)
-            if b"lazyfs" in words and mentions and alive(int(process.name)):
+            if name.encode() in words and mentions and alive(int(process.name)):
                 found.append(int(process.name))
     return found
 
@@ -253,7 +263,8 @@ class Leftovers:
         """Look for what is left, without a look at any mount."""
         base = str(directory) + "/"
         mounts = [mounted for mounted in mountinfo.mounts() if mounted.mountpoint.startswith(base)]
-        return cls(_daemons(directory), mounts[::-1], list(_loops(base)))
+        daemons = _processes(directory, SUPERVISOR) + _processes(directory, "lazyfs")
+        return cls(daemons, mounts[::-1], list(_loops(base)))
 
     @classmethod
     def settled(cls, directory: Path) -> Leftovers:

@@ -15,6 +15,7 @@ import pickle
 import random
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -410,6 +411,11 @@ def read_through_takeovers(path: str, source: str, seconds: float) -> int:
                     again.seek(start)
                     assert again.read(100) == content[start : start + 100]
     return reads
+
+
+def output_of(words: list[str]) -> str:
+    """Run a command to its end, and return all that it says."""
+    return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout
 
 
 def hold_mapping(path: str) -> str:

@@ -153,7 +153,7 @@ def commands() -> None:
               help="Bytes a second at which blobs that nobody has open are checked (0: not at all).")  # fmt: skip
 @click.option("--passthrough/--no-passthrough", default=True,
               help="Have the kernel read what is whole straight from the store, where it can.")  # fmt: skip
-@click.option("--takeover/--no-takeover", default=False,
+@click.option("--takeover/--no-takeover", default=True,
               help="Have the next daemon take the mount over when one dies or hangs.")  # fmt: skip
 @click.option("--metrics", type=Address(), metavar="[ADDR:]PORT",
               help="Serve metrics for Prometheus there, on loopback if no address is said (port 0: any).")  # fmt: skip
@@ -198,6 +198,19 @@ def umount(mountpoint: Path, lazy: bool) -> None:
     from lazyfs.cli import mounting
 
     mounting.unmount(mountpoint, lazy=lazy)
+
+
+@commands.command()
+@click.option("--all", "all_of_them", is_flag=True, help="All mounts of lazyfs on this host.")
+@click.argument("mountpoints", nargs=-1, type=click.Path(path_type=Path), metavar="MOUNTPOINT...")
+def upgrade(mountpoints: tuple[Path, ...], all_of_them: bool) -> None:
+    """Have the lazyfs that is installed now take over running mounts.
+
+    Who reads there sees a short pause. A mount whose new daemon does not get ready goes on with the old one.
+    """
+    from lazyfs.cli import upgrading
+
+    upgrading.upgrade(mountpoints, all_of_them=all_of_them)
 
 
 @commands.command()

@@ -153,11 +153,15 @@ def _print_mount(mount: dict[str, Any]) -> None:
     now, ever = past["open"], counters["passthrough_opens"]
     shown = f"{now} open now, {ever} so far" if past["on"] else f"off: {past['reason']}"
     click.echo(f"  past it   {shown}")
+    if takeover := mount.get("takeover"):  # a daemon that was started before an upgrade may not say so
+        restarts = counted(counters["daemon_restarts"], "restart")
+        shown = f"on, {restarts}" if takeover["on"] else f"off: {takeover['reason']}"
+        click.echo(f"  takeover  {shown}")
     if mount["degraded"]:
         click.echo(
             f"  store     degraded: {mount['degraded']}; what it lacks is fetched and not kept, until it is better"
         )
-    if mount.get("metrics"):  # a daemon that was started before an upgrade does not say so
+    if mount.get("metrics"):
         click.echo(f"  metrics   http://{mount['metrics']}/metrics")
     click.echo(f"  log       {mount['log']}")
     if mount["problems"]:

@@ -224,7 +224,7 @@ def test_the_package_works_without_its_c_part(nginx: Nginx, docroot: Path, mount
     at.mkdir()
     call = f"import sys; sys.path.insert(0, {str(package)!r}); from lazyfs.cli import main; main()"
     run([sys.executable, "-P", "-c", call, "mount", "--store", mounts.store, nginx.url + "/blob", at])
-    (pid,) = real._daemons(at)
+    (pid,) = real._processes(at, "lazyfs")
     mount = Mount(at, mounts.store, pid)
     for _ in range(2):
         assert on_mount(under.sha256, mount.path("blob")) == digest(source)

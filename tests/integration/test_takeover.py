@@ -16,8 +16,6 @@ from tests.integration.test_mount import BLOCK, made
 from tests.mounts import Mount, Mounts, lazyfs, on_mount, start, wait_for_end
 from tests.servers import Nginx
 
-TAKEOVER = ["--takeover", "--no-passthrough"]
-
 
 def daemon(mount: Mount) -> int:
     """Return the process id of the daemon that answers now."""
@@ -45,7 +43,7 @@ def end(mount: Mount) -> None:
 @pytest.mark.parametrize("options", [[], ["--no-passthrough"]])
 def test_who_reads_sees_only_a_pause(nginx: Nginx, docroot: Path, mounts: Mounts, options: list[str]) -> None:
     source = made(docroot, "blob", 20 * BLOCK + 5)
-    mount = mounts(nginx.url + "/blob", options=["--takeover", *options])
+    mount = mounts(nginx.url + "/blob", options=options)
     assert mount.status()["takeover"] == {"on": True, "reason": None}
     reader = start(under.read_through_takeovers, mount.path("blob"), str(source), 6.0)
     reader.wait_until_open()
@@ -60,7 +58,7 @@ def test_who_reads_sees_only_a_pause(nginx: Nginx, docroot: Path, mounts: Mounts
 
 def test_what_was_open_before_is_read_on_and_closed(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     source = made(docroot, "blob", 3 * BLOCK)
-    mount = mounts(nginx.url + "/blob", options=TAKEOVER)
+    mount = mounts(nginx.url + "/blob")
     reader = start(under.hold_and_read, mount.path("blob"))
     reader.wait_until_open()
     first = daemon(mount)
@@ -73,7 +71,7 @@ def test_what_was_open_before_is_read_on_and_closed(nginx: Nginx, docroot: Path,
 
 def test_a_daemon_that_hangs_is_replaced(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     source = made(docroot, "blob", 3 * BLOCK)
-    mount = mounts(nginx.url + "/blob", options=TAKEOVER)
+    mount = mounts(nginx.url + "/blob")
     first = daemon(mount)
     os.kill(first, signal.SIGSTOP)
     found = on_mount(under.direct_read, mount.path("blob"), BLOCK, 4096)
@@ -85,7 +83,7 @@ def test_a_daemon_that_hangs_is_replaced(nginx: Nginx, docroot: Path, mounts: Mo
 def test_names_are_those_that_were_there(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     for name in ("one", "two", "three"):
         made(docroot, name, 100)
-    mount = mounts(nginx.url + "/one", options=TAKEOVER)
+    mount = mounts(nginx.url + "/one")
     assert lazyfs("add", mount.at, nginx.url + "/two", nginx.url + "/three").returncode == 0
     assert lazyfs("remove", mount.at, "one").returncode == 0
     nginx.stop()
@@ -101,7 +99,7 @@ def test_names_are_those_that_were_there(nginx: Nginx, docroot: Path, mounts: Mo
 
 def test_it_ends_with_the_mount_and_after_too_many_deaths(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     made(docroot, "blob", 100)
-    mount = mounts(nginx.url + "/blob", options=TAKEOVER)
+    mount = mounts(nginx.url + "/blob")
     last = daemon(mount)
     for _ in range(4):
         os.kill(last, signal.SIGKILL)
@@ -115,5 +113,8 @@ def test_it_ends_with_the_mount_and_after_too_many_deaths(nginx: Nginx, docroot:
 
 def test_without_it_nobody_supervises(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     made(docroot, "blob", 100)
-    mount = mounts(nginx.url + "/blob")
-    assert mount.status()["takeover"] == {"on": False, "reason": "--takeover was not given"}
+    mount = mounts(nginx.url + "/blob", options=["--no-takeover"])
+    assert mount.status()["takeover"] == {"on": False, "reason": "--no-takeover was given"}
+    assert "takeover  off: --no-takeover was given" in lazyfs("status", mount.at).stdout
+    with pytest.raises(ValueError, match="not enough"):
+        _ = mount.supervisor

@@ -90,7 +90,10 @@ def test_systemd_finds_nothing_wrong_with_the_unit(host: Host) -> None:
 
 
 def test_the_commands_of_the_unit(host: Host, nginx: Nginx, docroot: Path, tmp_path: Path) -> None:
-    """Started with the rights that the unit leaves it, said to be ready, stopped; killed, cleaned up, and restarted."""
+    """Started with the rights that the unit leaves it, said to be ready, stopped; killed, cleaned up, and restarted.
+
+    When only its daemon is killed, it goes on, and says so.
+    """
     (docroot / "file").write_bytes(b"content")
     (docroot / "other").write_bytes(b"other")
     host.did("lazyfs", "install-units")
@@ -115,7 +118,12 @@ def test_the_commands_of_the_unit(host: Host, nginx: Nginx, docroot: Path, tmp_p
             assert systemd.recv(1000) == f"READY=1\nSTATUS=mounted at {MNT}/at".encode(), shlex.join(map(str, words))
             assert host.did("cat", MNT / "at/file", MNT / "at/b", user=GUEST) == "contentother"
             (mount,) = json.loads(host.did("lazyfs", "status", MNT / "at", "--json"))["mounts"]
-            host.did("kill", f"-{signal}", str(mount["pid"]))
+            main = host.did("cat", f"/proc/{mount['pid']}/stat").rpartition(")")[2].split()[1]  # its parent
+            host.did("kill", "-KILL", str(mount["pid"]))
+            assert systemd.recv(1000) == f"READY=1\nSTATUS=mounted at {MNT}/at".encode()
+            assert host.did("cat", MNT / "at/file") == "content"
+            (mount,) = json.loads(host.did("lazyfs", "status", MNT / "at", "--json"))["mounts"]
+            host.did("kill", f"-{signal}", main, *([str(mount["pid"])] if signal == "KILL" else []))
             _, said = service.communicate(timeout=PATIENCE)
             assert service.returncode == status, said
             host.run("env", *telling, *limited, clean_up)

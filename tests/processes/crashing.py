@@ -136,8 +136,12 @@ class Place:
         return "" if command.returncode == 0 else said or f"exit status {command.returncode}"
 
     def processes(self) -> list[int]:
-        """Return the daemon, or, while it starts, all that is to become it."""
+        """Return the supervisor and the daemon, or, while it starts, all that is to become them."""
         return Leftovers.below(self.at).daemons
+
+    def supervised(self) -> bool:
+        """Say whether there are a supervisor and one daemon."""
+        return len(self.processes()) == 2
 
     def kill(self) -> int:
         """Kill whatever of it is there, and say how many processes that was."""
@@ -274,7 +278,7 @@ class Life:
             time.sleep(self._dice.uniform(0, 0.01))
 
     def _check(self, place: Place) -> None:
-        if len(place.processes()) != 1:
+        if not place.supervised():
             self._wrong(f"{place.at.name} has the processes {place.processes()}")
 
     def _hear(self, readers: list[Task[comparing.Compared]]) -> None:
