@@ -24,7 +24,10 @@
 #include <xxhash.h>
 
 #define MOST_BLOCKS 64 /* 4 MiB of the smallest */
-#define AT_ONCE (1024 * 1024) /* bytes that are received in one go: they are in the CPU's cache until they are hashed */
+
+/* Bytes that are received in one go: in the CPU's cache until they are hashed. Records come one by one all the same. */
+#define AT_ONCE (1024 * 1024)
+#define BLOCK_BY_BLOCK 1
 
 /* What is shared with the loop, which only reads it; all but `whole` once the call is over. */
 struct progress {
@@ -109,7 +112,7 @@ static void put(Py_buffer *blocks, struct place *place, struct progress *progres
 typedef ssize_t take(void *peer, struct msghdr *message, int64_t until);
 
 /* Fill blocks with up to `most` bytes, until `until`; return an errno: 0 when they are full, or at the end. */
-static int fill(take *take, void *peer, Py_buffer *blocks, int count, size_t most, int64_t until, int bell,
+static int fill(take *take, void *peer, size_t at_once, Py_buffer *blocks, int count, size_t most, int64_t until, int bell,
 		struct place *place, struct progress *progress)
 {
 	size_t within = progress->filled; /* bytes that have come of the first block that is not whole */
@@ -121,7 +124,7 @@ static int fill(take *take, void *peer, Py_buffer *blocks, int count, size_t mos
 		size_t asked = 0;
 		ssize_t came;
 
-		for (int n = whole; n < count && asked < most && asked < AT_ONCE; n++) {
+		for (int n = whole; n < count && asked < most && asked < at_once; n++) {
 			size_t from = n == whole ? within : 0, length = blocks[n].len - from;
 
 			if (length > most - asked)
@@ -151,7 +154,7 @@ static int fill(take *take, void *peer, Py_buffer *blocks, int count, size_t mos
  * Do what Python asks for with: the blocks, a list of buffers; bytes at the most; seconds; the bell or -1; where they
  * belong, a file, an offset and for how many of them there is room; and what is shared with the loop.
  */
-static PyObject *receive_from(take *take, void *peer, PyObject *args)
+static PyObject *receive_from(take *take, void *peer, size_t at_once, PyObject *args)
 {
 	Py_buffer blocks[MOST_BLOCKS], shared;
 	PyObject *list, *result = NULL;
@@ -173,7 +176,7 @@ static PyObject *receive_from(take *take, void *peer, PyObject *args)
 		goto released;
 	}
 	Py_BEGIN_ALLOW_THREADS
-	error = fill(take, peer, blocks, count, most, now() + (int64_t)(seconds * 1e9), bell, &place,
+	error = fill(take, peer, at_once, blocks, count, most, now() + (int64_t)(seconds * 1e9), bell, &place,
 			progress);
 	Py_END_ALLOW_THREADS
 	result = PyLong_FromLong(error);

@@ -24,7 +24,7 @@ static PyObject *receive(PyObject *module, PyObject *args)
 
 	(void)module;
 	if (rest && !PyErr_Occurred())
-		result = receive_from(take_bytes, &fd, rest);
+		result = receive_from(take_bytes, &fd, AT_ONCE, rest);
 	Py_XDECREF(rest);
 	return result;
 }

@@ -17,8 +17,6 @@ else:
 Place = tuple[int, int, int]
 """Where blocks belong: a file, an offset in it, and for how many of them there is room."""
 
-NOWHERE: Final[Place] = (-1, 0, 0)
-
 Receive = Callable[[list[bytearray], int, float, int, Place, bytearray], int]
 """A peer's, in C. It is called by `Reception.run`."""
 

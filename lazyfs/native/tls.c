@@ -291,7 +291,7 @@ static ssize_t take_records(void *peer, struct msghdr *message, int64_t until)
 /* receive(...): as `receive_from`. Returns an errno: 0 when the blocks are full, or at the end. */
 static PyObject *receive(struct connection *self, PyObject *args)
 {
-	return receive_from(take_records, self, args);
+	return receive_from(take_records, self, BLOCK_BY_BLOCK, args);
 }
 
 static PyMethodDef connection_methods[] = {

@@ -17,11 +17,12 @@ from typing import TextIO
 import pytest
 
 from lazyfs import records
-from lazyfs.native.receiving import MOST, NOWHERE, Receive, Reception, from_socket
+from lazyfs.native.receiving import MOST, Receive, Reception, from_socket
 
 KIB = 1024
 LINGER_0 = struct.pack("ii", 1, 0)
 MUCH = 1 << 30
+NOWHERE = (-1, 0, 0)  # a place without room
 LONG = 60.0
 """Seconds."""
 

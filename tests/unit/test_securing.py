@@ -21,7 +21,7 @@ import pytest
 import trio
 
 from lazyfs.native import receiving
-from lazyfs.native.receiving import NOWHERE, Reception
+from lazyfs.native.receiving import Reception
 from lazyfs.origin import wire
 from lazyfs.origin.connection import Connection
 from lazyfs.origin.securing import Secured, Trust
@@ -29,6 +29,7 @@ from tests.certificates import LOOPBACK, Authority, self_signed
 from tests.serving import PATIENCE
 
 MUCH = 1 << 30
+NOWHERE = (-1, 0, 0)  # a place without room
 LONG = 60.0
 
 
