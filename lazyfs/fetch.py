@@ -10,8 +10,9 @@
 
 A flight's blocks are received in a worker thread (connection.py). A block lands, that is, is given to this process's
 waiters, as soon as its bytes are whole in memory; then the same thread commits it, while it is in the CPU's cache, so
-neither a slow disk nor a full one keeps who waits for it. The block's lock is held until the commit, so other processes
-never fetch what is on its way to the disk.
+neither a slow disk nor a full one keeps who waits for it. Where there was room for a block before it came, C has put it
+in place (assembler.py), and records follow for all that came in one go. The block's lock is held until the commit, so
+other processes never fetch what is on its way to the disk.
 
 A blob that is known by its digest is different in one thing: its blocks land after they are recorded, and the last one
 is recorded only when the whole matches (verify.py).

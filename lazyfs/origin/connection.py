@@ -2,7 +2,8 @@
 
 trio's streams hand out a new piece of bytes for whatever has come, for TLS one for each record of 16 KiB that went
 through memory before. Here OpenSSL reads from the socket itself, and what is large is received in a worker thread, so
-that the event loop neither copies nor decrypts it.
+that the event loop neither copies nor decrypts it: in C, for up to 4 MiB without Python's lock, where that was built
+(native/filling.h), else in Python.
 
 *Source*: socket(7); the ssl module's notes on non-blocking sockets.
 """

@@ -7,6 +7,8 @@ module.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import socket
 import ssl
@@ -100,15 +102,19 @@ class Secured:
 class Trust:
     """Whom TLS trusts: the authorities of a file, else the system's; and what it shows. *Raises*: OSError."""
 
-    def __init__(
-        self, ca_file: str | Path | None = None, certificate: Path | None = None, key: Path | None = None
-    ) -> None:
-        self.context: Final = ssl.create_default_context(cafile=ca_file)
-        self._by_c: _tls.Context | None = None
-        if certificate:
-            self.context.load_cert_chain(certificate, key)
-        elif _BUILT and receiving.AVAILABLE:
-            self._by_c = _like(self.context, None if ca_file is None else str(ca_file))
+    def __init__(self, ca_file: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> None:
+        self._ca_file, self._certificate, self._key = ca_file, certificate, key
+        self._by_c = None if certificate else _by_c(ca_file)
+        if self._by_c is None:
+            assert self.context
+
+    @functools.cached_property
+    def context(self) -> ssl.SSLContext:
+        """The ssl module's, for those who need one: to read all authorities takes it 15 ms."""
+        context = ssl.create_default_context(cafile=self._ca_file)
+        if self._certificate:
+            context.load_cert_chain(self._certificate, self._key)
+        return context
 
     def secure(self, connected: socket.socket, host: str) -> ssl.SSLSocket | Secured:
         """Return what makes a connected socket secure, once it has shaken hands; the socket is closed with it."""
@@ -118,10 +124,19 @@ class Trust:
         return self.context.wrap_socket(connected, server_hostname=host, do_handshake_on_connect=False)
 
 
-def _like(context: ssl.SSLContext, ca_file: str | None) -> _tls.Context:
-    """Return a context that allows and trusts what this one does, the ciphers of TLS 1.3 being OpenSSL's own."""
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    assert context.check_hostname
-    ciphers = ":".join(str(cipher["name"]) for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3")
-    minimum = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
-    return _tls.Context(context.options, context.verify_flags, minimum, ciphers, context.security_level, ca_file)
+def _by_c(ca_file: Path | None) -> _tls.Context | None:
+    """Return a context that allows what the ssl module's does, the ciphers of TLS 1.3 being OpenSSL's own.
+
+    None where it was not built, or cannot be made.
+    """
+    if not (_BUILT and receiving.AVAILABLE):
+        return None
+    like = ssl.create_default_context(capath=os.devnull)  # which trusts nobody: only its settings are asked for
+    assert like.verify_mode is ssl.CERT_REQUIRED
+    assert like.check_hostname
+    ciphers = ":".join(str(cipher["name"]) for cipher in like.get_ciphers() if cipher["protocol"] != "TLSv1.3")
+    minimum = max(like.minimum_version, ssl.TLSVersion.TLSv1_2)
+    authorities = None if ca_file is None else str(ca_file)
+    with contextlib.suppress(_tls.Failure):  # the ssl module has better words for it
+        return _tls.Context(like.options, like.verify_flags, minimum, ciphers, like.security_level, authorities)
+    return None

@@ -146,7 +146,7 @@ class Transport:
 
     def __init__(self, options: TransportOptions) -> None:
         self._options = options
-        self._trusts: dict[bool, Trust] = {}  # with the client certificate, and without; each 1 MB
+        self._trusts: dict[bool, Trust] = {}  # with the client certificate, and without; each 0.5 MB
         self._http = httpx.AsyncClient(
             headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
             cookies=_NoCookies(),
