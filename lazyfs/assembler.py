@@ -51,12 +51,14 @@ class Assembler:
     async def receive(self, answer: Answer | None, taker: Taker) -> None:
         """Tell of the blocks of the head and of what `answer` sends, each as soon as it is whole.
 
-        The first is received alone, since somebody may wait for it, what follows in pieces that grow. *Raises*: as
+        The first is received alone, since somebody may wait for it, what follows in pieces. *Raises*: as
         `Answer.receive_into`. *Cancellation*: at any time; what has arrived was told.
         """
-        length, longest = 1, max(1, LARGEST_PIECE // self._geometry.block_size)
-        while self._index < self._geometry.blocks:
-            run = Extent(self._index, min(self._index + length, self._geometry.blocks))
+        length, stop = 1, self._geometry.blocks
+        if answer is not None:
+            stop = min(stop, -(-answer.body.extent.stop // self._geometry.block_size))
+        while self._index < stop:
+            run = Extent(self._index, min(self._index + length, stop))
             piece = _Piece(run.start, [buffers.unfilled(self._geometry.length(index)) for index in run.blocks()], taker)
             with piece.heard():
                 if self._head:
@@ -66,7 +68,7 @@ class Assembler:
                     if answer is None or not await answer.receive_into(*piece.rest, sink=piece):
                         return
             self._index = run.stop
-            length = min(length * 4, longest)
+            length = max(1, LARGEST_PIECE // self._geometry.block_size)
         if answer is not None:
             await answer.receive_into(memoryview(bytearray(1)))  # its end, which proves the rest, frees the connection
 

@@ -16,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from lazyfs import records
+from lazyfs import ranges, records
 from lazyfs.assembler import LARGEST_PIECE, Assembler, Taker
 from lazyfs.extents import Block, Extent
 from lazyfs.native import receiving
@@ -25,6 +25,7 @@ from lazyfs.origin.connection import SOON, Connection, Sink
 from lazyfs.origin.securing import Trust
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.room import Room
+from lazyfs.versions import Version
 from tests.certificates import LOOPBACK, Authority
 from tests.unit.stores import BLOB
 
@@ -55,6 +56,7 @@ class Body:
     """The answer, as far as an assembler needs one: `most` bytes are due."""
 
     def __init__(self, connection: Connection, most: int) -> None:
+        self.body = ranges.Body(Extent(0, SIZE), Version(SIZE), counted=True)
         self._connection = connection
         self._due = most
 
