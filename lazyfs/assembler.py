@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -87,19 +87,28 @@ class _Piece:
         self._loop = trio.lowlevel.current_trio_token()
         self._bell = bell_of_this_loop() if taker.landed is not None and receiving.AVAILABLE else None
 
-    def heard(self) -> AbstractContextManager[None]:
-        """Have blocks land as they come, while inside."""
-        return nullcontext() if self._bell is None else self._bell.heard_by(self._land)
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Have blocks land as they come, while inside, and at the end those of which nothing was heard yet."""
+        with nullcontext() if self._bell is None else self._bell.heard_by(self._land):
+            try:
+                yield
+            finally:
+                self._land()
 
-    def filled(self, count: int, checksums: Sequence[int] = ()) -> None:
-        """Note that so many more bytes are here, and that blocks with these checksums are in place."""
+    def filled(self, count: int) -> None:
+        """Note that so many more bytes are here."""
+        self._filled(count, (), rung=False)
+
+    def _filled(self, count: int, checksums: Sequence[int], *, rung: bool) -> None:
         first = len(self._blocks) - len(self.rest)
         buffers.advance(self.rest, count)
         stop = len(self._blocks) - len(self.rest)
         if first < stop:
             began = time.monotonic()
             self._whole = lambda: stop
-            self._loop.run_sync_soon(self._land)
+            if self._taker.landed is not None and not rung:
+                self._loop.run_sync_soon(self._land)
             self._taker.arrived(self._start + first, self._blocks[first:stop], checksums)
             self.spent += time.monotonic() - began
 
@@ -113,7 +122,7 @@ class _Piece:
             failure = reception.run(receive, most, seconds, -1 if self._bell is None else self._bell.fd, room.place)
             room.used = len(reception.checksums)
         self.spent += reception.spent
-        self.filled(reception.came, reception.checksums)
+        self._filled(reception.came, reception.checksums, rung=True)
         return reception.came, failure
 
     def _land(self) -> None:
