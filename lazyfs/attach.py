@@ -1,21 +1,27 @@
-"""Mounts a FUSE file system and returns its descriptor, which libfuse then takes as /dev/fd/N.
+"""Mounts a FUSE file system and returns its descriptor, which libfuse then takes as /dev/fd/N; what else takes rights.
 
-libfuse does the same inside `fuse_session_mount`, but keeps the descriptor; here somebody else is to hold it.
+libfuse does the same inside `fuse_session_mount`, in the process that answers the kernel, which here may not do it.
 
-*Source*: libfuse 3.14, lib/mount.c; Linux, fs/fuse/inode.c (the mount's options); fusermount3(1), _FUSE_COMMFD.
+*Source*: libfuse 3.14, lib/mount.c; Linux, fs/fuse/inode.c (the mount's options); fusermount3(1), _FUSE_COMMFD; Linux
+6.9, fs/fuse/passthrough.c.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterable
 from typing import Final
 
 from lazyfs.mountinfo import FSTYPE
+
+ALWAYS: Final = frozenset({"ro", "nosuid", "nodev", "default_permissions"})
+"""Options that every mount has, whatever else it is given."""
 
 _FLAGS: Final = {
     "ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "nosymfollow": 256, "noatime": 1024,
@@ -35,6 +41,12 @@ _PATIENCE: Final = 10.0
 """Seconds for fusermount3."""
 
 _MNT_DETACH: Final = 2
+_UMOUNT_NOFOLLOW: Final = 8
+
+_BACKING_OPEN: Final = 0x4010E501  # _IOW(229, 1, struct fuse_backing_map)
+_BACKING_CLOSE: Final = 0x4004E502  # _IOW(229, 2, uint32_t)
+_BACKING_MAP: Final = struct.Struct("=iIQ")  # fd, flags, padding
+_BACKING_ID: Final = struct.Struct("=I")
 
 
 class CannotMount(Exception):
@@ -49,6 +61,7 @@ def fsname(source: str) -> str:
 
 def attach(mountpoint: str, source: str, options: Iterable[str]) -> int:
     """Mount, and return the FUSE descriptor; nothing has answered the kernel yet. *Raises*: CannotMount."""
+    options = ALWAYS | frozenset(options)
     if os.geteuid() != 0:
         return _by_fusermount(mountpoint, source, options)
     try:
@@ -66,11 +79,25 @@ def attach(mountpoint: str, source: str, options: Iterable[str]) -> int:
 def detach(mountpoint: str) -> None:
     """Unmount lazily, without a look at the mount, which nobody may answer. Blocks for fusermount3, for users."""
     if os.geteuid() == 0:
-        ctypes.CDLL(None).umount2(os.fsencode(mountpoint), _MNT_DETACH)
+        ctypes.CDLL(None).umount2(os.fsencode(mountpoint), _MNT_DETACH | _UMOUNT_NOFOLLOW)
         return
     import subprocess
 
     subprocess.run(["fusermount3", "-u", "-z", "--", mountpoint], capture_output=True, check=False, timeout=_PATIENCE)
+
+
+def open_backing(device: int, fd: int) -> int:
+    """Give the kernel a file to read from and return its id; the kernel keeps the open file. *Raises*: OSError.
+
+    It takes CAP_SYS_ADMIN.
+    """
+    request = bytearray(_BACKING_MAP.pack(fd, 0, 0))  # for a mutable buffer the result is the call's
+    return int(fcntl.ioctl(device, _BACKING_OPEN, request))
+
+
+def close_backing(device: int, backing: int) -> None:
+    """Take a file back that nobody reads any more. *Raises*: OSError, when the mount is gone, and its files with it."""
+    fcntl.ioctl(device, _BACKING_CLOSE, bytearray(_BACKING_ID.pack(backing)))
 
 
 def _mount(device: int, mountpoint: str, source: str, options: Iterable[str]) -> None:

@@ -22,6 +22,9 @@ from lazyfs import link
 ASK_EVERY: Final = 4.0
 """Seconds between two questions whether it is well."""
 
+SOON: Final = 0.5
+"""Seconds after it has begun to serve until it is first asked."""
+
 HANGS: Final = 9.0
 """Seconds without an answer after which it is not."""
 
@@ -41,6 +44,7 @@ class Child:
         self.canary = -1
         self.began = time.monotonic()
         self.serving = False
+        self.sound = False  # it has served for a while
         self.hung_up = False
         self._asked: float | None = None  # when the question was put that is not answered yet
         self._next = 0.0  # when the next one is due
@@ -53,7 +57,7 @@ class Child:
         """Return what it says next, and the descriptors that came with it; nothing when it has hung up."""
         try:
             message, fds = link.receive(self.link)
-        except OSError:
+        except (OSError, ValueError):
             message, fds = {}, []
         self.hung_up = not message
         return message, fds
@@ -65,7 +69,7 @@ class Child:
 
     def serves(self, canary: int) -> None:
         """Note that it answers the kernel, and which of its threads does nothing."""
-        self.serving, self._asked = True, None
+        self.serving, self._asked, self._next = True, None, time.monotonic() + SOON
         with contextlib.suppress(ProcessLookupError):  # else the other descriptor tells
             self.canary = os.pidfd_open(canary, PIDFD_THREAD)
 
@@ -75,7 +79,7 @@ class Child:
 
     def is_well(self) -> None:
         """Note that it has answered."""
-        self._asked = None
+        self.sound, self._asked = True, None
 
     def ask(self, now: float) -> None:
         """Ask it whether it is well, if that is due."""

@@ -9,6 +9,8 @@
                    └ fork ── supervisor (supervisor.py)│                                                           │
                                └ fork ── daemon: loads its code ── session, sources, FUSE, control socket ── "ready" ┘
 
+What a daemon may do without, it gives up when it has its order, before it starts a thread that stays (rights.py).
+
 A caller that goes before that (Ctrl-C) takes the daemon with it. A daemon that takes over from another one has no
 caller: `python -m lazyfs.daemon` with the descriptors that its supervisor passes on.
 """
@@ -30,10 +32,11 @@ import threading
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from lazyfs import link, mountinfo, urls
+from lazyfs import link, mountinfo, privileges, urls
 from lazyfs.errors import LazyfsError
 from lazyfs.order import READY, Mount, pack, report, unpack
 from lazyfs.origin import early
+from lazyfs.privileges import Capability, Rights
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +50,13 @@ _begun: list[socket.socket] = []
 """Of a daemon that has no order yet, the socket to it."""
 
 
-def begin(*, supervise: bool) -> None:
+def begin() -> None:
     """Start a daemon that waits for its order; it ends with this process, if there is none."""
     ours, theirs = socket.socketpair()
     between = os.fork()
     if between == 0:
         ours.close()
-        _become_daemon(theirs.detach(), supervise=supervise)
+        _become_daemon(theirs.detach())
     theirs.close()
     with contextlib.suppress(ChildProcessError):  # whoever ignores SIGCHLD has nobody to wait for
         os.waitpid(between, 0)
@@ -71,21 +74,19 @@ def _dismiss() -> None:
 
 
 def run_in_foreground(mount: Mount) -> None:
-    """Serve a mount until it is gone, or supervise who does. *Raises*: LazyfsError; SystemExit, with a supervisor."""
+    """Serve a mount until it is gone, in a child, and supervise that. *Raises*: LazyfsError; SystemExit."""
     _dismiss()
-    theirs = None
     mount = dataclasses.replace(mount, foreground=True)
-    if mount.settings.takeover:
-        ours, theirs = link.pair()
-        daemon = os.fork()
-        if daemon:
-            theirs.close()
-            if (status := _supervise(ours, daemon)) < 0:
-                killed = signal.Signals(-status).name
-                raise LazyfsError(f"the daemon was killed ({killed}) before {mount.mountpoint} was mounted")
-            sys.exit(status)
-        ours.close()
-        os.setpgid(0, 0)  # Ctrl-C is for the supervisor, who passes it on
+    ours, theirs = link.pair()
+    daemon = os.fork()
+    if daemon:
+        theirs.close()
+        if (status := _supervise(ours, daemon)) < 0:
+            killed = signal.Signals(-status).name
+            raise LazyfsError(f"the daemon was killed ({killed}) before {mount.mountpoint} was mounted")
+        sys.exit(status)
+    ours.close()
+    os.setpgid(0, 0)  # Ctrl-C is for the supervisor, who passes it on
     from lazyfs.logs import log_to
     from lazyfs.mount import run_to_end
     from lazyfs.supervised import Supervised
@@ -100,7 +101,7 @@ def run_in_background(mount: Mount) -> None:
     *Source*: daemon(7), "SysV Daemons", as far as it still applies.
     """
     if not _begun:
-        begin(supervise=mount.settings.takeover)
+        begin()
     ours = _begun.pop()
     with ours, ours.makefile("rb") as lines:
         try:
@@ -122,21 +123,19 @@ def run_in_background(mount: Mount) -> None:
         raise LazyfsError(line or f"the daemon ended before {mount.mountpoint} was mounted; see {log_file}")
 
 
-def _become_daemon(caller: int, *, supervise: bool) -> NoReturn:
+def _become_daemon(caller: int) -> NoReturn:
     os.setsid()
     if os.fork() != 0:
         os._exit(0)
     gc.disable()  # until all is loaded: `tuning.spare_what_stays`
     caller = _keep_only(caller)
-    theirs = None
-    if supervise:
-        ours, theirs = link.pair()
-        daemon = os.fork()
-        if daemon:
-            os.close(caller)
-            theirs.close()
-            os._exit(abs(_supervise(ours, daemon)))
-        ours.close()
+    ours, theirs = link.pair()
+    daemon = os.fork()
+    if daemon:
+        os.close(caller)
+        theirs.close()
+        os._exit(abs(_supervise(ours, daemon)))
+    ours.close()
     try:
         order = _Order(caller)
         from lazyfs.mount import run_to_end
@@ -163,15 +162,23 @@ def _supervise(end: socket.socket, daemon: int) -> int:
 
 
 def _take_over(words: Sequence[str]) -> NoReturn:
-    """Serve a mount that another daemon has served; the words say under which numbers what is handed on is open."""
+    """Serve a mount that another daemon has served.
+
+    The words say with which rights, and under which numbers what is handed on is open. All else has passed through the
+    hands of that other daemon, and is looked at without any other rights.
+    """
     gc.disable()
     try:
-        from lazyfs.logs import log_to
-        from lazyfs.mount import run_to_end
+        given = {name: value for name, _, value in (word.partition("=") for word in words)}
         from lazyfs.supervised import Supervised
 
-        fds = {name: int(fd) for name, _, fd in (word.partition("=") for word in words) if fd.isdecimal()}
-        supervised = Supervised.taking_over(fds, stands_by="stand-by" in words)
+        supervised = Supervised(socket.socket(fileno=int(given["link"])))
+        privileges.take_on(Rights(given.get("user"), Capability(int(given.get("keep", 0)))))
+        from lazyfs.logs import log_to
+        from lazyfs.mount import run_to_end
+
+        metrics = int(given["metrics"]) if "metrics" in given else None
+        supervised.inherit(int(given["device"]), int(given["journal"]), metrics, stands_by="stand-by" in words)
         mount = unpack(supervised.legacy.order)
         if mount.foreground:
             log_to(logging.StreamHandler(), mount.settings.watch)
@@ -221,7 +228,9 @@ class _Order:
 def _connect_early(mount: Mount) -> None:
     """Begin to connect to whom we are likely to ask first. That nothing needs to be asked is known only later."""
     client = mount.settings.client
-    if not client.offline and client.transport.proxy is None and mount.sources[0].remote:
+    of_us = mount.settings.user is None  # who is to become somebody else has one thread until then (privileges.py)
+    if of_us and not client.offline and client.transport.proxy is None and mount.sources[0].remote:
+        privileges.confine(Capability.NONE)
         _, host, port = urls.origin_of(mount.sources[0].place)
         early.begin(host, port)
 

@@ -28,22 +28,19 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, InodeT, ReaddirToken, RequestContext
 
-from lazyfs import inorder, mountinfo, neighbours
-from lazyfs.attach import detach
+from lazyfs import inorder, neighbours
+from lazyfs.attach import ALWAYS
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
 from lazyfs.extents import Block
 from lazyfs.neighbours import Neighbours
-from lazyfs.passthrough import Passthrough
+from lazyfs.passthrough import Kernel, Passthrough
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, cookie
 from lazyfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
 
-OF_THE_KERNEL: Final = frozenset({"ro", "nosuid", "nodev", "default_permissions"})
-"""What every mount has, whatever else it is given."""
-
-OPTIONS: Final = OF_THE_KERNEL | {"subtype=lazyfs"}
-"""The same as libfuse takes it."""
+OPTIONS: Final = ALWAYS | {"subtype=lazyfs"}
+"""The options that every mount has, as libfuse takes them."""
 
 KEEP: Final = 86400.0
 """Seconds for which the kernel may keep names and attributes."""
@@ -108,15 +105,15 @@ def _with_names(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Cor
 
 
 class Adapter(pyfuse3.Operations):
-    """Answers the kernel from a `Vfs`."""
+    """Answers the kernel from a `Vfs`; `owner` is the user and the group that files belong to."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, vfs: Vfs) -> None:
+    def __init__(self, vfs: Vfs, owner: tuple[int, int]) -> None:
         super().__init__()
         self.vfs = vfs
-        self._uid, self._gid = os.getuid(), os.getgid()
+        self._uid, self._gid = owner
         self._mounted_ns = time.time_ns()
         self._listings: dict[int, _Listing] = {}
         self.neighbours = Neighbours(_push)
@@ -359,7 +356,7 @@ def _never_blocked() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _begin_passthrough(passthrough: Passthrough, *, wanted: bool) -> None:
+def _begin_passthrough(passthrough: Passthrough, kernel: Kernel, *, wanted: bool) -> None:
     """Let opens go past us, or say why they do not, when the kernel has shaken hands."""
     if not wanted:
         passthrough.refuse("--no-passthrough")
@@ -368,44 +365,46 @@ def _begin_passthrough(passthrough: Passthrough, *, wanted: bool) -> None:
     elif not native.LIBRARY.agreed:
         passthrough.refuse("the kernel does not offer it: that takes Linux 6.9, with CONFIG_FUSE_PASSTHROUGH")
     else:
-        passthrough.begin(native.LIBRARY)
+        passthrough.begin(kernel)
 
 
 async def serve(
     vfs: Vfs,
-    mountpoint: str,
     options: frozenset[str],
     *,
-    device: int | None = None,
+    device: int,
+    kernel: Kernel,
+    detach: Callable[[], None],
+    owner: tuple[int, int],
     greeting: bytes = b"",
     passthrough: bool,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    """Mount, report readiness when the kernel has shaken hands, and answer it until the mount is gone.
+    """Report readiness when the kernel has shaken hands, and answer it until the mount is gone.
 
-    With `device`, FUSE's descriptor, it is mounted already; with `greeting`, it was served before, and that is what the
-    kernel has said then. `passthrough` says whether it is wanted. *Raises*: RuntimeError with libfuse's words.
-    *Cancellation*: unmounts.
+    `device` is FUSE's descriptor of what is mounted; with `greeting`, it was served before, and that is what the kernel
+    has said then. `passthrough` says whether it is wanted. *Raises*: RuntimeError with libfuse's words.
+    *Cancellation*: unmounts, by `detach`, which may block.
     """
-    adapter = Adapter(vfs)
+    adapter = Adapter(vfs, owner)
     if native.LIBRARY is not None:
         native.LIBRARY.want(passthrough)
         if greeting:
             native.LIBRARY.go_on(greeting)
-    with _libfuse_heard():
-        pyfuse3.init(adapter, mountpoint if device is None else f"/dev/fd/{device}", set(OPTIONS | options))
-    mounted = mountinfo.mount_at(mountpoint)
+    try:
+        with _libfuse_heard():
+            pyfuse3.init(adapter, f"/dev/fd/{device}", set(OPTIONS | options))
+    except BaseException:
+        detach()
+        raise
     try:
         with _never_blocked():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_main, nursery.cancel_scope)
                 await adapter.answering.wait()
-                _begin_passthrough(vfs.passthrough, wanted=passthrough)
+                _begin_passthrough(vfs.passthrough, kernel, wanted=passthrough)
                 task_status.started()
     finally:
         adapter.neighbours.close()
-        # What is mounted there by now may be somebody else's.
-        still = mounted is not None and mountinfo.mount_at(mountpoint) == mounted
-        pyfuse3.close(unmount=still and device is None)
-        if still and device is not None:
-            detach(mountpoint)
+        pyfuse3.close(unmount=False)
+        detach()

@@ -1,7 +1,11 @@
 """The link between a mount's supervisor and its daemon: messages of a few words, and descriptors.
 
-    daemon ── {"op": "mount", "mountpoint", "source", "options", "log"} ──▶ supervisor
-           ◀── {}, with FUSE's descriptor and a journal, or {"error": "words"}
+    daemon ── {"op": "charge", "mountpoint", "source", "options", "user", "keep", "own"}, once, before all else
+           ── {"op": "mount", "log", "outlives"} ──▶ supervisor
+           ◀── {}, with FUSE's descriptor, and with a journal if the mount outlives the daemon; or {"error": "words"}
+           ── {"op": "tune"} ──▶ {"reason"} why not, or None
+           ── {"op": "backing"}, with a file for the kernel to read ──▶ {"id"} or {"errno"}
+           ── {"op": "no backing", "id"}
            ── {"op": "metrics"}, with a socket that listens, for the next daemon, too
            ── {"op": "serving", "canary"}, a thread's id
            ── {"op": "journal"}, with a new one
@@ -9,14 +13,15 @@
            ── {"op": "well"}
            ── {"op": "upgrade"}
            ◀── {"op": "not upgraded", "why"}, or never anything more
-           ── {"op": "ending"}
+           ── {"op": "ending"}: have the mount detached
+           ── {"op": "detach"} ──▶ {"detached"}
 
     the next daemon, of an upgrade ── {"op": "prepared"} ──▶ supervisor
                                    ◀── {"op": "go"}, with the journal
                                    ── {"op": "serving", "canary"}
 
 A supervisor outlives the upgrades of its daemons, so both have to put up with what the other one does not know yet:
-messages with other words in them, and other messages, which are passed over.
+messages with other words in them, and other messages, which are passed over. Answers have no "op".
 
 *Source*: unix(7), SOCK_SEQPACKET and SCM_RIGHTS.
 """

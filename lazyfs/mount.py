@@ -1,7 +1,7 @@
 """A mount's daemon: wires a session to FUSE and to the control socket, and ends both cleanly.
 
-SIGTERM, SIGINT and SIGHUP detach the mount; the daemon goes on for those who have files open, for GRACE seconds at
-the most, and a second signal ends it at once.
+SIGTERM, SIGINT and SIGHUP have the mount detached; the daemon goes on for those who have files open, for GRACE seconds
+at the most, and a second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -12,14 +12,28 @@ import logging.handlers
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
-from lazyfs import __version__, control, control_server, mountinfo, notify, order, process, takeover, tuning
+from lazyfs import (
+    __version__,
+    control,
+    control_server,
+    metrics_server,
+    notify,
+    order,
+    privileges,
+    process,
+    rights,
+    takeover,
+    tuning,
+)
 from lazyfs.attach import fsname
 from lazyfs.errors import NameMissing, UsageError, first_reason
 from lazyfs.given import GivenBlob
@@ -39,25 +53,25 @@ GRACE: Final = 5.0
 """Seconds for which a detached mount still serves those who have files open."""
 
 
-async def run(mount: Mount, supervised: Supervised, caller: int | None = None) -> None:
+async def run(mount: Mount, supervised: Supervised, metrics: socket.socket | None, caller: int | None = None) -> None:
     """Serve a mount until it is gone. *Raises*: LazyfsError, perhaps in a group.
 
+    `metrics` is a socket that listens, to serve them at.
     `caller` is a socket to a command that waits: it is told when the mount answers; when it goes before, so do we.
     """
     process.show_as("lazyfs", "mount", mount.mountpoint)
-    process.open_as_many_files_as_allowed()
     tuning.keep_freed_memory()
     async with open_session(mount.settings) as session, trio.open_nursery() as nursery:
         directory = running.usable(mount.settings.store)
         if not mount.foreground:
-            log_to(_log_handler(directory / mount.log), mount.settings.watch)
+            log_to(_Log(directory / mount.log), mount.settings.watch)
         if caller is not None:
             nursery.start_soon(_end_without, caller, nursery.cancel_scope)
         session.store.trouble.say()
         session.counters.daemon_restarts = supervised.legacy.restarts
-        watched = await nursery.start(watch, session, mount, supervised.metrics)
+        watched = await nursery.start(watch, session, mount, metrics)
         session.on_names = tuning.spare_what_stays
-        supervised.begin(takeover.refusal(wanted=mount.settings.takeover))
+        supervised.refusal = takeover.refusal(wanted=mount.settings.takeover)
         serve = partial(nursery.start, _serve_fuse, session, mount, supervised, directory, nursery.cancel_scope)
         sources, changes = mount.sources, 0
         if supervised.stands_by:
@@ -80,10 +94,10 @@ async def run(mount: Mount, supervised: Supervised, caller: int | None = None) -
         if not inherits:
             await serve()
             supervised.note_order(order.pack(mount))
-            if watched.listening is not None:
-                supervised.keep_metrics(watched.listening)
+            if metrics is not None:
+                supervised.keep_metrics(metrics)
             await nursery.start(supervised.answer)
-        tuning.tune(mount.mountpoint)
+        supervised.tune()
         tuning.spare_what_stays()
         operations = _operations(session, mount, supervised, directory, watched)
         await nursery.start(partial(control_server.serve, directory / mount.socket, operations))
@@ -137,18 +151,18 @@ async def _serve_fuse(
     """Serve FUSE, and end the rest when it ends."""
     from lazyfs import fuse
 
-    source = f"lazyfs#{mount.settings.store}"
     try:
-        if supervised.device is None and supervised.refusal is None:
-            options = fuse.OF_THE_KERNEL | mount.options
-            log_path = None if mount.foreground else str(directory / mount.log)
-            await supervised.mount(mount.mountpoint, source, options, log_path)
+        device = supervised.device
+        if device is None:
+            device = await supervised.mount(None if mount.foreground else str(directory / mount.log))
         session.vfs.keep_journal(supervised.journal)
         await fuse.serve(
             session.vfs,
-            mount.mountpoint,
-            mount.options | {fsname(source)},
-            device=supervised.device,
+            mount.options | {fsname(mount.shown_as)},
+            device=device,
+            kernel=supervised,
+            detach=supervised.detach,
+            owner=supervised.owner,
             greeting=supervised.legacy.greeting,
             passthrough=mount.settings.passthrough,
             task_status=task_status,
@@ -167,7 +181,6 @@ async def _obey_signals(
         log.info("unmounting %s", mountpoint)
         notify.stopping(f"unmounting {mountpoint}")
         supervised.ending()
-        await trio.run_process(mountinfo.unmount_command(mountpoint, lazy=True), check=False, capture_stderr=True)
         with trio.move_on_after(GRACE):
             await anext(signals)
         log.warning("%s was still in use: its readers have lost it", mountpoint)
@@ -199,6 +212,7 @@ def _operations(
             "problems": problems.count,
             "reasons": problems.reasons,
             "passthrough": session.vfs.passthrough.state(),
+            "runs_as": rights.described(),
             "takeover": {"on": supervised.refusal is None, "reason": supervised.refusal},
             "degraded": trouble.reason if trouble.degraded else None,
             "log": str(directory / mount.log),
@@ -256,9 +270,24 @@ def _operations(
 
 
 def run_to_end(mount: Mount, supervised: Supervised, caller: int | None = None) -> None:
-    """Serve a mount until it is gone, in trio. *Raises*: LazyfsError, the one that a person should read."""
+    """Serve a mount until it is gone, in trio. *Raises*: LazyfsError, the one that a person should read.
+
+    Before it begins it has no more than one thread, and gives up what it does not need; who takes a mount over has done
+    that already.
+    """
+    place, metrics = mount.settings.watch.metrics, supervised.metrics
+    if metrics is None and place is not None:
+        metrics = metrics_server.listen(*place)
+    if supervised.device is None:
+        process.open_as_many_files_as_allowed()
+        rights.make_store(mount)
+        left = rights.needed(mount)
+        own = rights.of_supervisor(left, mount.mountpoint)
+        supervised.charge(mount.mountpoint, mount.shown_as, mount.options, left, own)
+        privileges.take_on(left)
+        rights.check(mount)
     try:
-        trio.run(run, mount, supervised, caller)
+        trio.run(run, mount, supervised, metrics, caller)
     except BaseException as exc:
         reason = first_reason(exc)
         if reason is not None:
@@ -266,6 +295,13 @@ def run_to_end(mount: Mount, supervised: Supervised, caller: int | None = None) 
         raise
 
 
-def _log_handler(path: Path) -> logging.Handler:
-    """The daemon's log: two files of 1 MiB at the most, beside the socket."""
-    return logging.handlers.RotatingFileHandler(path, maxBytes=1 << 20, backupCount=1, encoding="utf-8")
+class _Log(logging.handlers.RotatingFileHandler):
+    """The daemon's log: two files of 1 MiB at the most, beside the socket; locked, since gc takes those of the dead."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=1 << 20, backupCount=1, encoding="utf-8")
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        running.note_written(stream.fileno())
+        return stream

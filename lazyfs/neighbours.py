@@ -6,14 +6,15 @@ who jumps about in a large blob comes back to few of the blocks.
 
 A push waits, uninterruptibly, for pages that a request under way has locked. That is why it is not the event loop's,
 and why nothing is pushed into an inode while a read of more than one block is under way there: such a read may wait for
-an origin, and whoever killed the daemon then would leave a process that does not end before the mount is aborted.
+an origin, and whoever killed the daemon then would leave a process that does not end before the mount is aborted, or
+the next daemon answers. That one must not wait for it in turn: the thread has no files open but FUSE's (front.c), so it
+keeps no lock. It must not write a log either.
 
 *Source*: Linux 6.18, fs/fuse/dev.c, fuse_notify_store.
 """
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections import Counter, OrderedDict
@@ -22,8 +23,6 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from lazyfs.extents import Block, Extent
-
-log = logging.getLogger(__name__)
 
 SMALL: Final = 64 * 1024
 """Bytes of a read up to which it is a small one."""
@@ -97,7 +96,5 @@ class Neighbours:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None and not self._closed:
-            try:
+            with suppress(OSError):  # the kernel has forgotten the inode, or the mount is gone
                 self._push(*item)
-            except OSError as exc:  # the kernel has forgotten the inode, or the mount is gone
-                log.debug("a block was not pushed: %s", exc)

@@ -95,7 +95,7 @@ class Settings:
     `fresh_for` the seconds for which what is known of a URL is not asked again; `max_cache` and `min_free` bytes, 0 for
     no bound, None for the one that the store has. Of mounts only: `scrub_rate` bytes a second, whether the kernel may
     read what is whole straight from the store (`passthrough`), whether the next daemon takes over when one dies
-    (`takeover`), and `watch`.
+    (`takeover`), `watch`, and the name of the user that the daemon runs as (`user`), None for who mounts.
     """
 
     store: Path
@@ -110,6 +110,7 @@ class Settings:
     passthrough: bool = True
     takeover: bool = True
     watch: WatchOptions = field(default_factory=WatchOptions)
+    user: str | None = None
 
 
 def default_path() -> Path:

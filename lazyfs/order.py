@@ -40,6 +40,11 @@ class Mount:
         return control.socket_name(self.mountpoint)
 
     @property
+    def shown_as(self) -> str:
+        """What the kernel's table has as its source."""
+        return f"lazyfs#{self.settings.store}"
+
+    @property
     def made_of(self) -> str:
         """Its sources as one word, the same for the same ones."""
         return made_of(self.sources)

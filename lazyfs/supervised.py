@@ -1,13 +1,16 @@
-"""The daemon's end of the link to its supervisor: who mounts for it, asks whether it is well, and replaces it."""
+"""The daemon's end of the link to its supervisor: who does for it what takes rights, and sees that there is one."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import os
+import select
 import socket
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 import trio
@@ -15,9 +18,15 @@ import trio
 from lazyfs import link, native
 from lazyfs.errors import LazyfsError
 from lazyfs.journal import Journal, Legacy, read
+from lazyfs.privileges import Capability, Rights
+
+log = logging.getLogger(__name__)
 
 PATIENCE: Final = 15.0
-"""Seconds for the supervisor to mount."""
+"""Seconds for the supervisor to mount, or to unmount."""
+
+AT_ONCE: Final = 2.0
+"""Seconds for what it does at once, while nobody is answered."""
 
 ALONE: Final = "its supervisor has died: mount it again to have another"
 
@@ -31,13 +40,14 @@ def _canary() -> int:
 
 
 class Supervised:
-    """A daemon that is supervised, unless there is no `end` of a link.
+    """A daemon that is supervised, at the other end of `end`. Made before this process becomes somebody else.
 
-    `device` is FUSE's descriptor; it and the journal are there once the mount is, if it shall outlive this daemon.
-    `metrics` is a socket that listens, and `legacy` what there is, from the daemon before.
+    `owner` is whom the files belong to, `device` FUSE's descriptor; the journal is there if the mount is to outlive
+    this daemon. `metrics` is a socket that listens, and `legacy` what there is, from the daemon before.
     """
 
-    def __init__(self, end: socket.socket | None) -> None:
+    def __init__(self, end: socket.socket) -> None:
+        self.owner = os.getuid(), os.getgid()
         self.device: int | None = None
         self.metrics: socket.socket | None = None
         self.legacy = Legacy()
@@ -46,24 +56,24 @@ class Supervised:
         self.stands_by = False  # as long as another daemon serves the mount
         self._link = end
         self._not_upgraded: set[trio.MemorySendChannel[str]] = set()  # of those who wait for an upgrade
+        self._deaf = False  # an answer is late, and would be taken for that to another question
 
-    def begin(self, refusal: str | None) -> None:
-        """Say before the mount is made whether it shall outlive this daemon; if not, the supervisor ends."""
-        self.refusal = refusal if self._link is not None or refusal is not None else "it was started without"
-        if refusal is not None and self.device is None and self._link is not None:
-            self._link.close()
+    def charge(self, mountpoint: str, source: str, options: Iterable[str], rights: Rights, own: Capability) -> None:
+        """Settle what the supervisor will do for this daemon and the next ones, and the rights that itself keeps.
 
-    @classmethod
-    def taking_over(cls, fds: Mapping[str, int], *, stands_by: bool) -> Supervised:
+        It hears that once: what a daemon says later may be somebody else's words. *Raises*: OSError.
+        """
+        words = {"mountpoint": mountpoint, "source": source, "options": sorted(options)}
+        link.send(self._link, {"op": "charge", **words, "user": rights.user, "keep": rights.keep, "own": own})
+
+    def inherit(self, device: int, journal: int, metrics: int | None, *, stands_by: bool) -> None:
         """Go on where another daemon has died, or is to be replaced. *Raises*: OSError."""
-        it = cls(socket.socket(fileno=fds["link"]))
-        it.stands_by = stands_by
-        it._have(fds["device"], fds["journal"])
-        if "metrics" in fds:
-            it.metrics = socket.socket(fileno=fds["metrics"])
-        if not stands_by and it.journal is not None:
-            it.journal.note("restart")
-        return it
+        self.stands_by = stands_by
+        self._have(device, journal)
+        if metrics is not None:
+            self.metrics = socket.socket(fileno=metrics)
+        if not stands_by and self.journal is not None:
+            self.journal.note("restart")
 
     def _have(self, device: int, journal: int) -> None:
         self.device = device
@@ -71,26 +81,74 @@ class Supervised:
         self.journal = Journal(journal, self.legacy, self._renew)
 
     def _renew(self, journal: int) -> None:
-        assert self._link is not None
         link.send(self._link, {"op": "journal"}, journal)
 
-    async def mount(self, mountpoint: str, source: str, options: Iterable[str], log: str | None) -> None:
-        """Have it mounted. *Raises*: RuntimeError with the kernel's words; OSError, when there is nobody any more."""
-        assert self._link is not None
-        words = {"op": "mount", "mountpoint": mountpoint, "source": source, "options": sorted(options), "log": log}
-        link.send(self._link, words)
+    async def mount(self, log: str | None) -> int:
+        """Have it mounted, and return FUSE's descriptor. *Raises*: RuntimeError with the kernel's words; OSError."""
+        link.send(self._link, {"op": "mount", "log": log, "outlives": self.refusal is None})
         with trio.fail_after(PATIENCE):
             await trio.lowlevel.wait_readable(self._link)
         answer, fds = link.receive(self._link)
         if "error" in answer:
             raise RuntimeError(answer["error"])
-        if len(fds) != 2:
+        if not fds:
             raise ConnectionError("the supervisor has gone")
-        self._have(*fds)
+        self.device, *journal = fds
+        if journal:
+            self._have(self.device, *journal)
+        return self.device
+
+    def tune(self) -> None:
+        """Have the kernel's limits for the mount raised (tuning.py)."""
+        with contextlib.suppress(OSError):
+            if (reason := self._ask({"op": "tune"}, AT_ONCE)["reason"]) is not None:
+                log.info("the kernel's limits for the mount stay as they are: %s", reason)
+
+    def register(self, fd: int) -> int:
+        """Give the kernel a file to read from and return its id. Blocks for the supervisor. *Raises*: OSError."""
+        answer = self._ask({"op": "backing"}, AT_ONCE, fd)
+        if "id" in answer:
+            return int(answer["id"])
+        raise OSError(answer["errno"], os.strerror(answer["errno"]))
+
+    def unregister(self, backing: int) -> None:
+        """Take a file back that nobody reads any more."""
+        with contextlib.suppress(OSError):
+            self._say({"op": "no backing", "id": backing}, AT_ONCE)
+
+    def detach(self) -> None:
+        """Have the mount detached, if it is still there, and wait for that."""
+        with contextlib.suppress(OSError):
+            self._ask({"op": "detach"}, PATIENCE)
+
+    def _ask(self, message: dict[str, Any], seconds: float, *fds: int) -> dict[str, Any]:
+        """Send a question and return the answer. Blocks. *Raises*: OSError, and ever after when it comes too late."""
+        self._say(message, seconds, *fds)
+        deadline = time.monotonic() + seconds
+        while self._ready(select.POLLIN, deadline - time.monotonic()):
+            answer = self._heard()
+            if not answer:
+                raise ConnectionError("the supervisor has gone")
+            if "op" not in answer:
+                return answer
+        self._deaf = True
+        raise TimeoutError("the supervisor is late")
+
+    def _say(self, message: dict[str, Any], seconds: float, *fds: int) -> None:
+        """Send a message, when there is room for it: it may have many before it. Blocks. *Raises*: as `_ask`."""
+        if not self._deaf and self._ready(select.POLLOUT, seconds):
+            link.send(self._link, message, *fds)
+            return
+        self._deaf = True
+        raise TimeoutError("the supervisor is late")
+
+    def _ready(self, events: int, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._link, events)
+        return bool(poll.poll(max(0.0, seconds) * 1000))
 
     async def turn(self) -> None:
         """Say that all is prepared, wait for our turn, and see what has happened until then. *Raises*: OSError."""
-        assert self._link is not None
         assert self.device is not None
         link.send(self._link, {"op": "prepared"})
         await trio.lowlevel.wait_readable(self._link)
@@ -113,22 +171,21 @@ class Supervised:
 
     def keep_metrics(self, listening: socket.socket) -> None:
         """Have a socket kept for the next daemon: who scrapes goes on at the same address."""
-        if self.journal is not None and self._link is not None and self.metrics is None:
+        if self.journal is not None and self.metrics is None:
             with contextlib.suppress(OSError):  # then there will be no next one
                 link.send(self._link, {"op": "metrics"}, listening.fileno())
 
     def ending(self) -> None:
-        """Say that this daemon was asked to end, and is to have no successor."""
-        if self._link is not None and self.journal is not None:
-            with contextlib.suppress(OSError):
-                link.send(self._link, {"op": "ending"})
+        """Say that this daemon was asked to end, and is to have no successor, and have the mount detached."""
+        with contextlib.suppress(OSError):
+            link.send(self._link, {"op": "ending"})
 
     async def upgrade(self) -> None:
         """Have the next daemon take over, with the code that is installed now: then this one is killed.
 
         *Raises*: LazyfsError, when it goes on; why.
         """
-        if self._link is None or self.journal is None or self.refusal is not None:
+        if self.journal is None or self.refusal is not None:
             raise LazyfsError(self.refusal or "it is not supervised")
         send, receive = trio.open_memory_channel[str](1)
         self._not_upgraded.add(send)
@@ -148,27 +205,29 @@ class Supervised:
         nobody who asks any more.
         """
         task_status.started()
-        if self.journal is None or self._link is None:
+        if self.journal is None:
             return
         with contextlib.suppress(OSError):
             link.send(self._link, {"op": "serving", "canary": _canary()})
-            while await self._answer(self._link):
-                pass
+            heard: dict[str, Any] | None = None
+            while heard != {}:
+                await trio.lowlevel.wait_readable(self._link)
+                if self._ready(select.POLLIN, 0.0):  # else who asked something has heard it meanwhile
+                    heard = self._heard()
         self.refusal = ALONE
         self._say_not_upgraded(ALONE)
 
-    async def _answer(self, supervisor: socket.socket) -> bool:
-        """Answer what it says next, and say whether there was anything. *Raises*: OSError."""
-        await trio.lowlevel.wait_readable(supervisor)
-        message, fds = link.receive(supervisor)
+    def _heard(self) -> dict[str, Any]:
+        """Take what the supervisor says next, answer it, and return it; nothing when it has gone. *Raises*: OSError."""
+        message, fds = link.receive(self._link)
         for fd in fds:
             os.close(fd)
         match message.get("op"):
             case "well?":
-                link.send(supervisor, {"op": "well"})
+                link.send(self._link, {"op": "well"})
             case "not upgraded":
                 self._say_not_upgraded(message["why"])
-        return bool(message)
+        return message
 
     def _say_not_upgraded(self, why: str) -> None:
         for waiter in self._not_upgraded:

@@ -1,9 +1,12 @@
-"""The process that holds a mount for its daemon, and starts the next daemon when one dies or hangs.
+"""The process that holds a mount and the rights to it for its daemon, and starts the next one when one dies or hangs.
 
 While anybody has the FUSE descriptor open, the kernel keeps the mount, and who reads from it waits. So a process that
-does next to nothing holds it: no threads, no HTTP, hardly any imports.
+does next to nothing holds it: no threads, no HTTP, hardly any imports. It also keeps the rights that the daemon, which
+reads what strangers send, has given up (privileges.py). Where to mount, and as whom the next daemon runs, it hears
+once, before the first one hears from anybody else: from then on a daemon can have it do this for that mount only.
 
-    daemon ── "mount" ──▶ mounts, and hands the descriptor over, with the journal (journal.py)
+    daemon ── "charge" ─▶ gives up what itself does not need for that
+           ── "mount" ──▶ mounts, and hands the descriptor over, with the journal (journal.py)
            ── "serving" ─▶ from now on it is asked now and then whether it is well, and answers
            ── "journal" ─▶ a shorter one takes the place of the old one
 
@@ -11,7 +14,8 @@ does next to nothing holds it: no threads, no HTTP, hardly any imports.
                                         └ no ── too many deaths? ── yes ── unmounted: errors rather than hanging
                                                   └ no ── a new interpreter, with descriptor and journal
 
-A daemon that ends by itself, with status 0, was asked to: then this ends, too.
+A daemon that ends by itself, with status 0, was asked to: then this ends, too. If the mount is not to outlive its
+daemon (takeover.py), there is no journal, and this ends with the daemon in any case.
 
 An upgrade starts what is installed now beside the daemon that serves. Nothing can be lost by that: until the new one
 answers the kernel, the old one is there to go on.
@@ -41,26 +45,21 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from lazyfs import link
-from lazyfs.attach import CannotMount, attach, detach
+from lazyfs import link, mountinfo, privileges, tuning
+from lazyfs.attach import CannotMount, attach, close_backing, detach, open_backing
 from lazyfs.child import HANGS, Child, is_ready
-from lazyfs.process import show_as
+from lazyfs.privileges import Capability, Rights
+from lazyfs.process import open_as_many_files_as_allowed, show_as
 
 DEATHS: Final = 5
 WITHIN: Final = 60.0
-"""Deaths within so many seconds with which the mount is given up."""
+"""Deaths within so many seconds with which the mount is given up; not those of daemons that were well, and killed."""
 
-AT_ONCE: Final = 1.0
-"""Seconds after its start within which a death makes the next start wait, longer each time."""
-
-PAUSE_FIRST: Final = 0.1
-PAUSE_LARGEST: Final = 5.0
+PAUSE: Final = 0.05
+"""Seconds, doubled with each of these, before the next daemon is started after one that has died at once."""
 
 GRACE: Final = 10.0
 """Seconds for a daemon to end when its mount has gone, before it is killed."""
-
-SHORTLY: Final = 1.0
-"""Seconds in which a daemon ends that has hung up because it failed; one that goes on by itself does not."""
 
 PREPARED_WITHIN: Final = 120.0
 """Seconds for the daemon of an upgrade to take the names in, of which there may be millions."""
@@ -86,11 +85,16 @@ class Supervisor:
         self._lingering: list[int] = []  # daemons that are dead and not gone yet
         self._device = self._journal = -1  # FUSE's descriptor; both only when it is mounted
         self._metrics = -1  # a socket that listens, if the daemon has one
+        self._charge: dict[str, Any] | None = None  # what is to be mounted
+        self._rights = Rights()  # of the daemons
+        self._user: privileges.User | None = None  # that they are, if they are another one
         self._mountpoint = ""
+        self._mounted: mountinfo.Mounted | None = None
         self._log: str | None = None  # None: stderr
         self._gone: float | None = None  # when it was seen that the mount has gone
-        self._deaths: deque[float] = deque(maxlen=DEATHS)
-        self._pause = PAUSE_FIRST
+        self._served = False  # a daemon has
+        self._deaths: deque[float] = deque(maxlen=DEATHS)  # when they were, of those that count
+        self._killed: Child | None = None  # the last one that we have
         self._told = False  # to end
         self._signals: list[int] = []  # that have come, and were not passed on yet
 
@@ -101,15 +105,15 @@ class Supervisor:
         """
         wake, written = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(written)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if who started us ignores it, nobody could be waited for
         for number in (*_TO_END, _TO_SAY):
             signal.signal(number, lambda number, _frame: self._signals.append(number))
         while True:
             found = self._wait(wake)
-            if self._daemon.hung_up and self._device < 0 and not is_ready(self._daemon.ended, select.POLLIN, SHORTLY):
-                return 0  # it goes on alone
             if wake in found:
                 os.read(wake, 64)
             self._pass_on()
+            self._lingering = [pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG) == (0, 0)]
             for child in (self._daemon, self._next):
                 if child is not None and child.link.fileno() in found:
                     self._hear(child)
@@ -145,17 +149,41 @@ class Supervisor:
 
     def _hear(self, child: Child) -> None:
         message, fds = child.hear()
+        try:
+            self._obey(child, message, fds)
+        except Exception:  # of what no daemon of ours says: that must not end us
+            self._say(f"the daemon (pid {child.pid}) says what makes no sense: killed")
+            child.tell(signal.SIGKILL)
+        for fd in fds:
+            os.close(fd)
+
+    def _obey(self, child: Child, message: dict[str, Any], fds: list[int]) -> None:
         match message.get("op"):
-            case "mount":
-                self._mount(message)
+            case "charge" if self._charge is None:
+                self._take_on(message)
+            case "mount" if self._charge is not None and self._device < 0:
+                self._mount(message["log"], outlives=message["outlives"])
+            case "tune":
+                child.send({"reason": tuning.tune(self._mounted) if self._mounted else "it is not mounted"})
+            case "backing":
+                child.send(self._registered(fds[0]))
+            case "no backing":
+                with contextlib.suppress(OSError):
+                    close_backing(self._device, message["id"])
             case "serving":
                 child.serves(message["canary"])
+                self._served = True
                 if child is self._next:
                     self._switched(child)
             case "well":
                 child.is_well()
-            case "ending":
+            case "ending" if child is self._daemon:
                 self._told = True
+                self._detach()
+            case "detach":
+                if child is self._daemon:
+                    self._detach()
+                child.send({"detached": child is self._daemon})
             case "journal" if fds:
                 os.close(self._journal)
                 self._journal = fds.pop()
@@ -165,19 +193,42 @@ class Supervisor:
                 self._begin_upgrade(child)
             case "prepared" if child is self._next:
                 self._switch(child)
-        for fd in fds:
-            os.close(fd)
 
-    def _mount(self, message: dict[str, Any]) -> None:
-        self._mountpoint, self._log = message["mountpoint"], message["log"]
+    def _take_on(self, charge: dict[str, Any]) -> None:
+        """Hear, once, what is to be mounted and with which rights daemons run; and keep no more than that takes."""
+        self._charge, self._mountpoint = charge, charge["mountpoint"]
+        self._rights = Rights(charge["user"], Capability(charge["keep"]))
+        self._user = privileges.user_called(charge["user"]) if charge["user"] else None
+        open_as_many_files_as_allowed()  # the next daemons may not
+        if os.geteuid() == 0:
+            privileges.confine(Capability(charge["own"]))
+        else:
+            privileges.close_memory()  # and no more: fusermount3 is a setuid program
+
+    def _mount(self, log: str | None, *, outlives: bool) -> None:
+        assert self._charge is not None
+        self._log = log
         show_as(link.SUPERVISOR, self._mountpoint)
         try:
-            self._device = attach(self._mountpoint, message["source"], message["options"])
-            self._journal = os.memfd_create("journal", os.MFD_CLOEXEC)
+            self._device = attach(self._mountpoint, self._charge["source"], self._charge["options"])
+            if outlives:
+                self._journal = os.memfd_create("journal", os.MFD_CLOEXEC)
         except (CannotMount, OSError) as exc:
             self._daemon.send({"error": str(exc)})
         else:
-            self._daemon.send({}, self._device, self._journal)
+            self._mounted = mountinfo.mount_at(self._mountpoint)
+            self._daemon.send({}, *(fd for fd in (self._device, self._journal) if fd >= 0))
+
+    def _registered(self, fd: int) -> dict[str, Any]:
+        try:
+            return {"id": open_backing(self._device, fd)}
+        except OSError as exc:
+            return {"errno": exc.errno}
+
+    def _detach(self) -> None:
+        """Detach the mount, but not what somebody else has mounted there since."""
+        if self._mounted is not None and mountinfo.mount_at(self._mountpoint) == self._mounted:
+            detach(self._mountpoint)
 
     # Whether it is well.
 
@@ -198,12 +249,13 @@ class Supervisor:
             self._daemon.ask(now)
 
     def _has_gone(self) -> bool:
-        """Say whether the mount has gone: then nobody can ask anything through the descriptor any more."""
-        return self._device >= 0 and is_ready(self._device, 0, 0.0)
+        """Say whether a mount has gone that outlives its daemon: nobody can ask anything through it any more."""
+        return self._journal >= 0 and is_ready(self._device, 0, 0.0)
 
     def _kill(self, why: str) -> None:
         self._say(f"the daemon (pid {self._daemon.pid}) {why}: killed")
         self._daemon.tell(signal.SIGKILL)
+        self._killed = self._daemon
         self._daemon.is_to_answer()  # else it would be killed again at once
 
     def _after_death(self) -> int | None:
@@ -211,30 +263,35 @@ class Supervisor:
         self._go_back("the daemon has died meanwhile")
         last = self._daemon
         code = self._bury(last)
-        if not last.serving or code == 0 or self._told or self._has_gone():
-            if self._told or self._device < 0:
-                return max(code, 0) if last.serving else code
-            return int(code != 0)
-        now = time.monotonic()
-        self._deaths.append(now)
-        if len(self._deaths) == DEATHS and now - self._deaths[0] < WITHIN:
-            self._say(f"{DEATHS} daemons died within {now - self._deaths[0]:.0f} s: the mount is given up")
+        if not self._served or code == 0 or self._told or self._has_gone():
+            if self._device < 0 or not self._served:
+                return code
+            return max(code, 0) if self._told else int(code != 0)
+        if self._is_hopeless(last, code):
+            self._say(f"{DEATHS} daemons have died within {WITHIN:g} s: the mount is given up")
             os.close(self._device)
-            detach(self._mountpoint)
+            self._detach()
             return 1
-        self._pause = min(self._pause * 2, PAUSE_LARGEST) if now - last.began < AT_ONCE else PAUSE_FIRST
-        if now - last.began < AT_ONCE:
-            time.sleep(self._pause)
+        if not last.sound:
+            time.sleep(PAUSE * 2 ** len(self._deaths))
         self._say(f"the daemon (pid {last.pid}) has died ({_words(code)}): starting the next one")
         self._daemon = self._start()
         self._daemon.is_to_answer()
         return None
 
+    def _is_hopeless(self, last: Child, code: int) -> bool:
+        """Count a death, and say whether there were too many: then the next daemon would do no better."""
+        now = time.monotonic()
+        if not last.sound or code != -signal.SIGKILL or last is self._killed:
+            self._deaths.append(now)
+        while self._deaths and now - self._deaths[0] > WITHIN:
+            self._deaths.popleft()
+        return len(self._deaths) == DEATHS
+
     def _bury(self, child: Child) -> int:
         code = child.bury()
         if code is None:
             self._lingering.append(child.pid)
-        self._lingering = [pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG) == (0, 0)]
         return -signal.SIGKILL if code is None else code
 
     def _start(self, *more: str) -> Child:
@@ -244,8 +301,9 @@ class Supervisor:
         passed = {name: fd for name, fd in passed.items() if fd >= 0}
         for fd in passed.values():
             os.set_inheritable(fd, True)
+        rights = [f"keep={self._rights.keep:d}", *([f"user={self._rights.user}"] if self._rights.user else [])]
         # The last words are only for room: the daemon shows itself in `ps` as it did when the command had forked it.
-        words = [*(f"{name}={fd}" for name, fd in passed.items()), *more, "lazyfs mount", self._mountpoint]
+        words = [*(f"{name}={fd}" for name, fd in passed.items()), *rights, *more, "lazyfs mount", self._mountpoint]
         words = [sys.executable, "-P", "-m", "lazyfs.daemon", *words]
         child = Child(os.posix_spawn(sys.executable, words, _environment()), ours)
         for fd in passed.values():
@@ -292,16 +350,19 @@ class Supervisor:
         self._say(f"not upgraded: {why}; the daemon is the one that it was (pid {self._daemon.pid})")
 
     def _say(self, text: str) -> None:
-        """Write a line into the daemon's log."""
+        """Write a line into the daemon's log, as the one whom the log belongs to."""
         when = time.strftime("%Y-%m-%d %H:%M:%S") + f",{time.time() % 1 * 1000:03.0f}"
         line = f"{when} WARNING {__name__}: {text}\n".encode("utf-8", "surrogateescape")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._as_daemon():
             if self._log is None:
                 os.write(2, line)
                 return
-            log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             os.write(log, line)
             os.close(log)
+
+    def _as_daemon(self) -> contextlib.AbstractContextManager[None]:
+        return privileges.acting_as(self._user.uid, self._user.gid) if self._user else contextlib.nullcontext()
 
 
 def _environment() -> dict[str, str]:

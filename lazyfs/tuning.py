@@ -1,7 +1,7 @@
 """What a daemon asks of the kernel and of its C library, so that a mount is as fast as it can be.
 
-The kernel's own limits for a FUSE mount are raised where we may (root); without that a mount is slower, or, with many
-stalled reads, stalls where it need not.
+The kernel's own limits for a FUSE mount are raised where its supervisor may (root); without that a mount is slower, or,
+with many stalled reads, stalls where it need not.
 
 `max_background` is the one that matters for more than speed: the kernel sends a mount no more than 12 readahead
 requests at a time, so a dozen reads that wait for a dead origin would stop all others. It is set through the file
@@ -15,15 +15,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from lazyfs import mountinfo
-
-log = logging.getLogger(__name__)
+from lazyfs.mountinfo import Mounted
 
 READ_AHEAD_KB: Final = 1024
 """A FUSE read is then up to 1 MiB, which trebles what a sequential reader gets (1.1 and 2.5 GB/s, all in memory)."""
@@ -61,18 +58,16 @@ def spare_what_stays() -> None:
     gc.enable()
 
 
-def tune(mountpoint: str) -> None:
-    """Raise the limits of the mount at `mountpoint`, after the kernel's handshake, which sets them."""
-    mounted = mountinfo.mount_at(mountpoint)
-    if mounted is None:
-        return
+def tune(mounted: Mounted) -> str | None:
+    """Raise the limits of a mount, after the kernel's handshake, which sets them; return why not, if so."""
     try:
         Path(f"/sys/class/bdi/{mounted.device}/read_ahead_kb").write_text(str(READ_AHEAD_KB))
         with _fusectl() as control:
             _write(control, f"{mounted.minor}/max_background", MAX_BACKGROUND)
             _write(control, f"{mounted.minor}/congestion_threshold", MAX_BACKGROUND * 3 // 4)
     except OSError as exc:
-        log.info("the kernel's limits for the mount stay as they are: %s", exc.strerror)
+        return exc.strerror or str(exc)
+    return None
 
 
 def _write(directory: int, name: str, value: int) -> None:

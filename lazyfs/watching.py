@@ -48,12 +48,7 @@ class Watched:
 async def watch(
     session: Session, mount: Mount, listening: socket.socket | None, *, task_status: trio.TaskStatus[Watched]
 ) -> None:
-    """Watch a mount until cancelled; `listening` is where the daemon before has served metrics.
-
-    *Raises*: UsageError before it has begun, when metrics cannot be served.
-    """
-    if listening is None and mount.settings.watch.metrics is not None:
-        listening = metrics_server.listen(*mount.settings.watch.metrics)
+    """Watch a mount until cancelled; `listening` is where metrics are served, if at all."""
     with trio.open_signal_receiver(signal.SIGUSR1) as signals:
         task_status.started(Watched(session, listening))
         try:

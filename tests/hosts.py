@@ -114,9 +114,11 @@ class Host:
         self.did("sh", "-c", script, "sh", text, path, f"{mode:o}")
 
     def mounted(self) -> dict[str, tuple[str, str]]:
-        """Return the lazyfs mounts in its table: at which directory, what source and which options."""
+        """Return the lazyfs mounts below /mnt: at which directory, what source and which options."""
         lines = [line.split(" ") for line in self.did("cat", "/proc/mounts").splitlines()]
-        return {words[1]: (words[0], words[3]) for words in lines if words[2] == "fuse.lazyfs"}
+        return {
+            words[1]: (words[0], words[3]) for words in lines if words[2] == "fuse.lazyfs" and f"{MNT}/" in words[1]
+        }
 
 
 def _closed_to_others() -> list[str]:

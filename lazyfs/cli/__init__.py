@@ -31,7 +31,7 @@ def run(words: list[str], statuses: Statuses = STATUSES, name: str = "") -> NoRe
     if _mounts(words):
         from lazyfs import daemon
 
-        daemon.begin(supervise="--no-takeover" not in words)
+        daemon.begin()
     import click
 
     from lazyfs.cli.commands import commands

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from lazyfs.cli.showing import as_owner
 from lazyfs.errors import StoreError
 from lazyfs.sizes import format_size
 from lazyfs.store.fsck import Fsck
@@ -17,16 +18,15 @@ from lazyfs.store.inspection import Finding
 
 def fsck(store_path: Path, *, repair: bool, as_json: bool) -> int:
     """Check a store, print what is found, and return the command's exit status. *Raises*: StoreError."""
-    if not store_path.exists():
-        raise StoreError(f"there is no store at {store_path}; name one with --store")
-    check, findings = Fsck(store_path, repair=repair), list[Finding]()
-    try:
-        for finding in check.run():
-            findings.append(finding)
-            if not as_json:
-                click.echo(finding)
-    except OSError as exc:
-        raise StoreError(f"the store {store_path} cannot be checked: {exc.strerror or exc}") from exc
+    with as_owner(store_path):
+        check, findings = Fsck(store_path, repair=repair), list[Finding]()
+        try:
+            for finding in check.run():
+                findings.append(finding)
+                if not as_json:
+                    click.echo(finding)
+        except OSError as exc:
+            raise StoreError(f"the store {store_path} cannot be checked: {exc.strerror or exc}") from exc
     sound = not any(finding.damage and not finding.mended for finding in findings)
     if as_json:
         found = [dataclasses.asdict(finding) for finding in findings]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +11,7 @@ import click
 
 from lazyfs import control, mountinfo
 from lazyfs.cli.mounting import socket_of
-from lazyfs.cli.opened import open_files
-from lazyfs.cli.showing import counted, open_store
+from lazyfs.cli.showing import counted, opened
 from lazyfs.errors import StoreError
 from lazyfs.sizes import format_size
 from lazyfs.store import gc, running
@@ -31,7 +28,7 @@ _OF_A_MOUNT = re.compile(r"([0-9a-f]{16})\.(?:sock|log|log\.1)")
 
 def collect(store_path: Path, max_cache: int | None, *, as_json: bool) -> None:
     """Collect, and print what that did. *Raises*: LazyfsError, also when a bound is out of reach."""
-    with contextlib.closing(open_store(store_path)) as store:
+    with opened(store_path) as store:
         try:
             done = gc.collect(store, lambda blob_ids: _led_to(store_path, blob_ids), max_cache)
             files = sum(_tidy_run(place) for place in running.directories(store_path) if place.is_dir())
@@ -100,17 +97,10 @@ def _tidy_run(run: Path) -> int:
             there.setdefault(match[1], []).append(path)
     mounted = {socket_of(each).stem for each in mountinfo.mounts() if each.fstype == mountinfo.FSTYPE}
     gone = [stem for stem in there if stem not in mounted and control.is_dead(run / f"{stem}.sock")]
-    writing = _being_written(run) if gone else set()
     removed = 0
     for stem in gone:
-        if not writing.intersection(path.name for path in there[stem]):
+        if not any(map(running.is_written, there[stem])):
             for path in there[stem]:
                 path.unlink(missing_ok=True)
                 removed += 1
     return removed
-
-
-def _being_written(run: Path) -> set[str]:
-    """Return the names of the files that a process has open: a daemon that has just begun has a log and no socket."""
-    base = os.path.realpath(run) + "/"
-    return {path.removeprefix(base) for _, path in open_files() if path.startswith(base)}

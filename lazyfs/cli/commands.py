@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,8 @@ def commands() -> None:
               help="Have the next daemon take the mount over when one dies or hangs.")  # fmt: skip
 @click.option("--metrics", type=Address(), metavar="[ADDR:]PORT",
               help="Serve metrics for Prometheus there, on loopback if no address is said (port 0: any).")  # fmt: skip
+@click.option("--user", "--run-as", "user", metavar="NAME",
+              help="Have the daemon run as this user, who owns the store (for root).")  # fmt: skip
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="What lines of the log are.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
               help="What is logged: this, and what is worse.")  # fmt: skip
@@ -183,9 +186,11 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
         raise click.BadParameter(f"{ours[0]} is lazyfs's own to set", param_hint="'-o'")
     if options["allow_other"]:
         fuse_options.add("allow_other")
+    if options["user"] is not None:
+        _go_home_of(options["user"])
     settings = settings_of(_store_path(options["store"]), sources, options)
     watch = WatchOptions(options["metrics"], options["log_format"] == "json", options["log_level"])
-    of_mounts = {name: options[name] for name in ("scrub_rate", "passthrough", "takeover")}
+    of_mounts = {name: options[name] for name in ("scrub_rate", "passthrough", "takeover", "user")}
     settings = replace(settings, watch=watch, **of_mounts)
     mounting.mount(sources, mountpoint, settings, frozenset(fuse_options), foreground=options["foreground"])
 
@@ -393,6 +398,19 @@ def demo() -> None:
     from lazyfs.cli import demo
 
     demo.run()
+
+
+def _go_home_of(name: str) -> None:
+    """Have `~` in what follows mean the home of the user that the daemon runs as. *Raises*: click.BadParameter."""
+    from lazyfs import privileges
+
+    try:
+        user = privileges.user_called(name)
+    except UsageError as exc:
+        raise click.BadParameter(str(exc), param_hint="'--user'") from None
+    if os.geteuid() != 0:
+        raise click.BadParameter("only root can run a daemon as another user", param_hint="'--user'")
+    os.environ["HOME"] = user.home
 
 
 def _store_path(given: Path | None) -> Path:

@@ -7,6 +7,7 @@ It reads mount(8)'s words and becomes `lazyfs mount`. OPTS are, with commas betw
 - the options of `lazyfs mount`, without their dashes: `max-cache=20G`, `offline`; `_` may stand for `-`. What may be
   given several times there may be so here;
 - `source=SOURCE`: one more source;
+- `run_as=NAME`, which `lazyfs mount` also calls `--user`: in /etc/fstab `user` says who may mount;
 - FUSE's options, such as `allow_other` or `noexec`;
 - what mount(8) and /etc/fstab have for all kinds of mounts, most of which means nothing here.
 
@@ -47,8 +48,8 @@ OF_FUSE: Final = frozenset({
 })  # fmt: skip
 """Options that go to FUSE, or that `lazyfs mount` refuses there with a word about them."""
 
-NOT_HERE: Final = frozenset({"foreground", "help"})
-"""Options of `lazyfs mount` that are none of a mount's."""
+NOT_HERE: Final = frozenset({"foreground", "help", "user"})
+"""Options of `lazyfs mount` that are none of a mount's, or mean something else to mount(8)."""
 
 CLONE_NEWNS: Final = 0x20000
 

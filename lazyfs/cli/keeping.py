@@ -16,7 +16,7 @@ from lazyfs import urls
 from lazyfs.cli.mounting import mount_of, store_of
 from lazyfs.cli.naming import named, row_of, under_mount
 from lazyfs.cli.opened import open_files
-from lazyfs.cli.showing import open_store
+from lazyfs.cli.showing import opened
 from lazyfs.errors import LazyfsError, StoreError, UsageError
 from lazyfs.given import GivenBlob
 from lazyfs.sizes import format_size
@@ -127,7 +127,7 @@ def _each(items: Iterable[T], do: Callable[[T], None]) -> None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Store]:
     """Have a store open that is there. *Raises*: StoreError, also for what its disk says."""
-    with contextlib.closing(open_store(path)) as store:
+    with opened(path) as store:
         try:
             yield store
         except OSError as exc:

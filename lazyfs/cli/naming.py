@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 
 from lazyfs import entries, urls
 from lazyfs.cli.mounting import absolute, ask, mount_of, store_of
-from lazyfs.cli.showing import open_store
+from lazyfs.cli.showing import opened
 from lazyfs.errors import SourceError, StoreError, UsageError
 from lazyfs.given import GivenBlob
 from lazyfs.sizes import format_size
@@ -30,7 +29,7 @@ def found(source: Source, store_path: Path) -> Source:
         path = Path(source.place)
         given, name = under_mount(path, store_path), path.name
     else:
-        with contextlib.closing(open_store(store_path)) as store:
+        with opened(store_path) as store:
             row = row_of(store, with_start(store, source.place))
             given, name = _described(store, row), urls.last_segment(row.url)
     if reason := entries.unsafe(source.name or name):

@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lazyfs import control, mountinfo, records
+from lazyfs import control, mountinfo, privileges, records
 from lazyfs.cli.mounting import absolute, ask, mounted_at, socket_of, store_of
 from lazyfs.errors import StoreError
 from lazyfs.sizes import format_size
@@ -43,7 +44,7 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
 
 def describe(store_path: Path) -> dict[str, Any]:
     """Return what `--json` shows of a store. *Raises*: StoreError."""
-    with contextlib.closing(open_store(store_path)) as store:
+    with opened(store_path) as store:
         return {
             "path": str(store_path),
             "format": records.FORMAT,
@@ -66,7 +67,7 @@ def store_line(described: dict[str, Any]) -> str:
 
 def list_blobs(store_path: Path, *, as_json: bool) -> None:
     """Print the blobs of the store, the last used first. *Raises*: LazyfsError."""
-    with contextlib.closing(open_store(store_path)) as store:
+    with opened(store_path) as store:
         rows: list[dict[str, Any]] = [
             {
                 "blob": blob.blob_id,
@@ -102,11 +103,28 @@ def _present(store: Store, blob_id: BlobId) -> int:
         raise StoreError(f"blob {blob_id}: {exc.strerror or exc}") from exc
 
 
-def open_store(store_path: Path) -> Store:
+@contextlib.contextmanager
+def opened(store_path: Path) -> Iterator[Store]:
     """Open a store that is there. *Raises*: StoreError, when there is none."""
-    if not store_path.exists():
-        raise StoreError(f"there is no store at {store_path}; name one with --store")
-    return Store.open(store_path)
+    with as_owner(store_path), contextlib.closing(Store.open(store_path)) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def as_owner(store_path: Path) -> Iterator[None]:
+    """Look at a store as the user whose it is, when root does: there are daemons that run as others (`--user`).
+
+    *Raises*: StoreError, when there is none.
+    """
+    try:
+        status = store_path.lstat()
+    except OSError:
+        raise StoreError(f"there is no store at {store_path}; name one with --store") from None
+    if os.geteuid() != 0 or status.st_uid == 0:
+        yield
+        return
+    with privileges.acting_as(status.st_uid, status.st_gid):
+        yield
 
 
 def mounts_of(store_path: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -163,6 +181,9 @@ def _print_mount(mount: dict[str, Any]) -> None:
         )
     if mount.get("metrics"):
         click.echo(f"  metrics   http://{mount['metrics']}/metrics")
+    if "runs_as" in mount:  # as above
+        rights = ", ".join(mount["runs_as"]["capabilities"]) or "without capabilities"
+        click.echo(f"  runs as   {mount['runs_as']['user']}, {rights}")
     click.echo(f"  log       {mount['log']}")
     if mount["problems"]:
         click.echo(f"  not shown {counted(mount['problems'], 'name')}:")

@@ -70,7 +70,13 @@ LimitCORE=0
 # Others must see the mount. So nothing here gives the service a view of its own of the file systems, as
 # ProtectSystem=, ProtectHome=, PrivateTmp=, PrivateDevices=, ProtectKernelModules= and many more would.
 NoNewPrivileges=yes
-CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE
+# To mount, and to come to the store and its user; the daemon itself then keeps none of them.
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_SETPCAP CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_SETUID CAP_SETGID CAP_KILL
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
 UMask=0077
 
 [Install]

@@ -11,16 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
-import struct
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Final
-
-_BACKING_OPEN: Final = 0x4010E501  # _IOW(229, 1, struct fuse_backing_map)
-_BACKING_CLOSE: Final = 0x4004E502  # _IOW(229, 2, uint32_t)
-_BACKING_MAP: Final = struct.Struct("=iIQ")  # fd, flags, padding
-_BACKING_ID: Final = struct.Struct("=I")
 
 
 class Library:
@@ -77,20 +70,6 @@ class Library:
         It must be the very next reply.
         """
         return self._stand_in if self._reply_with(pieces) else b"".join(pieces)
-
-    def register(self, fd: int) -> int:
-        """Give the kernel a file to read from and return its id; the kernel keeps the open file. *Raises*: OSError."""
-        request = bytearray(_BACKING_MAP.pack(fd, 0, 0))  # for a mutable buffer the result is the call's
-        return int(fcntl.ioctl(self._descriptor, _BACKING_OPEN, request))
-
-    def unregister(self, backing: int) -> None:
-        """Take a file back that nobody reads any more."""
-        with contextlib.suppress(OSError):  # the mount is gone, and all its files with it
-            fcntl.ioctl(self._descriptor, _BACKING_CLOSE, bytearray(_BACKING_ID.pack(backing)))
-
-    @property
-    def _descriptor(self) -> int:
-        return int(self._library.lazyfs_front_descriptor())
 
 
 MISSING: Final = "its C part was not built: install gcc and libfuse3-dev (3.14 or newer), then lazyfs again"

@@ -14,8 +14,8 @@
  *
  * All of it is called from one thread, that of pyfuse3's loop, but for write_reply, which changes nothing after INIT.
  *
- * Source: libfuse 3.14, fuse_lowlevel.h (fuse_session_custom_io); Linux 6.9, include/uapi/linux/fuse.h, whose
- * structures are written down here, since a host's headers may be older than its kernel.
+ * Source: libfuse 3.14, fuse_lowlevel.h (fuse_session_custom_io); close_range(2); Linux 6.9, include/uapi/linux/fuse.h,
+ * whose structures are written down here, since a host's headers may be older than its kernel.
  */
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 35
@@ -133,6 +133,22 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 }
 
 /*
+ * Have this thread keep only the FUSE descriptor, if it is one of those that tell the kernel something: that may wait,
+ * uninterruptibly, for requests that only the next daemon will answer. It would keep all files of the dead one open, and
+ * with them the locks on blocks for which that next daemon waits in turn.
+ */
+static void part_from_files(void)
+{
+	static __thread int apart;
+
+	if (apart || gettid() == getpid())
+		return;
+	apart = 1;
+	if (!close_range(descriptor + 1, ~0U, CLOSE_RANGE_UNSHARE) && descriptor)
+		close_range(0, descriptor - 1, 0);
+}
+
+/*
  * Write, and let Python's other threads run meanwhile when it is much: pyfuse3 holds the interpreter's lock while it
  * replies, and to copy a MiB into the kernel takes up to a millisecond, for which every thread that receives blocks, or
  * puts them into the store, would stand still.
@@ -180,6 +196,8 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 	struct out_header *header = iov[0].iov_base;
 
 	(void)userdata;
+	if (!header->unique) /* no reply */
+		part_from_files();
 	if (init_unique && header->unique == init_unique) {
 		init_unique = 0;
 		if (agreed && count == 2 && !header->error && iov[1].iov_len >= sizeof(struct init_out)) {
@@ -280,11 +298,6 @@ int lazyfs_front_go_on(const char *request, size_t length)
 uint64_t lazyfs_front_last_request(void)
 {
 	return last_request;
-}
-
-int lazyfs_front_descriptor(void)
-{
-	return descriptor;
 }
 
 void lazyfs_front_hand_over(uint64_t handle, int32_t backing)

@@ -8,6 +8,7 @@ both.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
@@ -57,6 +58,27 @@ def directories(store: Path) -> tuple[Path, Path]:
 def sockets(store: Path) -> list[Path]:
     """Return the sockets of a store's mounts, and what killed daemons left of theirs."""
     return sorted(path for directory in directories(store) for path in directory.glob("*.sock"))
+
+
+def note_written(log: int) -> None:
+    """Lock an open log, as long as it is open: it is not left over. /proc does not tell: not all see all there."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def is_written(path: Path) -> bool:
+    """Say whether a file is a log that a daemon writes, be it one that has just begun and has no socket yet."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # a socket, or gone
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _try(directory: Path) -> None:

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+import struct
+import time
 from pathlib import Path
 from typing import Final, Self
 
@@ -25,6 +28,9 @@ MIB: Final = 1 << 20
 KINDS: Final = {"tmpfs": 12 * MIB, "ext4": 24 * MIB, "xfs": 300 * MIB, "btrfs": 120 * MIB}
 """Kinds of file systems, each of about the smallest size that it can have."""
 
+_SHUTDOWN: Final = 0x8004587D  # EXT4_IOC_SHUTDOWN: _IOR('X', 125, __u32)
+_NOLOGFLUSH: Final = 2
+
 
 def known(kind: str) -> bool:
     """Say whether this kernel knows a kind of file system."""
@@ -36,7 +42,8 @@ def known(kind: str) -> bool:
 class Disk:
     """A file system at `at`, with nothing in it."""
 
-    def __init__(self, directory: Path, kind: str) -> None:
+    def __init__(self, directory: Path, kind: str, size: int | None = None) -> None:
+        self._size = size or KINDS[kind]
         self.at = directory / "at"
         self.kind = kind
         self._image = directory / "image"
@@ -45,10 +52,10 @@ class Disk:
     def __enter__(self) -> Self:
         self.at.mkdir(parents=True)
         if self.kind == "tmpfs":
-            run(["mount", "-t", "tmpfs", "-o", f"size={KINDS['tmpfs']}", "tmpfs", self.at])
+            run(["mount", "-t", "tmpfs", "-o", f"size={self._size}", "tmpfs", self.at])
             return self
         self._image.touch()
-        os.truncate(self._image, KINDS[self.kind])
+        os.truncate(self._image, self._size)
         quiet = ["-F", "-m", "0"] if self.kind == "ext4" else ["-f"]
         run([f"mkfs.{self.kind}", "-q", *quiet, self._image])
         options = "loop,errors=remount-ro" if self.kind == "ext4" else "loop"
@@ -64,7 +71,7 @@ class Disk:
     def fill(self, leave: int = 0) -> None:
         """Leave only so many bytes free, as somebody else may; without any, not even the smallest file can grow."""
         with self._ballast.open("ab") as file:
-            size, piece = file.tell(), KINDS[self.kind]
+            size, piece = file.tell(), self._size
             while piece >= 4096:
                 try:
                     os.posix_fallocate(file.fileno(), size, piece)
@@ -100,6 +107,21 @@ class Disk:
         """Have ext4 find an error: it makes itself read-only, under all who have files open."""
         device = Path(run(["findmnt", "-n", "-o", "SOURCE", self.at]).stdout.strip()).name
         Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("a test")
+
+    def lose_power(self) -> None:
+        """Have ext4 write nothing any more, not even what it has in memory. *Source*: fs/ext4/ioctl.c."""
+        fd = os.open(self.at, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(fd, _SHUTDOWN, struct.pack("=I", _NOLOGFLUSH))
+        finally:
+            os.close(fd)
+
+    def come_back(self) -> None:
+        """Mount it as it is when the power is back; the kernel may still have something of it open, for a moment."""
+        while (done := run(["umount", self.at], check=False)).returncode:
+            assert "busy" in done.stderr, done.stderr
+            time.sleep(0.05)
+        run(["mount", "-t", self.kind, "-o", "loop", self._image, self.at])
 
     def mount_again(self, options: str) -> None:
         """Mount it anew, with other options."""

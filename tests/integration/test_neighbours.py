@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from pathlib import Path
 
 from tests import mounts as real
 from tests import under
 from tests.integration.test_mount import BLOCK, made
-from tests.mounts import Mounts, on_mount
+from tests.mounts import Mounts, lazyfs, on_mount
 from tests.servers import Nginx
 
 PAGE = 4096
@@ -49,3 +51,30 @@ def test_who_reads_past_the_page_cache_gets_nothing_pushed(nginx: Nginx, docroot
     assert mount.counters()["reads"] == 6
     assert on_mount(under.timed_reads, mount.path("blob"), [5 * PAGE])[0].content
     assert mount.counters()["reads"] == 7, "the kernel has no page of it"
+
+
+def files_of_threads(pid: int) -> list[set[str]]:
+    """Return what each thread of a process has open."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        files = set[str]()
+        for fd in (thread / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                files.add(os.readlink(fd))
+        found.append(files)
+    return found
+
+
+def test_who_tells_the_kernel_something_keeps_no_files_open(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+    """It may hang in the kernel when the daemon is dead, and with it the locks on all blocks."""
+    made(docroot, "blob", 2 * BLOCK)
+    made(docroot, "other", 100)
+    mount = mounts(nginx.url + "/blob", nginx.url + "/other", options=["--no-passthrough"])
+    on_mount(os.stat, mount.path("other"))
+    assert lazyfs("remove", mount.at, "other").returncode == 0
+    on_mount(under.timed_reads, mount.path("blob"), [0, 9 * PAGE])
+    deadline = time.monotonic() + real.PATIENCE
+    while sum(files == {"/dev/fuse"} for files in files_of_threads(mount.pid)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert on_mount(under.names, mount.path()) == ["blob"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests import under
 from tests.mounts import Leftovers, Mounts, on_mount, run, wait_for_end
 from tests.servers import Nginx
@@ -20,10 +18,9 @@ def test_the_command_line_of_a_daemon_hides_secrets(nginx: Nginx, docroot: Path,
     assert str(mount.at).encode() in shown
 
 
-@pytest.mark.parametrize("supervise", [False, True])
-def test_a_daemon_without_an_order_ends_with_its_command(tmp_path: Path, supervise: bool) -> None:
+def test_a_daemon_without_an_order_ends_with_its_command(tmp_path: Path) -> None:
     """However the command ends; there is one while it still reads its own arguments."""
-    begin = f"import os, signal; from lazyfs import daemon; daemon.begin(supervise={supervise});"
+    begin = "import os, signal; from lazyfs import daemon; daemon.begin();"
     killed = f"{begin} os.kill(os.getpid(), signal.SIGKILL)"
     done = run([sys.executable, "-c", killed, "lazyfs", tmp_path], check=False)
     assert done.returncode == -9

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import time
@@ -97,24 +99,54 @@ def test_names_are_those_that_were_there(nginx: Nginx, docroot: Path, mounts: Mo
     end(mount)
 
 
-def test_it_ends_with_the_mount_and_after_too_many_deaths(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
-    made(docroot, "blob", 100)
-    mount = mounts(nginx.url + "/blob")
-    last = daemon(mount)
-    for _ in range(4):
-        os.kill(last, signal.SIGKILL)
-        last = next_daemon(mount, last)
-    os.kill(last, signal.SIGKILL)
+def started(mount: Mount, last: int) -> int | None:
+    """Return the daemon that is started after the last one, as soon as there is one; None when the mount has gone."""
     deadline = time.monotonic() + real.PATIENCE
     while mountinfo.mount_at(str(mount.at)) is not None:
+        with contextlib.suppress(ValueError, OSError):
+            supervisor = mount.supervisor
+            for pid in map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()):
+                if pid != last and real.alive(pid):
+                    return pid
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
+    return None
 
 
-def test_without_it_nobody_supervises(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+def test_one_that_is_killed_while_it_starts_is_followed_by_another(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
+    source = made(docroot, "blob", 3 * BLOCK)
+    mount = mounts(nginx.url + "/blob")
+    first = daemon(mount)
+    os.kill(first, signal.SIGKILL)
+    second = started(mount, first)
+    assert second is not None
+    os.kill(second, signal.SIGKILL)
+    assert on_mount(under.direct_read, mount.path("blob"), BLOCK, 4096) == source.read_bytes()[BLOCK : BLOCK + 4096]
+    end(mount)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_five_deaths_end_the_mount(nginx: Nginx, docroot: Path, mounts: Mounts, number: signal.Signals) -> None:
+    """Killed before they have served for a while, or crashed at any time."""
+    made(docroot, "blob", 100)
+    mount = mounts(nginx.url + "/blob")
+    last: int | None = daemon(mount)
+    deaths = 0
+    while last is not None:
+        if number == signal.SIGSEGV:
+            assert on_mount(os.listdir, mount.path()) == ["blob"]
+        os.kill(last, number)
+        deaths += 1
+        last = started(mount, last)
+    assert deaths in (5, 6), "the first one may have served for long enough not to count"
+
+
+def test_without_it_a_daemon_takes_its_mount_with_it(nginx: Nginx, docroot: Path, mounts: Mounts) -> None:
     made(docroot, "blob", 100)
     mount = mounts(nginx.url + "/blob", options=["--no-takeover"])
     assert mount.status()["takeover"] == {"on": False, "reason": "--no-takeover was given"}
     assert "takeover  off: --no-takeover was given" in lazyfs("status", mount.at).stdout
-    with pytest.raises(ValueError, match="not enough"):
-        _ = mount.supervisor
+    supervisor = mount.supervisor
+    os.kill(mount.pid, signal.SIGKILL)
+    wait_for_end([mount.pid, supervisor])
+    assert on_mount(under.errno_of_stat, mount.path("blob")) == errno.ENOTCONN

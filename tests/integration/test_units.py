@@ -103,8 +103,14 @@ def test_the_commands_of_the_unit(host: Host, nginx: Nginx, docroot: Path, tmp_p
         "SOURCES": f"{nginx.url}/file b={nginx.url}/other",
         "OPTIONS": f"--store {MNT}/store --allow-other",
     }
-    unit = dict(re.findall(r"(?m)^(\w+)=-?(.*)$", host.did("cat", UNIT)))
-    rights = unit["CapabilityBoundingSet"].lower().replace("cap_", "+").replace(" ", ",")
+    lines = re.findall(r"(?m)^(\w+)=-?(.*)$", host.did("cat", UNIT))
+    unit = dict(lines)
+    rights = (
+        " ".join(value for name, value in lines if name == "CapabilityBoundingSet")
+        .lower()
+        .replace("cap_", "+")
+        .replace(" ", ",")
+    )
     limited = ["setpriv", "--no-new-privs", f"--bounding-set=-all,{rights}", "prlimit", "--core=0", "sh", "-c"]
     telling = [f"NOTIFY_SOCKET={tmp_path}/notify", *(f"{name}={value}" for name, value in settings.items())]
     start, clean_up = (f"umask {unit['UMask']}; exec {unit[line]}" for line in ("ExecStart", "ExecStopPost"))
