@@ -6,7 +6,8 @@ setup(
     ext_modules=[
         Extension(
             "lazyfs.native.front",  # a plain library, no module: lazyfs/native/__init__.py loads it
-            ["lazyfs/native/front.c"],
+            [f"lazyfs/native/{name}.c" for name in ("front", "shortcut", "checksum")],
+            depends=["lazyfs/native/shortcut.h"],
             define_macros=[("_FILE_OFFSET_BITS", "64")],
             libraries=["fuse3", "dl"],
             optional=True,  # without a compiler or the headers the package installs all the same

@@ -30,13 +30,7 @@ from lazyfs import urls
 from lazyfs.awake import Awake
 from lazyfs.blockuses import BlockUses
 from lazyfs.counters import Counters
-from lazyfs.errors import (
-    DeadlineExceeded,
-    DigestMismatch,
-    LazyfsError,
-    OriginOffline,
-    StoreError,
-)
+from lazyfs.errors import DeadlineExceeded, DigestMismatch, LazyfsError, OriginOffline, StoreError
 from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.fetch import LONGEST_RUN, Fetcher, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
@@ -375,10 +369,14 @@ class Blob:
             except BlockingIOError:
                 content = await trio.to_thread.run_sync(partial(self._file.read_run, run, wait=True))
         if content is not None:
-            self._shared.counters.blocks_hit += len(run)
-            for index in run.blocks():
-                self._uses.note(index)
+            self.note_hits(run)
         return content
+
+    def note_hits(self, run: Extent) -> None:
+        """Note that blocks of the store were given out. *Raises*: StoreError."""
+        self._shared.counters.blocks_hit += len(run)
+        for index in run.blocks():
+            self._uses.note(index)
 
     async def _block(self, index: int, deadline: float) -> Block:
         """Return one checked block by the deadline."""

@@ -12,6 +12,7 @@ class Counters:
     origin_requests: int = 0
     origin_bytes: int = 0  # of bodies
     reads: int = 0
+    shortcut_reads: int = 0  # of these, large ones that the C library has answered from the store
     read_bytes: int = 0
     blocks_fetched: int = 0
     blocks_awaited: int = 0  # another process fetched them for us

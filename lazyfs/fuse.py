@@ -28,12 +28,13 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, InodeT, ReaddirToken, RequestContext
 
-from lazyfs import inorder, neighbours
+from lazyfs import inorder, neighbours, shortcut
 from lazyfs.attach import ALWAYS
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
 from lazyfs.extents import Block
 from lazyfs.neighbours import Neighbours
 from lazyfs.passthrough import Kernel, Passthrough
+from lazyfs.shortcut import Shortcut
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, cookie
 from lazyfs.vfs import Vfs
 
@@ -117,6 +118,7 @@ class Adapter(pyfuse3.Operations):
         self._mounted_ns = time.time_ns()
         self._listings: dict[int, _Listing] = {}
         self.neighbours = Neighbours(_push)
+        self.shortcut = Shortcut(native.LIBRARY, vfs.counters, self.answer)
         self.answering = trio.Event()
         vfs.on_stale = self._invalidate
 
@@ -209,6 +211,22 @@ class Adapter(pyfuse3.Operations):
     @_translated
     async def read(self, fh: FileHandleT, off: int, size: int) -> Any:
         """Read from an open file; pyfuse3 takes any buffer."""
+        pieces = await self._pieces(fh, off, size)
+        if len(pieces) == 1:
+            return pieces[0]
+        return b"".join(pieces) if native.LIBRARY is None else native.LIBRARY.reply(pieces)
+
+    async def answer(self, unique: int, handle: int, off: int, size: int) -> None:
+        """Answer a read that the shortcut has handed back."""
+        assert native.LIBRARY is not None
+        try:
+            pieces = await self._translated_pieces(FileHandleT(handle), off, size)
+        except FUSEError as exc:
+            native.LIBRARY.answer(unique, [], exc.errno)
+        else:
+            native.LIBRARY.answer(unique, pieces)
+
+    async def _pieces(self, fh: FileHandleT, off: int, size: int) -> list[memoryview]:
         handle = fh & ~DIRECT
         if not self.vfs.files.has(handle):
             await self.vfs.files.recall(handle)
@@ -219,9 +237,11 @@ class Adapter(pyfuse3.Operations):
             block = self.vfs.blob(handle).checked(run.start)
             if block is not None:
                 self.neighbours.put(handle, *block)
-        if len(pieces) == 1:
-            return pieces[0]
-        return b"".join(pieces) if native.LIBRARY is None else native.LIBRARY.reply(pieces)
+        if size >= shortcut.LEAST and self.vfs.files.has(handle):
+            self.shortcut.offer(handle, self.vfs.blob(handle))
+        return pieces
+
+    _translated_pieces = _translated(_pieces)
 
     @_translated
     async def release(self, fh: FileHandleT) -> None:
@@ -231,6 +251,7 @@ class Adapter(pyfuse3.Operations):
             self._closed(fh & ~DIRECT, request)
 
     def _closed(self, handle: int, request: int) -> None:
+        self.shortcut.withdraw(handle)  # while its blob is open; who has it open still offers it anew
         self.vfs.passthrough.leave(handle)
         self.vfs.release(handle, request)
 
@@ -361,7 +382,7 @@ def _begin_passthrough(passthrough: Passthrough, kernel: Kernel, *, wanted: bool
     if not wanted:
         passthrough.refuse("--no-passthrough")
     elif native.LIBRARY is None:
-        passthrough.refuse("its C part was not built: install gcc and libfuse3-dev (3.14 or newer), then lazyfs again")
+        passthrough.refuse(native.MISSING)
     elif not native.LIBRARY.agreed:
         passthrough.refuse("the kernel does not offer it: that takes Linux 6.9, with CONFIG_FUSE_PASSTHROUGH")
     else:
@@ -402,6 +423,7 @@ async def serve(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_main, nursery.cancel_scope)
                 await adapter.answering.wait()
+                nursery.start_soon(adapter.shortcut.serve)
                 _begin_passthrough(vfs.passthrough, kernel, wanted=passthrough)
                 task_status.started()
     finally:

@@ -39,6 +39,7 @@ _COUNTERS: Final = {
     "retries": "Requests that were made again after a failure.",
     "hedges": "Requests sent beside one that was slow.",
     "failovers": "Requests that a mirror answered in place of an earlier one.",
+    "shortcut_reads": "Of the reads, large ones that were answered from the store without the event loop.",
     "passthrough_opens": "Opens whose reads go past the daemon, and are not counted.",
     "daemon_restarts": "How often the daemon of this mount had to be started again.",
 }

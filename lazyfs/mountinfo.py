@@ -56,10 +56,13 @@ def mount_over(path: str) -> Mounted | None:
     return found
 
 
-def unmount_command(mountpoint: str, *, lazy: bool) -> list[str]:
-    """Return the command that unmounts: fusermount3 for users, umount for root, which needs no help."""
+def unmount_command(mountpoint: str, *, lazy: bool, abort: bool = False) -> list[str]:
+    """Return the command that unmounts: fusermount3 for users, umount for root, which needs no help.
+
+    With `abort`, whoever waits for an answer has an error at once, if we are root.
+    """
     if os.geteuid() == 0:
-        return ["umount", *(["-l"] if lazy else []), mountpoint]
+        return ["umount", *(["-l"] if lazy else []), *(["-f"] if abort else []), mountpoint]
     return ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
 
 

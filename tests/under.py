@@ -205,6 +205,79 @@ def direct_read(path: str, offset: int, length: int) -> bytes:
         os.close(fd)
 
 
+def direct_reads(path: str, offsets: list[int], length: int) -> list[bytes]:
+    """Return bytes of a file read with O_DIRECT through one handle, in the order of their places."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        return [_direct(fd, offset, length) for offset in offsets]
+    finally:
+        os.close(fd)
+
+
+def _direct(fd: int, offset: int, length: int) -> bytes:
+    with mmap.mmap(-1, length) as buffer:
+        count = os.preadv(fd, [buffer], offset)
+        return buffer[:count]
+
+
+def direct_reads_of(paths: list[str], offset: int, length: int) -> list[bytes]:
+    """Return the bytes at one place of some files, all of which are open at once, read with O_DIRECT."""
+    fds = [os.open(path, os.O_RDONLY | os.O_DIRECT) for path in paths]
+    try:
+        return [_direct(fd, offset, length) for fd in fds]
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def read_twice_directly(path: str, offsets: list[int], length: int) -> list[bytes]:
+    """Read some places with O_DIRECT, say so with a byte, and return what is there when a byte comes."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        for offset in offsets:
+            _direct(fd, offset, length)
+        os.write(1, b"!")
+        os.read(0, 1)
+        return [_direct(fd, offset, length) for offset in offsets]
+    finally:
+        os.close(fd)
+
+
+def read_directly_for_ever(path: str, length: int) -> None:
+    """Read a file again and again with O_DIRECT, in pieces, and say with a byte when that has begun."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    with mmap.mmap(-1, length) as buffer:
+        offset, begun = 0, False
+        while True:
+            offset = offset + length if os.preadv(fd, [buffer], offset) == length else 0
+            if not begun and offset > length:
+                begun = True
+                os.write(1, b"!")
+
+
+def differing_large_reads(path: str, source: str, readers: int, reads: int, seed: int) -> list[tuple[int, int]]:
+    """Do large reads at random, in as many threads, each second one past the page cache; return where two differed."""
+    wrong: list[tuple[int, int]] = []
+    size = os.stat(source).st_size
+
+    def reader(number: int) -> None:
+        dice = random.Random(seed * 1000 + number)
+        fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if number % 2 else 0))
+        with open(source, "rb", buffering=0) as true, mmap.mmap(-1, 1 << 20) as buffer:
+            for _ in range(reads):
+                offset = dice.randrange(0, size, 4096)
+                length = dice.choice((128, 256, 512, 1024)) * 1024
+                if not number % 2:
+                    os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+                count = os.preadv(fd, [memoryview(buffer)[:length]], offset)
+                if buffer[:count] != os.pread(true.fileno(), length, offset):
+                    wrong.append((offset, length))
+        os.close(fd)
+
+    _together([lambda number=number: reader(number) for number in range(readers)])  # type: ignore[misc]
+    return wrong
+
+
 def differing_reads(path: str, source: str, readers: int, reads: int, seed: int) -> list[tuple[int, int]]:
     """Read a file at random, in as many threads, beside its source; return where the two differed."""
     wrong: list[tuple[int, int]] = []

@@ -56,7 +56,7 @@ missing_packages() {
     have gcc && echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || list="$list gcc libc6-dev"
     have pkg-config || list="$list pkg-config"
     pkg-config --exists fuse3 2>/dev/null || list="$list libfuse3-dev"
-    pkg-config --exists libxxhash 2>/dev/null || list="$list libxxhash-dev"
+    have gcc && echo '#include <xxhash.h>' | gcc -E - >/dev/null 2>&1 || list="$list libxxhash-dev"
     pkg-config --exists 'libssl >= 3' 2>/dev/null || list="$list libssl-dev"
     have fusermount3 || list="$list fuse3"
     if python=$(find_python); then

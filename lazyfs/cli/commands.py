@@ -66,6 +66,16 @@ class Seconds(click.ParamType[float]):
         return seconds
 
 
+class Mountpoint(click.ParamType[Path]):
+    """A path that is not looked at, as `click.Path` would: who looks at a mount that is stuck waits for ever."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Take it as it is."""
+        return Path(value)
+
+
 class Address(click.ParamType[tuple[str, int]]):
     """Where to listen: `PORT` on loopback, or `ADDR:PORT` with a numeric address, that of IPv6 in brackets."""
 
@@ -165,7 +175,7 @@ def commands() -> None:
               help="What is logged: this, and what is worse.")  # fmt: skip
 @click.option("-o", "mount_options", multiple=True, metavar="OPTS", help="Options for FUSE, with commas between them.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Mountpoint())
 def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     """Mount SOURCE... at MOUNTPOINT, read-only.
 
@@ -197,7 +207,7 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
 
 @commands.command()
 @click.option("--lazy", "-l", is_flag=True, help="Detach it at once; its daemon ends with the last reader.")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Mountpoint())
 def umount(mountpoint: Path, lazy: bool) -> None:
     """Unmount MOUNTPOINT, also when its daemon is dead."""
     from lazyfs.cli import mounting
@@ -207,7 +217,7 @@ def umount(mountpoint: Path, lazy: bool) -> None:
 
 @commands.command()
 @click.option("--all", "all_of_them", is_flag=True, help="All mounts of lazyfs on this host.")
-@click.argument("mountpoints", nargs=-1, type=click.Path(path_type=Path), metavar="MOUNTPOINT...")
+@click.argument("mountpoints", nargs=-1, type=Mountpoint(), metavar="MOUNTPOINT...")
 def upgrade(mountpoints: tuple[Path, ...], all_of_them: bool) -> None:
     """Have the lazyfs that is installed now take over running mounts.
 
@@ -219,7 +229,7 @@ def upgrade(mountpoints: tuple[Path, ...], all_of_them: bool) -> None:
 
 
 @commands.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Mountpoint())
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 def add(mountpoint: Path, sources: tuple[str, ...]) -> None:
     """Add SOURCE... to a running mount."""
@@ -229,7 +239,7 @@ def add(mountpoint: Path, sources: tuple[str, ...]) -> None:
 
 
 @commands.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Mountpoint())
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def remove(mountpoint: Path, paths: tuple[str, ...]) -> None:
     """Remove names from a running mount.
@@ -273,7 +283,7 @@ def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **o
 @click.option("--watch", is_flag=True, help="Go on, and show what happens in each second.")
 @click.option("--interval", type=click.FloatRange(0.1, 3600), metavar="SECONDS",
               help="How often, with --watch; 1 if not said.")  # fmt: skip
-@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("mountpoint", required=False, type=Mountpoint())
 def status(mountpoint: Path | None, store: Path | None, as_json: bool, watch: bool, interval: float | None) -> None:
     """Show the store and its mounts, or one mount."""
     if interval is not None and not watch:

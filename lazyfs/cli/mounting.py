@@ -54,7 +54,8 @@ def unmount(mountpoint: Path, *, lazy: bool) -> None:
     daemon = None
     with contextlib.suppress(control.ControlError):
         daemon = control.Connection(socket_of(mounted), timeout=PATIENCE)
-    done = subprocess.run(mountinfo.unmount_command(where, lazy=lazy), capture_output=True, text=True, check=False)
+    command = mountinfo.unmount_command(where, lazy=lazy, abort=daemon is None and _is_dead(mounted))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         if holders := _holders(where):
             raise LazyfsError(f"{where} is busy: {_shown(holders)}; end them, or detach it with --lazy")
@@ -158,21 +159,24 @@ def _clean_up_dead(where: str) -> None:
     while (mounted := mountinfo.mount_at(where)) is not None:
         if not mounted.fstype.startswith("fuse"):
             return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            look = subprocess.run(
-                ["stat", "-f", where],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=PATIENCE,
-                env={"LC_ALL": "C"},
-            )
-            if "not connected" in look.stderr:
-                subprocess.run(
-                    mountinfo.unmount_command(where, lazy=True), capture_output=True, check=False, timeout=PATIENCE
-                )
-                continue
-        raise UsageError(f"{where} has a mount already; unmount it with: lazyfs umount {shlex.quote(where)}")
+        if not _is_dead(mounted):
+            raise UsageError(f"{where} has a mount already; unmount it with: lazyfs umount {shlex.quote(where)}")
+        command = mountinfo.unmount_command(where, lazy=True, abort=True)
+        subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE)
+
+
+def _is_dead(mounted: mountinfo.Mounted) -> bool:
+    """Say whether nobody answers at a mount, nor will.
+
+    A daemon that was killed may have left a thread in the kernel that waits for an answer: while it keeps FUSE's
+    descriptor, whoever looks at the mount waits, too.
+    """
+    words, plain = ["stat", "-f", mounted.mountpoint], {"LC_ALL": "C"}
+    try:
+        look = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE, env=plain)
+    except subprocess.TimeoutExpired:
+        return mounted.fstype == mountinfo.FSTYPE and control.is_dead(socket_of(mounted))
+    return "not connected" in look.stderr
 
 
 def _refuse_overlap(where: str, store: Path) -> None:

@@ -1,4 +1,4 @@
-"""The C library in front of libfuse (front.c): finds it, and says in Python what it can do.
+"""The C library in front of libfuse (front.c, shortcut.c): finds it, and says in Python what it can do.
 
 It is loaded when this module is imported, which must be before pyfuse3 is: the first to define a name is the one that
 pyfuse3 calls. The package's build makes it, where there is a compiler; without it `LIBRARY` is None, and a mount does
@@ -15,6 +15,21 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Final
 
+MOST_TOLD: Final = 64
+"""As in shortcut.c."""
+
+
+class Told(ctypes.Structure):
+    """A read that the shortcut has answered, or hands back. *Units*: bytes."""
+
+    _fields_ = (
+        ("unique", ctypes.c_uint64),
+        ("handle", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+        ("size", ctypes.c_uint32),
+        ("answered", ctypes.c_uint32),
+    )
+
 
 class Library:
     """What is between libfuse and the kernel's FUSE descriptor; there is one mount in a process."""
@@ -28,6 +43,16 @@ class Library:
         self._library.lazyfs_front_last_request.restype = ctypes.c_uint64
         self._library.lazyfs_front_greeting.restype = ctypes.c_void_p
         self._library.lazyfs_front_go_on.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+        self._library.lazyfs_shortcut_offer.argtypes = (
+            ctypes.c_uint64, ctypes.c_int, ctypes.c_int, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint32
+        )  # fmt: skip
+        self._library.lazyfs_shortcut_withdraw.argtypes = (ctypes.c_uint64,)
+        self._library.lazyfs_shortcut_withdraw.restype = None
+        self._library.lazyfs_shortcut_end.restype = None
+        self._answer = ctypes.PYFUNCTYPE(None, ctypes.c_uint64, ctypes.c_int, ctypes.py_object)(
+            ("lazyfs_front_answer", self._library)
+        )
+        self._told = (Told * MOST_TOLD)()
         self._reply_with = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object)(("lazyfs_front_reply_with", self._library))
         self._stand_in = (ctypes.c_char * 1).in_dll(self._library, "lazyfs_front_stand_in")
 
@@ -71,8 +96,38 @@ class Library:
         """
         return self._stand_in if self._reply_with(pieces) else b"".join(pieces)
 
+    def answer(self, unique: int, pieces: list[memoryview], error: int = 0) -> None:
+        """Answer a request that was handed back, with these pieces or with an errno."""
+        self._answer(unique, error, pieces)
 
-MISSING: Final = "its C part was not built: install gcc and libfuse3-dev (3.14 or newer), then lazyfs again"
+    def begin_shortcut(self) -> int:
+        """Have reads of files that are offered answered by threads, until `end_shortcut`.
+
+        Returns a descriptor that is readable when there is something `told`, or -1 when they cannot be had.
+        """
+        return int(self._library.lazyfs_shortcut_begin())
+
+    def end_shortcut(self) -> None:
+        """End the threads, once they have answered what they have taken, and close the descriptor."""
+        self._library.lazyfs_shortcut_end()
+
+    def offer(self, handle: int, data: int, block_map: int, map_start: int, size: int, block_size: int) -> bool:
+        """Have the large reads of a file taken, if there is room for it. The descriptors stay the caller's.
+
+        `map_start` is where the first block's entry is in the map.
+        """
+        return not self._library.lazyfs_shortcut_offer(handle, data, block_map, map_start, size, block_size)
+
+    def withdraw(self, handle: int) -> None:
+        """Have them taken no more."""
+        self._library.lazyfs_shortcut_withdraw(handle)
+
+    def told(self) -> list[Told]:
+        """Return the reads of which nothing was said yet; they are good until the next call."""
+        return self._told[: self._library.lazyfs_shortcut_told(self._told)]
+
+
+MISSING: Final = "its C part was not built: install gcc, libxxhash-dev and libfuse3-dev (3.14 or newer), then lazyfs"
 """Why there is no library, as `status` says it."""
 
 

@@ -1,18 +1,20 @@
 /*
  * In front of libfuse: what pyfuse3 has no words for.
  *
- * pyfuse3 calls libfuse by name. This library is loaded before it, for all to see (__init__.py), so two of those names
+ * pyfuse3 calls libfuse by name. This library is loaded before it, for all to see (__init__.py), so three of those names
  * lead here:
  *
  *     fuse_session_mount   mounts, and then has libfuse read and write the FUSE descriptor through us; a mount that was
  *                          served before has shaken hands already, and the kernel will not do so again: libfuse is
  *                          handed the INIT that was answered then, and its answer goes nowhere
+ *     fuse_session_fd      what pyfuse3 waits at for requests; see shortcut.c
  *     fuse_reply_open      hands a file over to the kernel, when Python has said so just before
  *
  * From then on every request and every reply passes `read_request` and `write_reply`. The one reply that is changed is
  * that to INIT: it asks for passthrough, which libfuse knows only from 3.17 on.
  *
- * All of it is called from one thread, that of pyfuse3's loop, but for write_reply, which changes nothing after INIT.
+ * All of it is called from one thread, that of pyfuse3's loop, but for write_reply, which after INIT changes only what
+ * Python's lock guards.
  *
  * Source: libfuse 3.14, fuse_lowlevel.h (fuse_session_custom_io); close_range(2); Linux 6.9, include/uapi/linux/fuse.h,
  * whose structures are written down here, since a host's headers may be older than its kernel.
@@ -32,6 +34,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "shortcut.h"
+
 #define INIT 26
 #define INIT_MOST 256 /* bytes of an INIT request that are kept; Linux 6.18 sends 104 */
 #define NOTIFY_RESEND 7
@@ -42,26 +46,12 @@
 #define STACK_DEPTH 1 /* the store's file system lies directly on its disk; an overlay may lie on our mount */
 
 #define MUCH (64 * 1024) /* bytes; less is copied while the lock changes hands */
-#define MOST_PIECES 64   /* a MiB, the largest read, has no more of blocks of 16 KiB */
 
 char lazyfs_front_stand_in[1]; /* what Python replies with for what it has named with lazyfs_front_reply_with */
-
-struct in_header {
-	uint32_t len, opcode;
-	uint64_t unique, nodeid;
-	uint32_t uid, gid, pid;
-	uint16_t total_extlen, padding;
-};
 
 struct init_in {
 	struct in_header header;
 	uint32_t major, minor, max_readahead, flags, flags2;
-};
-
-struct out_header {
-	uint32_t len;
-	int32_t error;
-	uint64_t unique;
 };
 
 struct init_out {
@@ -81,6 +71,7 @@ struct open_out {
 static int wanted;           /* whether INIT shall ask for passthrough */
 static int agreed;           /* whether it has, and the kernel had offered it */
 static int descriptor = -1;  /* the FUSE descriptor */
+static int watched = -1;     /* what to wait for requests at in its place, if anything */
 static uint64_t init_unique; /* of the INIT that is not answered yet */
 static char greeting[INIT_MOST]; /* the INIT request, as the kernel has sent it once */
 static size_t greeting_length;
@@ -90,6 +81,10 @@ static uint64_t next_handle; /* what the next open is answered with, when `next_
 static int32_t next_backing;
 static Py_buffer pieces[MOST_PIECES]; /* what the next reply has in the place of the stand-in */
 static Py_ssize_t piece_count;
+static struct {
+	struct reply reply;
+	Py_buffer pieces[MOST_PIECES]; /* what it is made of; none exactly when this is free */
+} handed_over[MOST_REPLIES]; /* replies that shortcut.c has been given */
 static int (*libfuse_reply_open)(fuse_req_t, const struct fuse_file_info *);
 
 /* Return libfuse's own function. Our names come first in every other search, so libfuse is asked by its file. */
@@ -98,7 +93,7 @@ static void *of_libfuse(const char *name)
 	Dl_info libfuse;
 	void *handle;
 
-	if (!dladdr((void *)fuse_session_fd, &libfuse))
+	if (!dladdr((void *)fuse_session_exited, &libfuse))
 		return NULL;
 	handle = dlopen(libfuse.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
 	return handle ? dlsym(handle, name) : NULL;
@@ -110,12 +105,18 @@ static void greeted(const struct init_in *request)
 	agreed = wanted && (request->flags & INIT_EXT) && (request->flags2 & PASSTHROUGH2);
 }
 
+/* Read a request that is libfuse's to answer: those that the shortcut takes never get there. */
 static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 {
 	const struct init_in *request = buffer;
-	ssize_t got = read(fd, buffer, size);
+	ssize_t got = shortcut_leaves(buffer, size);
 
 	(void)userdata;
+	if (!got) {
+		do
+			got = read(fd, buffer, size);
+		while (got > 0 && shortcut_takes(&request->header, got));
+	}
 	/*
 	 * A request may be gone between the poll that saw it and this read: its reader was interrupted. The descriptor
 	 * does not block, and pyfuse3 looks again after EINTR; after EAGAIN it would give up.
@@ -175,6 +176,40 @@ static void drop_pieces(void)
 		PyBuffer_Release(&pieces[--piece_count]);
 }
 
+/* Let go of what replies were made of that have been written; Python holds its lock. */
+static void drop_what_is_written(void)
+{
+	for (size_t n = 0; n < MOST_REPLIES; n++)
+		if (handed_over[n].reply.count && __atomic_load_n(&handed_over[n].reply.written, __ATOMIC_ACQUIRE))
+			while (handed_over[n].reply.count)
+				PyBuffer_Release(&handed_over[n].pieces[--handed_over[n].reply.count]);
+}
+
+/* Have a reply of the pieces written by another thread; 0 when that cannot be. */
+static int hand_over_reply(const struct out_header *header)
+{
+	size_t n = 0;
+	struct reply *reply;
+
+	while (n < MOST_REPLIES && handed_over[n].reply.count)
+		n++;
+	if (n == MOST_REPLIES)
+		return 0;
+	reply = &handed_over[n].reply;
+	reply->header = *header;
+	reply->written = 0;
+	for (Py_ssize_t m = 0; m < piece_count; m++)
+		reply->pieces[m] = (struct iovec){ pieces[m].buf, pieces[m].len };
+	reply->count = piece_count;
+	if (!shortcut_writes(reply)) {
+		reply->count = 0;
+		return 0;
+	}
+	memcpy(handed_over[n].pieces, pieces, piece_count * sizeof(*pieces));
+	piece_count = 0;
+	return 1;
+}
+
 /* Reply with the pieces that Python has named, where its own reply is only what stands for them. */
 static ssize_t write_pieces(int fd, struct out_header *header)
 {
@@ -186,6 +221,8 @@ static ssize_t write_pieces(int fd, struct out_header *header)
 		iov[n + 1] = (struct iovec){ pieces[n].buf, pieces[n].len };
 		header->len += pieces[n].len;
 	}
+	if (header->len >= MUCH && hand_over_reply(header))
+		return header->len;
 	written = write_beside(fd, iov, 1 + piece_count, header->len);
 	drop_pieces();
 	return written;
@@ -196,6 +233,8 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 	struct out_header *header = iov[0].iov_base;
 
 	(void)userdata;
+	if (PyGILState_Check())
+		drop_what_is_written();
 	if (!header->unique) /* no reply */
 		part_from_files();
 	if (init_unique && header->unique == init_unique) {
@@ -235,17 +274,18 @@ int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
 {
 	static const struct fuse_custom_io io = { .writev = write_reply, .read = read_request };
 	int (*mount)(struct fuse_session *, const char *) = of_libfuse("fuse_session_mount");
+	int (*own_fd)(struct fuse_session *) = of_libfuse("fuse_session_fd");
 	int result;
 
 	libfuse_reply_open = of_libfuse("fuse_reply_open");
-	if (!mount || !libfuse_reply_open) {
+	if (!mount || !own_fd || !libfuse_reply_open) {
 		fprintf(stderr, "this libfuse does not fit lazyfs's C part: install lazyfs again\n");
 		return -1;
 	}
 	result = mount(session, mountpoint);
 	if (result)
 		return result;
-	descriptor = fuse_session_fd(session);
+	descriptor = own_fd(session);
 	result = fuse_session_custom_io(session, &io, descriptor);
 	if (!result)
 		result = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK);
@@ -253,7 +293,15 @@ int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
 		result = take_over(session);
 	if (result)
 		fuse_session_unmount(session);
+	else
+		watched = shortcut_watch(descriptor);
 	return result;
+}
+
+int fuse_session_fd(struct fuse_session *session)
+{
+	(void)session;
+	return watched < 0 ? descriptor : watched;
 }
 
 int fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info)
@@ -322,4 +370,15 @@ int lazyfs_front_reply_with(PyObject *list)
 	PyErr_Clear();
 	drop_pieces();
 	return 0;
+}
+
+/* Answer a request that libfuse has not seen, with the pieces of a list, or with an errno; Python holds its lock. */
+void lazyfs_front_answer(uint64_t unique, int error, PyObject *list)
+{
+	struct out_header header = { .error = -error, .unique = unique };
+
+	if (!error && !lazyfs_front_reply_with(list))
+		header.error = -EIO;
+	if (write_pieces(descriptor, &header) < 0)
+		return; /* nobody wants it any more */
 }
