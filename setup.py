@@ -1,4 +1,4 @@
-"""The C library in front of libfuse, which pyproject.toml has no settled words for; all else is there."""
+"""The C parts, which pyproject.toml has no settled words for; all else is there."""
 
 from setuptools import Extension, setup
 
@@ -11,6 +11,21 @@ setup(
             define_macros=[("_FILE_OFFSET_BITS", "64")],
             libraries=["fuse3", "dl"],
             optional=True,  # without a compiler or the headers the package installs all the same
-        )
+        ),
+        Extension(
+            "lazyfs.native.receiver",
+            ["lazyfs/native/receiver.c"],
+            define_macros=[("_FILE_OFFSET_BITS", "64")],
+            depends=["lazyfs/native/filling.h"],
+            optional=True,
+        ),
+        Extension(
+            "lazyfs.native.tls",
+            ["lazyfs/native/tls.c"],
+            define_macros=[("_FILE_OFFSET_BITS", "64")],
+            depends=["lazyfs/native/filling.h"],
+            libraries=["ssl", "crypto"],
+            optional=True,
+        ),
     ]
 )

@@ -10,8 +10,9 @@
 
 A flight's blocks are received in a worker thread (connection.py). A block lands, that is, is given to this process's
 waiters, as soon as its bytes are whole in memory; then the same thread commits it, while it is in the CPU's cache, so
-neither a slow disk nor a full one keeps who waits for it. The block's lock is held until the commit, so other processes
-never fetch what is on its way to the disk.
+neither a slow disk nor a full one keeps who waits for it. Where there was room for a block before it came, C has put it
+in place (assembler.py), and records follow for all that came in one go. The block's lock is held until the commit, so
+other processes never fetch what is on its way to the disk.
 
 A blob that is known by its digest is different in one thing: its blocks land after they are recorded, and the last one
 is recorded only when the whole matches (verify.py).
@@ -29,13 +30,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
 from typing import Final
 
 import trio
 
-from lazyfs.assembler import Assembler
+from lazyfs.assembler import Assembler, Taker
+from lazyfs.commits import Commits
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, OriginError, StoreError
 from lazyfs.extents import Block, Extent, runs
@@ -45,8 +47,8 @@ from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Answer
 from lazyfs.records import MISSING
 from lazyfs.store import BlobFile, Store
+from lazyfs.store.room import Room
 from lazyfs.urgency import Urgency
-from lazyfs.verify import check_unrecorded, record_verified
 from lazyfs.versions import Known, digest_of
 from lazyfs.ways import Ways
 
@@ -97,6 +99,7 @@ class Fetcher:
         self._passes_begun = 0  # since the last new block
         self._pass_failed: tuple[float, OriginError] | None = None  # until when no pass is begun, and why
         self._digest = digest_of(file.blob_id)
+        self._commits = Commits(store, file, ways, counters)
         self.mismatch: DigestMismatch | None = None  # set once: nothing of this blob is to be had any more
         self.on_landed: Callable[[], None] = lambda: None
 
@@ -341,9 +344,11 @@ class Fetcher:
 
     async def _receive(self, flight: Flight, answer: Answer | None, assembler: Assembler) -> None:
         """Cut the body into blocks, and land and commit those that are this flight's."""
+        room = partial(self._room, flight)
         if answer is None or answer.body.counted:
+            landed = partial(self._land_all, flight) if self._digest is None else None
             try:
-                await assembler.receive(answer, partial(self._arrive, flight))
+                await assembler.receive(answer, Taker(partial(self._arrive, flight), landed, room))
             finally:
                 self._settle_committed(flight)
             return
@@ -351,18 +356,19 @@ class Fetcher:
         awaited: dict[int, Block] = {}  # kept for those who wait, as the store may not take it
         checksums: dict[int, int] = {}
 
-        def arrived(start: int, blocks: Sequence[Block]) -> None:
+        def arrived(start: int, blocks: Sequence[Block], in_place: Sequence[int]) -> None:
             ours = self._ours(flight, start, blocks)
             awaited.update((index, block) for index, block in ours.items() if flight.awaited(index))
-            self._write(self._owned(ours), checksums)
+            checksums.update(enumerate(in_place, start))
+            self._commits.write(self._owned(ours), checksums)
 
         try:
-            await assembler.receive(answer, arrived)
+            await assembler.receive(answer, Taker(arrived, None, room))
         except BaseException:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._take_back, checksums)
+                await trio.to_thread.run_sync(self._commits.take_back, checksums)
             raise
-        if not await trio.to_thread.run_sync(self._guarded, flight, partial(self._record_written, checksums)):
+        if not await trio.to_thread.run_sync(self._guarded, flight, partial(self._commits.record_written, checksums)):
             return
         for index in sorted(awaited.keys() | checksums.keys()):
             self._counters.blocks_fetched += 1
@@ -370,35 +376,51 @@ class Fetcher:
                 self._land(flight, index, awaited[index])
             await self._settle_present(flight, index)
 
-    def _land_all(self, flight: Flight, blocks: Mapping[int, Block]) -> None:
+    def _land_all(self, flight: Flight, start: int, blocks: Sequence[Block]) -> None:
         """Land blocks, and settle what was committed since the last time: one wake-up for both."""
-        self._counters.blocks_fetched += len(blocks)
-        for index, block in blocks.items():
-            self._land(flight, index, block)
+        for index, block in self._ours(flight, start, blocks).items():
+            self._land_new(flight, index, block)
         self._settle_committed(flight)
         self.on_landed()
 
+    def _land_new(self, flight: Flight, index: int, block: Block) -> None:
+        self._counters.blocks_fetched += 1
+        self._land(flight, index, block)
+
     def _settle_committed(self, flight: Flight) -> None:
-        count = len(flight.committed)  # a worker thread may add more
-        self._settle(flight, [flight.committed.popleft() for _ in range(count)])
+        """Settle what a worker thread has committed; what has not landed before, or was not to, does so now."""
+        committed = [flight.committed.popleft() for _ in range(len(flight.committed))]  # the thread may add more
+        for index, block in committed:
+            if index not in flight.landed:
+                self._land_new(flight, index, block)
+        self._settle(flight, [index for index, _ in committed])
 
     # What runs in the worker thread that receives a flight's blocks.
 
-    def _arrive(self, flight: Flight, start: int, blocks: Sequence[Block]) -> None:
-        """Land blocks, at once, and commit them; they are settled with the next ones that land, or at the end."""
+    def _room(self, flight: Flight, run: Extent) -> Room:
+        """Return the room that there is at once for the first blocks of a run, as far as they are ours and locked."""
+        others = (index for index in run.blocks() if index not in flight.blocks or index not in self._locked)
+        stop = next(others, run.stop)
+        return self._store.room(self._file, Extent(run.start, stop))
+
+    def _arrive(self, flight: Flight, start: int, blocks: Sequence[Block], in_place: Sequence[int]) -> None:
+        """Commit blocks; they are settled with the next ones that land, or at the end.
+
+        Those with a digest land only then.
+        """
         if self.mismatch is not None:  # another flight has found it
             self._token.run_sync_soon(flight.scope.cancel)
             return
         ours = self._ours(flight, start, blocks)
-        if self._digest is None:
-            self._token.run_sync_soon(self._land_all, flight, ours)
-            if len(ours) == 1 and any(map(flight.awaited, ours)):
-                time.sleep(ANSWER_FIRST)
-        if not self._guarded(flight, partial(self._commit, self._owned(ours))):
+        if self._digest is None and len(ours) == 1 and flight.urgency() is Urgency.DEMAND:
+            time.sleep(ANSWER_FIRST)
+        if not self._guarded(
+            flight, partial(self._commits.commit, self._owned(ours), dict(enumerate(in_place, start)))
+        ):
             return
-        flight.committed.extend(ours)
+        flight.committed.extend(ours.items())
         if self._digest is not None:
-            self._token.run_sync_soon(self._land_all, flight, ours)
+            self._token.run_sync_soon(self._land_all, flight, start, ())
 
     def _ours(self, flight: Flight, start: int, blocks: Sequence[Block]) -> dict[int, Block]:
         """Return those of some blocks that the flight is to fetch, by index."""
@@ -421,66 +443,6 @@ class Fetcher:
             self._token.run_sync_soon(flight.scope.cancel)
             return False
         return True
-
-    def _write(self, blocks: Mapping[int, Block], checksums: dict[int, int]) -> None:
-        """Put blocks in place, and their checksums, or MISSING, into `checksums`."""
-        for run in runs(sorted(blocks), _UNBOUNDED):
-            written = self._store.write(self._file, run.start, [blocks[index] for index in run.blocks()])
-            checksums.update(zip(run.blocks(), written, strict=True))
-
-    def _commit(self, blocks: Mapping[int, Block]) -> None:
-        """Put blocks in place, each before its entry (I1). *Locks*: theirs, held."""
-        checksums: dict[int, int] = {}
-        self._write(blocks, checksums)
-        for index in [index for index, checksum in checksums.items() if checksum == MISSING]:
-            del checksums[index]
-            self._bypass(index, blocks[index])
-        if self._digest is None:
-            for run in runs(sorted(checksums), _UNBOUNDED):
-                self._record(run, partial(self._file.record, run.start, *(checksums[index] for index in run.blocks())))
-        else:
-            for index, checksum in checksums.items():
-                self._record_block(index, blocks[index], checksum)
-
-    def _bypass(self, index: int, block: Block) -> None:
-        self._counters.blocks_bypassed += 1
-        if self._digest is not None:
-            with suppress(OSError):  # on a disk that fails it cannot be known
-                check_unrecorded(self._file, index, block, self._ways.shown)
-
-    def _record_block(self, index: int, block: Block, checksum: int) -> None:
-        step = partial(self._file.record, index, checksum)
-        if self._digest is not None:
-            step = partial(record_verified, self._file, index, block, checksum, self._digest, self._ways.shown)
-        self._record(Extent(index, index + 1), step)
-
-    def _record(self, run: Extent, step: Callable[[], None]) -> None:
-        try:
-            self._store.record(step, len(self._file.geometry.bytes_of(run)))
-        except OSError as exc:
-            for index in run.blocks():
-                self._store.take_back(self._file, index, exc)
-
-    def _record_written(self, checksums: Mapping[int, int]) -> None:
-        """Record blocks that were put in place before they were proven."""
-        for index, checksum in checksums.items():
-            if checksum == MISSING:
-                self._counters.blocks_bypassed += 1
-                continue
-            try:
-                block = self._file.written(index, checksum)
-            except OSError as exc:
-                self._store.take_back(self._file, index, exc)
-                continue
-            if block is None:
-                self._store.take_back(self._file, index)
-            else:
-                self._record_block(index, block, checksum)
-
-    def _take_back(self, checksums: Mapping[int, int]) -> None:
-        for index, checksum in checksums.items():
-            if checksum != MISSING:
-                self._store.take_back(self._file, index)
 
 
 async def read_stored(file: BlobFile, index: int, counters: Counters) -> bytearray | None:

@@ -59,7 +59,7 @@ class Flight:
     def __init__(self, blocks: Iterable[int]) -> None:
         self.blocks = set(blocks)  # not yet settled
         self.landed: dict[int, Block] = {}  # F5: landed, but not yet settled; a subset of `blocks`
-        self.committed: deque[int] = deque()  # by a worker thread, and not yet settled; as `landed`
+        self.committed: deque[tuple[int, Block]] = deque()  # by a worker thread, and not yet settled; as `landed`
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self._arrivals: dict[int, _Arrival] = {}

@@ -21,7 +21,7 @@ from lazyfs.buffers import put
 from lazyfs.errors import BlobChanged, OriginError, OriginRefused, OriginUnreachable
 from lazyfs.extents import Extent
 from lazyfs.origin.client import Attempt, Client, Found
-from lazyfs.origin.connection import Filled
+from lazyfs.origin.connection import Sink
 from lazyfs.pace import Pace
 from lazyfs.ranges import Body
 from lazyfs.urgency import Urgency
@@ -164,7 +164,7 @@ class FakeAnswer:
         """As `Answer.aclose`."""
         self._origin.open -= 1
 
-    async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
+    async def receive_into(self, *buffers: memoryview, sink: Sink | None = None) -> int:
         """As `Answer.receive_into`."""
         assert all(buffers), "an empty buffer says nothing"
         await trio.lowlevel.checkpoint()
@@ -176,8 +176,8 @@ class FakeAnswer:
         count = put(buffers, self._rest[:count])
         self._rest, self._left = self._rest[count:], self._left - count
         self._origin.sent += count
-        if filled is not None and count:
-            await trio.to_thread.run_sync(filled, count)
+        if sink is not None and count:
+            await trio.to_thread.run_sync(sink.filled, count)
         return count
 
 

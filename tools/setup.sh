@@ -57,6 +57,7 @@ missing_packages() {
     have pkg-config || list="$list pkg-config"
     pkg-config --exists fuse3 2>/dev/null || list="$list libfuse3-dev"
     have gcc && echo '#include <xxhash.h>' | gcc -E - >/dev/null 2>&1 || list="$list libxxhash-dev"
+    pkg-config --exists 'libssl >= 3' 2>/dev/null || list="$list libssl-dev"
     have fusermount3 || list="$list fuse3"
     if python=$(find_python); then
         version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
@@ -115,13 +116,14 @@ as_root() {
 }
 
 names_in_fedora() {
-    printf '%s' "$1" | sed 's/libfuse3-dev/fuse3-devel/; s/libxxhash-dev/xxhash-devel/; s/libc6-dev/glibc-devel/; s/pkg-config/pkgconf-pkg-config/
+    printf '%s' "$1" | sed 's/libfuse3-dev/fuse3-devel/; s/libxxhash-dev/xxhash-devel/; s/libssl-dev/openssl-devel/
+        s/libc6-dev/glibc-devel/; s/pkg-config/pkgconf-pkg-config/
         s/\(python[0-9.]*\)-dev/\1-devel/; s/ *python[0-9.]*-venv//; s/qemu-utils/qemu-img/
         s/apache2-bin/httpd mod_ssl/; s/lighttpd-mod-openssl/lighttpd-mod_openssl/'
 }
 
 names_in_arch() {
-    printf '%s' "$1" | sed 's/libfuse3-dev/fuse3/; s/libxxhash-dev/xxhash/; s/libc6-dev/glibc/; s/pkg-config/pkgconf/
+    printf '%s' "$1" | sed 's/libfuse3-dev/fuse3/; s/libxxhash-dev/xxhash/; s/libssl-dev/openssl/; s/libc6-dev/glibc/; s/pkg-config/pkgconf/
         s/python3 python3-dev python3-venv/python/; s/python[0-9.]*-\(dev\|venv\)/python/g; s/qemu-utils/qemu-img/
         s/apache2-bin/apache/; s/lighttpd-mod-openssl/lighttpd/'
 }

@@ -24,7 +24,7 @@ from lazyfs.errors import (
     OriginUnreachable,
 )
 from lazyfs.extents import Extent
-from lazyfs.origin.connection import Filled
+from lazyfs.origin.connection import Sink
 from lazyfs.origin.health import Health
 from lazyfs.origin.slots import Slot
 from lazyfs.origin.transport import LEAST_RATE, Reply
@@ -59,13 +59,13 @@ class Request:
         self._received = 0
         self._judged = False
 
-    async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
+    async def receive_into(self, *buffers: memoryview, sink: Sink | None = None) -> int:
         """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end."""
         await self._slot.give_way()
         count = 0
         self._slot.receiving()
         try:
-            count = await self.reply.receive_into(*buffers, filled=filled)
+            count = await self.reply.receive_into(*buffers, sink=sink)
         finally:
             self._slot.received(count)
         self._received += count
@@ -157,7 +157,7 @@ class Answer:
         self._counters = counters
         self._due = len(body.extent)
 
-    async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
+    async def receive_into(self, *buffers: memoryview, sink: Sink | None = None) -> int:
         """Fill the start of some buffers, none empty, with the next bytes of the body; return how many, 0 at its end.
 
         *Raises*: OriginBadAnswer, when there are more or fewer than `body.extent`; OriginUnreachable. Where the body is
@@ -165,7 +165,7 @@ class Answer:
         """
         with self._request.judged():
             within = list(cut(buffers, self._due or 1))  # nobody hears of bytes that were not due
-            count = await self._request.receive_into(*within, filled=filled)
+            count = await self._request.receive_into(*within, sink=sink)
             self._counters.origin_bytes += count
             self._due -= count
             if self._due < 0 or (self._due and not count):

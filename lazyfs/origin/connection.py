@@ -2,7 +2,8 @@
 
 trio's streams hand out a new piece of bytes for whatever has come, for TLS one for each record of 16 KiB that went
 through memory before. Here OpenSSL reads from the socket itself, and what is large is received in a worker thread, so
-that the event loop neither copies nor decrypts it.
+that the event loop neither copies nor decrypts it: in C, for up to 4 MiB without Python's lock, where that was built
+(native/filling.h), else in Python.
 
 *Source*: socket(7); the ssl module's notes on non-blocking sockets.
 """
@@ -10,17 +11,21 @@ that the event loop neither copies nor decrypts it.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
 from lazyfs.buffers import advance, put
+from lazyfs.native import receiving
+from lazyfs.native.receiving import Receive
+from lazyfs.origin.securing import Secured, Trust
 
 SOON: Final = 0.05
 """Seconds after which what has come is handed out, although there is room for more."""
@@ -32,15 +37,28 @@ _TIMEVAL: Final = struct.Struct("@ll")
 
 _NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-Wait = Callable[[socket.socket], Awaitable[None]]
-
-Filled = Callable[[int], None]
-"""Hears how many more bytes are in place, in a worker thread when a buffer is full; nothing is received meanwhile."""
+Wait = Callable[[socket.socket | Secured], Awaitable[None]]
 
 T = TypeVar("T")
 
 _receivers = trio.CapacityLimiter(512)
 """Of their own: what they do with the bytes may take as long as a disk likes, and must not keep others from theirs."""
+
+
+class Sink(Protocol):
+    """Where a body goes: whoever has the buffers, and does something with the bytes as they come."""
+
+    spent: float
+    """Seconds that this has taken so far: they are not the origin's."""
+
+    def filled(self, count: int) -> None:
+        """Hear of more bytes that are in place, in a worker thread when a buffer is full; none come meanwhile."""
+
+    def receive(self, receive: Receive, most: int, seconds: float) -> tuple[int, int]:
+        """Fill the buffers in C with so many bytes at the most, for about so long, in a worker thread.
+
+        Returns how many came, and an errno: 0 when they are full, or at the end.
+        """
 
 
 class Connection:
@@ -52,8 +70,9 @@ class Connection:
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         # For the worker threads, in which it blocks.
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(0, int(SOON * 1e6)))
-        self._socket = connected
+        for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            connected.setsockopt(socket.SOL_SOCKET, limit, _TIMEVAL.pack(0, int(SOON * 1e6)))
+        self._socket: socket.socket | Secured = connected
 
     @classmethod
     async def open(cls, host: str, port: int) -> Connection:
@@ -61,10 +80,10 @@ class Connection:
         stream = await trio.open_tcp_stream(host, port)
         return cls(socket.socket(fileno=stream.socket.detach()))
 
-    async def secure(self, trust: ssl.SSLContext, host: str) -> None:
+    async def secure(self, trust: Trust, host: str) -> None:
         """Shake hands for TLS."""
-        secured = trust.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
-        self._socket = secured
+        assert isinstance(self._socket, socket.socket)
+        self._socket = secured = trust.secure(self._socket, host)
         await self._when_ready(secured.do_handshake, trio.lowlevel.wait_readable)
 
     def close(self) -> None:
@@ -75,8 +94,9 @@ class Connection:
         """Say whether there is anything to be read: of an idle one its end, or what would pass for an answer."""
         if self._decrypted():
             return True
+        plain = self._socket.plain if isinstance(self._socket, Secured) else self._socket
         try:
-            socket.socket.recv(self._socket, 1, socket.MSG_PEEK)  # what lies in the socket, also for TLS
+            socket.socket.recv(plain, 1, socket.MSG_PEEK)  # what lies in the socket, also for TLS
         except BlockingIOError:
             return False
         except OSError:
@@ -93,13 +113,13 @@ class Connection:
         """Return the next bytes, so many at the most; none at the end."""
         return await self._when_ready(partial(self._socket.recv, most), trio.lowlevel.wait_readable)
 
-    async def receive_into(self, buffers: Sequence[memoryview], filled: Filled | None = None) -> int:
+    async def receive_into(self, buffers: Sequence[memoryview], sink: Sink | None = None) -> int:
         """Fill the start of some buffers, none of them empty, and return how many bytes came; 0 at the end.
 
-        Waits as long as it takes, for any. With `filled`, which hears of them as they come, it goes on in a worker
+        Waits as long as it takes, for any. With `sink`, which hears of them as they come, it goes on in a worker
         thread until all are full, or for `SOON`.
         """
-        if filled is None:
+        if sink is None:
             count = await self._when_ready(partial(self._take, buffers), trio.lowlevel.wait_readable)
             await trio.lowlevel.cancel_shielded_checkpoint()  # a body may come as fast as it is taken
             return count
@@ -108,29 +128,32 @@ class Connection:
         while True:
             if why is not None:
                 await self._ready(why, trio.lowlevel.wait_readable)
-            count, why = await trio.to_thread.run_sync(self._take_while, list(buffers), filled, limiter=_receivers)
+            count, why = await trio.to_thread.run_sync(self._take_while, list(buffers), sink, limiter=_receivers)
             if count or why is None:
                 return count  # what is wrong with the connection, if anything is, will be so the next time
             if not isinstance(why, _NOT_NOW):
                 raise why
 
-    def _take_while(self, rest: list[memoryview], filled: Filled) -> tuple[int, OSError | None]:
+    def _take_while(self, rest: list[memoryview], sink: Sink) -> tuple[int, OSError | None]:
         """Fill buffers for `SOON`; return how much came, and why not more: None when they are full, or at the end.
 
         Runs in a worker thread, in which the socket does block.
         """
-        secured = isinstance(self._socket, ssl.SSLSocket)
-        take = self._take_records if secured else self._take_all
+        by_ssl_module = isinstance(self._socket, ssl.SSLSocket)
+        take = self._take_records if by_ssl_module else self._take_all
         count, until = 0, time.monotonic() + SOON
-        self._socket.settimeout(SOON if secured else None)
+        self._socket.settimeout(SOON if by_ssl_module else None)
         try:
+            if (receive := self._receive_in_c()) is not None:
+                count, failure = sink.receive(receive, sum(map(len, rest)), SOON)
+                return count, OSError(failure, os.strerror(failure)) if failure else None
             while rest:
                 came = take(rest)
                 if not came:
                     break
                 count += came
                 advance(rest, came)
-                filled(came)
+                sink.filled(came)
                 if rest and time.monotonic() >= until:
                     return count, BlockingIOError()
         except TimeoutError:
@@ -141,8 +164,14 @@ class Connection:
             self._socket.settimeout(0)
         return count, None
 
+    def _receive_in_c(self) -> Receive | None:
+        if isinstance(self._socket, Secured):
+            return self._socket.receive
+        return None if isinstance(self._socket, ssl.SSLSocket) else receiving.from_socket(self._socket.fileno())
+
     def _take_all(self, rest: Sequence[memoryview]) -> int:
         """Fill some buffers, as far as it gets within `SOON`; 0 at the end."""
+        assert isinstance(self._socket, socket.socket)
         return self._socket.recvmsg_into(rest[:AT_ONCE], 0, socket.MSG_WAITALL)[0]
 
     def _take_records(self, rest: Sequence[memoryview]) -> int:
@@ -163,8 +192,8 @@ class Connection:
         return self._socket.recv_into(rest[0])
 
     def _decrypted(self) -> int:
-        """Return how many bytes have come that are no longer in the socket."""
-        return self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
+        """Return how many bytes have come that are no longer in the socket, or that there are some."""
+        return self._socket.pending() if isinstance(self._socket, (ssl.SSLSocket, Secured)) else 0
 
     async def _when_ready(self, step: Callable[[], T], wait: Wait) -> T:
         """Do a step once the socket lets us; when it does at once, no other task runs meanwhile."""
@@ -184,11 +213,11 @@ class Connection:
         await wait(self._socket)
 
 
-async def hand_over(content: bytes | memoryview, buffers: Sequence[memoryview], filled: Filled | None = None) -> int:
+async def hand_over(content: bytes | memoryview, buffers: Sequence[memoryview], sink: Sink | None = None) -> int:
     """Do with bytes that are here already what `receive_into` does with those that come."""
     if count := put(buffers, content):
-        if filled is not None and count >= len(buffers[0]):
-            await trio.to_thread.run_sync(filled, count, limiter=_receivers)
-        elif filled is not None:  # no buffer is full, so there is nothing to do
-            filled(count)
+        if sink is not None and count >= len(buffers[0]):
+            await trio.to_thread.run_sync(sink.filled, count, limiter=_receivers)
+        elif sink is not None:  # no buffer is full, so there is nothing to do
+            sink.filled(count)
     return count

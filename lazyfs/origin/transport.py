@@ -20,12 +20,9 @@ import functools
 import http.cookiejar
 import ipaddress
 import logging
-import ssl
-import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Final
 
 from lazyfs.origin import lean  # noqa: F401 - before httpx, of which it leaves out a part
@@ -39,7 +36,8 @@ from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable, UsageEr
 from lazyfs.options import ENVIRONMENT as ENVIRONMENT
 from lazyfs.options import TransportOptions as TransportOptions
 from lazyfs.origin import wire
-from lazyfs.origin.connection import Filled, hand_over
+from lazyfs.origin.connection import Sink, hand_over
+from lazyfs.origin.securing import Trust
 from lazyfs.origin.wire import Place
 
 log = logging.getLogger(__name__)
@@ -84,25 +82,26 @@ class Reply:
         self._waited = 0.0  # seconds, of the rate's window
         self._received = 0  # bytes, in it
 
-    async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
+    async def receive_into(self, *buffers: memoryview, sink: Sink | None = None) -> int:
         """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end.
 
         *Raises*: OriginUnreachable, also when they come too slowly. *Cancellation*: at any time; then close it.
         """
         if self._rest:
-            return await self._hand_out(buffers, filled)
-        began = trio.current_time()
+            return await self._hand_out(buffers, sink)
+        began, spent = trio.current_time(), sink.spent if sink is not None else 0.0
         count = 0
         with _transport_errors(self.url), trio.move_on_after(RATE_WINDOW) as patience:
             if self._exchange is not None:
-                timed = None if filled is None else partial(self._time, filled)
-                count = await self._exchange.receive_into(*buffers, filled=timed)
+                count = await self._exchange.receive_into(*buffers, sink=sink)
             else:
                 self._rest = memoryview(await anext(self._pieces, b""))
-                count = await self._hand_out(buffers, filled)
+                count = await self._hand_out(buffers, sink)
         if patience.cancelled_caught:
             raise OriginUnreachable(urls.redact(self.url), f"no byte came for {RATE_WINDOW:g} s")
         self._waited += trio.current_time() - began
+        if sink is not None:
+            self._waited -= sink.spent - spent
         self._received += count
         if self._waited >= RATE_WINDOW:
             if self._received < LEAST_RATE * self._waited and count:
@@ -118,14 +117,8 @@ class Reply:
             count = await self.receive_into(memoryview(piece))
             self._rest = memoryview(piece)[:count]
 
-    def _time(self, filled: Filled, count: int) -> None:
-        """Tell of bytes, and do not take for waiting what is then done with them."""
-        began = time.monotonic()
-        filled(count)
-        self._waited -= time.monotonic() - began
-
-    async def _hand_out(self, buffers: Sequence[memoryview], filled: Filled | None) -> int:
-        count = await hand_over(self._rest, buffers, filled)
+    async def _hand_out(self, buffers: Sequence[memoryview], sink: Sink | None) -> int:
+        count = await hand_over(self._rest, buffers, sink)
         self._rest = self._rest[count:]
         return count
 
@@ -153,7 +146,7 @@ class Transport:
 
     def __init__(self, options: TransportOptions) -> None:
         self._options = options
-        self._contexts: dict[bool, ssl.SSLContext] = {}  # with the client certificate, and without; each 0.5 MB
+        self._trusts: dict[bool, Trust] = {}  # with the client certificate, and without; each 0.5 MB
         self._http = httpx.AsyncClient(
             headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
             cookies=_NoCookies(),
@@ -181,15 +174,13 @@ class Transport:
         """Close all connections."""
         await self._http.aclose()
 
-    def _trust(self, place: Place) -> ssl.SSLContext:
+    def _trust(self, place: Place) -> Trust:
         """The system's authorities (what the administrator trusts, not what a package ships), or `--ca-file`'s."""
         certificate = self._options.client_certificate if place in self._options.named else None
-        if bool(certificate) not in self._contexts:
-            context = ssl.create_default_context(cafile=self._options.ca_file)
-            if certificate:
-                context.load_cert_chain(certificate, self._options.client_key)
-            self._contexts[bool(certificate)] = context
-        return self._contexts[bool(certificate)]
+        if bool(certificate) not in self._trusts:
+            key = self._options.client_key if certificate else None
+            self._trusts[bool(certificate)] = Trust(self._options.ca_file, certificate, key)
+        return self._trusts[bool(certificate)]
 
     def _proxies(self) -> dict[str, httpx.AsyncBaseTransport | None]:
         """Return what goes through proxies, by httpx's patterns of URLs; None is for our own connections."""
@@ -218,7 +209,7 @@ class Transport:
         return {f"https://{host}:{port}": self._through(proxy, (scheme, host, port)) for scheme, host, port in named}
 
     def _through(self, proxy: str, place: Place | None = None) -> httpx.AsyncHTTPTransport:
-        trust = self._trust(place or ("", "", 0))
+        trust = self._trust(place or ("", "", 0)).context
         return httpx.AsyncHTTPTransport(verify=trust, proxy=_as_url(proxy), limits=_LIMITS, trust_env=False)
 
 
@@ -258,7 +249,7 @@ _parsed = functools.lru_cache(URLS_KEPT)(httpx.URL)
 class _Wire(httpx.AsyncBaseTransport):
     """httpx's requests over our own connections."""
 
-    def __init__(self, trust: wire.Trust) -> None:
+    def __init__(self, trust: wire.Trusted) -> None:
         self._pool = wire.Pool(trust)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -30,7 +30,8 @@ import trio
 
 from lazyfs.buffers import cut
 from lazyfs.origin import early
-from lazyfs.origin.connection import Connection, Filled, hand_over
+from lazyfs.origin.connection import Connection, Sink, hand_over
+from lazyfs.origin.securing import Trust
 
 IDLE_FOR: Final = 30.0
 """Seconds for which an idle connection is kept; common servers keep theirs for 60 or 75."""
@@ -64,7 +65,7 @@ Place = tuple[str, str, int]
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-Trust = Callable[[Place], ssl.SSLContext]
+Trusted = Callable[[Place], Trust]
 """Returns what TLS trusts, and shows, for an origin."""
 
 
@@ -122,7 +123,7 @@ class Exchange:
         self._frame(event)
         return Head(event.status_code, list(event.headers.raw_items()))
 
-    async def receive_into(self, *buffers: memoryview, filled: Filled | None = None) -> int:
+    async def receive_into(self, *buffers: memoryview, sink: Sink | None = None) -> int:
         """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end.
 
         Waits for as long as it takes. *Raises*: WireError, also when the connection ends before the body does.
@@ -130,13 +131,13 @@ class Exchange:
         if not self._rest and self._due is None:
             self._rest = memoryview(await self._next_data())
         if self._rest:
-            count = await hand_over(self._rest, buffers, filled)
+            count = await hand_over(self._rest, buffers, sink)
             self._rest = self._rest[count:]
             return count
         if not self._due:
             return 0
         with _failures():
-            count = await self._connection.receive_into(list(cut(buffers, self._due)), filled)
+            count = await self._connection.receive_into(list(cut(buffers, self._due)), sink)
         if count == 0:
             raise WireError("the connection was closed in mid-answer")
         self._due -= count
@@ -202,7 +203,7 @@ class Exchange:
 class Pool:
     """Idle connections, by origin, and the making of new ones."""
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: Trusted) -> None:
         self._trust = trust
         self._idle: list[tuple[float, Place, Connection]] = []  # those idle longest first
 

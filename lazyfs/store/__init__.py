@@ -27,6 +27,7 @@ from lazyfs.store.checking import reclaim
 from lazyfs.store.eviction import Evictor
 from lazyfs.store.layout import Layout, open_layout
 from lazyfs.store.quota import QuotaKeeper
+from lazyfs.store.room import Room
 from lazyfs.store.trouble import Trouble
 from lazyfs.versions import BlobId, Version
 
@@ -186,6 +187,13 @@ class Store:
         except (OSError, StoreError) as exc:
             self.trouble.failed(exc)
         return taken
+
+    def room(self, file: BlobFile, run: Extent) -> Room:
+        """Reserve what room there is at once for the first blocks of a run. Never blocks. *Locks*: theirs, held."""
+        stop, taken = run.start, file.writable and self.quota.joined and not self.trouble.at_rest
+        while taken and stop < run.stop and self.quota.take_at_once(file.geometry.length(stop)):
+            stop += 1
+        return Room(self.quota, file, Extent(run.start, stop), taken=taken)
 
     def mark_complete(self, file: BlobFile) -> None:
         """Record, behind, that all of a blob is in the store, if it is: it is synced first. Blocks on the disk.

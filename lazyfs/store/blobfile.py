@@ -145,6 +145,10 @@ class BlobFile:
                 offset += written
         return [records.checksum(block) for block in blocks]
 
+    def place_of(self, index: int) -> tuple[int, int]:
+        """Return where a block belongs: a file that is open as long as this one, and an offset in it."""
+        return self._data, index * self.geometry.block_size
+
     def written(self, index: int, checksum: int) -> bytearray | None:
         """Return the bytes of a block that was written and not recorded yet; None when they do not match.
 

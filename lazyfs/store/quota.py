@@ -188,6 +188,26 @@ class QuotaKeeper:
             self._taken += length
             return 0
 
+    def take_at_once(self, length: int) -> bool:
+        """Reserve bytes for one block if they are in the pool, and nothing else is waited for; otherwise as `take`."""
+        if not self._mutex.acquire(blocking=False):
+            return False
+        try:
+            if self._pool < length:
+                return False
+            self._pool -= length
+            self._taken += length
+            return True
+        finally:
+            self._mutex.release()
+
+    def restock(self) -> None:
+        """Have so much in the pool, where there is room, that the next blocks are had at once. *Locks*: as `take`."""
+        batch = min(LARGEST_BATCH, self.most // BATCHES)
+        if self._pool < batch // 2:
+            with self._mutex:
+                self._grant(batch)
+
     def written(self, length: int) -> None:
         """Say that bytes which were taken are on the disk."""
         with self._mutex:

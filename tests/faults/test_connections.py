@@ -22,6 +22,7 @@ from lazyfs.errors import (
 from lazyfs.extents import Extent
 from lazyfs.origin import slots, wire
 from lazyfs.origin.client import ClientOptions
+from lazyfs.origin.securing import Trust
 from lazyfs.origin.transport import TransportOptions
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Version
@@ -288,7 +289,7 @@ def test_an_answer_with_a_body_that_it_must_not_have_is_the_last_of_its_connecti
 
     async def main() -> None:
         async with saying(unchanged) as (url, _):
-            pool = wire.Pool(lambda place: ssl.create_default_context())
+            pool = wire.Pool(lambda place: Trust())
             exchange, head = await pool.exchange(urls.origin_of(url), b"/x", [(b"host", b"x")])
             assert head.status == 304
             exchange.close()

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import trio
 
+from lazyfs.native import receiving
+from lazyfs.native.receiving import Receive
 from lazyfs.origin.connection import AT_ONCE, SOON, Connection
 
 Main = Callable[[Connection, socket.socket], Awaitable[None]]
@@ -39,12 +41,22 @@ class Told:
     """What was told of bytes that came."""
 
     def __init__(self) -> None:
+        self.spent = 0.0
         self.counts: list[int] = []
         self.threads: set[threading.Thread] = set()
 
-    def __call__(self, count: int) -> None:
+    def filled(self, count: int) -> None:
         self.counts.append(count)
         self.threads.add(threading.current_thread())
+
+    def receive(self, receive: Receive, most: int, seconds: float) -> tuple[int, int]:
+        raise AssertionError("not in Python")
+
+
+@pytest.fixture(autouse=True)
+def _in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is received in C is test_assembler.py's and test_receiving.py's."""
+    monkeypatch.setattr(receiving, "AVAILABLE", False)
 
 
 def test_what_has_come_is_taken_at_once() -> None:
@@ -135,6 +147,7 @@ def test_a_failure_is_told_after_what_came_before_it() -> None:
 
         told = Told()
         peer.sendall(b"abc")
+        assert isinstance(connection._socket, socket.socket)
         connection = Connection(Resetting(fileno=connection._socket.detach()))
         assert await connection.receive_into(buffers(10), told) == 3
         peer.sendall(b"d")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -12,6 +11,7 @@ import pytest
 import trio
 
 from lazyfs.origin import early, wire
+from lazyfs.origin.securing import Trust
 
 HOST = "127.0.0.1"
 
@@ -25,7 +25,7 @@ def _forgotten() -> Iterator[None]:
     early.forget()
 
 
-def no_trust(_place: wire.Place) -> ssl.SSLContext:
+def no_trust(_place: wire.Place) -> Trust:
     """There is no TLS here."""
     raise AssertionError
 

@@ -73,6 +73,25 @@ def test_two_processes_share_the_bound(layout: Layout) -> None:
         assert theirs.take(MIB)
 
 
+def test_what_is_in_the_pool_is_had_at_once_and_the_pool_is_stocked_within_the_bound(layout: Layout) -> None:
+    with keeper(layout) as ours, keeper(layout, used=None) as theirs:
+        assert not ours.take_at_once(1), "nothing is"
+        ours.restock()
+        assert ours.take_at_once(BATCH)
+        assert not ours.take_at_once(1)
+        ours.unused(BATCH)
+        ours.restock()
+        assert ours.look().used == BATCH, "it is full"
+        with ours._mutex:
+            assert not ours.take_at_once(1), "another thread is at it"
+        write(theirs, BOUND - BATCH)
+        assert ours.take_at_once(BATCH)
+        ours.written(BATCH)
+        ours.restock()
+        assert not ours.take_at_once(1), "there is no more room"
+        assert ours.look().used == BOUND
+
+
 def test_what_was_reserved_and_not_used_goes_back(layout: Layout) -> None:
     with keeper(layout) as ours:
         with keeper(layout, used=None) as theirs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ import trio.testing
 from lazyfs.entries import Entry
 from lazyfs.errors import BlobChanged, LazyfsError, OriginBadAnswer, SourceError
 from lazyfs.origin.client import Client
+from lazyfs.origin.securing import Trust
 from lazyfs.problems import PROBLEMS_KEPT, Problems
 from lazyfs.resolve import FRESH_FOR
 from lazyfs.session import Session, Settings, open_session
@@ -255,7 +255,7 @@ def test_idle_connections_are_bounded_over_all_origins() -> None:
     from lazyfs.origin.connection import Connection
 
     async def main() -> None:
-        pool = wire.Pool(lambda _: ssl.create_default_context())
+        pool = wire.Pool(lambda _: Trust())
         others = []
         for number in range(wire.IDLE_MAX + 20):
             ours, theirs = socket.socketpair()

@@ -22,7 +22,7 @@ class Exchange:
     def __init__(self, coming: Coming) -> None:
         self._coming = iter(coming)
 
-    async def receive_into(self, buffer: memoryview, filled: None = None) -> int:
+    async def receive_into(self, buffer: memoryview, sink: None = None) -> int:
         seconds, count = next(self._coming, (0.0, 0))
         await trio.sleep(seconds)
         return min(count, len(buffer))

@@ -1,0 +1,23 @@
+"""TLS connections (tls.c); origin/securing.py has the words for them."""
+
+from typing_extensions import Buffer
+
+from lazyfs.native.receiving import Place
+
+class Failure(Exception):
+    args: tuple[int, int, str, int, str]
+
+class Context:
+    def __new__(
+        cls, options: int, verify_flags: int, minimum: int, ciphers: str, level: int, ca_file: str | None, /
+    ) -> Context: ...
+
+class Connection:
+    def __new__(cls, context: Context, socket: int, host: str, /) -> Connection: ...
+    def handshake(self) -> None: ...
+    def read_into(self, buffer: Buffer, /) -> int: ...
+    def write(self, content: Buffer, /) -> int: ...
+    def pending(self) -> bool: ...
+    def receive(
+        self, blocks: list[bytearray], most: int, seconds: float, bell: int, place: Place, progress: bytearray, /
+    ) -> int: ...
