@@ -16,7 +16,7 @@ from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, StoreError, TooManyOpen
 from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
-from lazyfs.readahead import Budget
+from lazyfs.readahead import LARGEST, Budget
 from lazyfs.store import BlobFile, Store
 from lazyfs.store import layout as layouts
 from lazyfs.turns import Turns
@@ -41,7 +41,9 @@ class Blobs:
         self.limits = limits
         self.memory = CheckedBlocks(limits.memory)
         self.awake = Awake(resource.getrlimit(resource.RLIMIT_NOFILE)[0] % (1 << 30))  # -1, for no limit, is many
-        self.ahead = Budget()
+        # What is fetched ahead is in the store until it is read, or, where that is small, in memory.
+        bound = store.quota.look().max_cache
+        self.ahead = Budget(LARGEST if not bound or bound >= 2 * LARGEST else min(LARGEST, limits.memory // 2))
         self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
         self.on_whole: Callable[[BlobFile], None] = lambda file: None
         self._open: dict[BlobId, Blob] = {}

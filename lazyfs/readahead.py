@@ -75,9 +75,10 @@ class _Stream:
 
 
 class Budget:
-    """What the windows of all blobs of a process may hold together: it is in memory until it is read, or nearly so."""
+    """What the windows of all blobs of a process may hold together, `limit` bytes: it must be kept until it is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = LARGEST) -> None:
+        self._limit = limit
         self._used: OrderedDict[_Stream, float] = OrderedDict()  # when each grew last, the longest ago first
 
     def share(self, stream: _Stream, now: float) -> int:
@@ -86,7 +87,7 @@ class Budget:
         self._used.move_to_end(stream)
         while self._used and next(iter(self._used.values())) < now - IDLE:
             self._used.popitem(last=False)
-        return LARGEST // len(self._used)
+        return self._limit // len(self._used)
 
 
 class Readahead:
