@@ -28,8 +28,11 @@ SOON: Final = 0.5
 HANGS: Final = 9.0
 """Seconds without an answer after which it is not."""
 
-LINGERS: Final = 0.3
-"""Seconds for a dead one's threads to end, or a stopped one's to stop; after that it is gone on without them."""
+LINGERS: Final = 0.05
+"""Seconds for a dead one's threads to end; after that the next one is started beside what is left of it."""
+
+STOPS: Final = 0.3
+"""Seconds for a stopped one's threads to stop."""
 
 PIDFD_THREAD: Final = os.O_EXCL
 
@@ -104,7 +107,7 @@ class Child:
     def stop(self) -> None:
         """Stop it, and wait until it has; a thread that waits in the kernel stops when that has let it go."""
         self.tell(signal.SIGSTOP)
-        until = time.monotonic() + LINGERS
+        until = time.monotonic() + STOPS
         while not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG):
             if time.monotonic() > until:
                 return
