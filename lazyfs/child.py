@@ -45,7 +45,6 @@ class Child:
         self.link = end
         self.ended = os.pidfd_open(pid)
         self.canary = -1
-        self.began = time.monotonic()
         self.serving = False
         self.sound = False  # it has served for a while
         self.hung_up = False

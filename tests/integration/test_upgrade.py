@@ -51,9 +51,7 @@ def change(installed: Path, name: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_the_new_code_takes_over_while_it_is_read(
-    nginx: Nginx, docroot: Path, installed: Path, mounts: Mounts, tmp_path: Path
-) -> None:
+def test_the_new_code_takes_over_while_it_is_read(nginx: Nginx, docroot: Path, installed: Path, tmp_path: Path) -> None:
     source = made(docroot, "blob", 20 * BLOCK + 5)
     mount = mounted(installed, tmp_path, nginx.url + "/blob", "--metrics", ":0")
     before = mount.status()

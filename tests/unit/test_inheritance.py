@@ -6,8 +6,9 @@ A request that is sent again has the number that it had: the kernel does so with
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from lazyfs.options import Settings
 from lazyfs.session import Session, open_session
 from lazyfs.sources.spec import parse_source
 from lazyfs.tree import File, Pending
-from tests.unit.test_session import ROOT, _run, _session
+from tests.unit.test_session import ROOT, _run, _session, asked_about
 
 
 @asynccontextmanager
@@ -36,23 +37,29 @@ async def daemon(path: Path, written: int, url: str) -> AsyncIterator[Session]:
         yield session
 
 
+@asynccontextmanager
+async def one_file(path: Path) -> AsyncIterator[tuple[Callable[[], AbstractAsyncContextManager[Session]], int]]:
+    """Serve one file; yields who gives the next daemon of its mount, and their journal."""
+    written = os.memfd_create("journal")
+    async with _session(path) as (_, origin):
+        origin.file("/file", 5, "1")
+        yield partial(daemon, path, written, f"{origin.url}/file"), written
+
+
 def test_what_is_asked_again_is_counted_once(tmp_path: Path) -> None:
     async def main() -> None:
-        written = os.memfd_create("journal")
-        async with _session(tmp_path) as (_, origin):
-            origin.file("/file", 5, "1")
-            url = f"{origin.url}/file"
-            async with daemon(tmp_path, written, url) as session:
+        async with one_file(tmp_path) as (next_daemon, _):
+            async with next_daemon() as session:
                 inode = (await session.vfs.lookup(ROOT, "file")).inode
                 await session.vfs.open(inode, 10)
                 await session.vfs.open(inode, 12)  # and dies before it has answered
-            async with daemon(tmp_path, written, url) as session:
+            async with next_daemon() as session:
                 assert session.vfs.files.counted(12)
                 assert not session.vfs.files.counted(14)
                 await session.vfs.open(inode, 12)
                 assert session.vfs.opened[inode][1] == 2
                 session.vfs.release(inode, 16)  # and dies before it has answered
-            async with daemon(tmp_path, written, url) as session:
+            async with next_daemon() as session:
                 assert session.vfs.files.counted(16), "it is not to be closed a second time"
                 await session.vfs.files.recall(inode)
                 assert session.vfs.opened[inode][1] == 1
@@ -66,17 +73,14 @@ def test_what_is_asked_again_is_counted_once(tmp_path: Path) -> None:
 
 def test_our_own_opens_are_not_left_to_the_next(tmp_path: Path) -> None:
     async def main() -> None:
-        written = os.memfd_create("journal")
-        async with _session(tmp_path) as (_, origin):
-            origin.file("/file", 5, "1")
-            url = f"{origin.url}/file"
-            async with daemon(tmp_path, written, url) as session:
+        async with one_file(tmp_path) as (next_daemon, written):
+            async with next_daemon() as session:
                 inode = (await session.vfs.lookup(ROOT, "file")).inode
                 await session.vfs.open(inode)
                 await session.vfs.open(inode, 10)
                 session.vfs.release(inode)
                 assert journal.read(written).opened[inode].times == 1
-            async with daemon(tmp_path, written, url) as session:
+            async with next_daemon() as session:
                 session.vfs.release(inode, 12)
                 assert not journal.read(written).opened
 
@@ -85,14 +89,11 @@ def test_our_own_opens_are_not_left_to_the_next(tmp_path: Path) -> None:
 
 def test_a_file_that_is_closed_while_it_is_recalled(tmp_path: Path) -> None:
     async def main() -> None:
-        written = os.memfd_create("journal")
-        async with _session(tmp_path) as (_, origin):
-            origin.file("/file", 5, "1")
-            url = f"{origin.url}/file"
-            async with daemon(tmp_path, written, url) as session:
+        async with one_file(tmp_path) as (next_daemon, _):
+            async with next_daemon() as session:
                 inode = (await session.vfs.lookup(ROOT, "file")).inode
                 await session.vfs.open(inode, 10)
-            async with daemon(tmp_path, written, url) as session:
+            async with next_daemon() as session:
                 reopened = session.vfs.files._reopen
 
                 async def slowly(given):  # type: ignore[no-untyped-def]
@@ -118,11 +119,7 @@ def test_a_new_version_keeps_the_number_that_the_kernel_was_told(tmp_path: Path)
                 file = await session.vfs.lookup(ROOT, "file")
                 await session.vfs.open(file.inode)
                 origin.file("/a/file", 6, "2")
-                assert isinstance(file, File)
-                assert file.known is not None
-                session.resolver.doubt(file.known)
-                while session.resolver.doubts(file.known.url):
-                    await trio.sleep(0.001)
+                await asked_about(session, file)
                 changed = await session.vfs.lookup(ROOT, "file")
                 assert changed.inode != file.inode
             async with daemon(tmp_path, written, f"{origin.url}/a/") as session:

@@ -24,7 +24,7 @@ from lazyfs.resolve import FRESH_FOR
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.feed import local_pieces
 from lazyfs.sources.spec import parse_source
-from lazyfs.tree import File
+from lazyfs.tree import File, Node
 from lazyfs.versions import Known, Version
 
 ROOT = 1
@@ -75,6 +75,15 @@ async def _session(path: Path) -> AsyncIterator[tuple[Session, Canned]]:
         async with open_session(Settings(path / "store")) as session:
             yield session, canned
         nursery.cancel_scope.cancel()
+
+
+async def asked_about(session: Session, node: Node) -> None:
+    """Have the origin asked whether a file has changed, and wait until that is known."""
+    assert isinstance(node, File)
+    assert node.known is not None
+    session.resolver.doubt(node.known)
+    while session.resolver.doubts(node.known.url):
+        await trio.sleep(0.001)
 
 
 def _run(main: Callable[[], Awaitable[None]]) -> None:
@@ -213,9 +222,7 @@ def test_an_inode_of_an_old_version_is_not_opened_any_more(tmp_path: Path) -> No
             assert file.known is not None
             handle = await session.vfs.open(file.inode)
             origin.file("/file", 5, "2")
-            session.resolver.doubt(file.known)
-            while session.resolver.doubts(file.known.url):
-                await trio.sleep(0.001)
+            await asked_about(session, file)
             with pytest.raises(BlobChanged):
                 await session.vfs.open(file.inode)
             session.vfs.release(await session.vfs.open((await session.vfs.lookup(ROOT, "file")).inode))
@@ -238,11 +245,7 @@ def test_a_digest_is_never_of_two_sizes(tmp_path: Path) -> None:
             with pytest.raises(OriginBadAnswer):  # else what is read of it would end at the other's size
                 await session.vfs.open((await session.vfs.lookup(ROOT, "other")).inode)
             origin.file("/file", 9, "2")
-            assert isinstance(file, File)
-            assert file.known is not None
-            session.resolver.doubt(file.known)
-            while session.resolver.doubts(file.known.url):
-                await trio.sleep(0.001)
+            await asked_about(session, file)
             assert session.vfs.tree.find("file") is file
             assert "file" in session.vfs.problems.reasons
             session.vfs.release(handle)
