@@ -19,6 +19,7 @@ from lazyfs.blobs import Blobs
 from lazyfs.counters import Counters
 from lazyfs.entries import Entry, Kind, Refusal
 from lazyfs.errors import LazyfsError, SourceError, StoreError, UsageError
+from lazyfs.images.nodes import ImageRoot
 from lazyfs.options import Settings as Settings
 from lazyfs.origin.client import Client
 from lazyfs.resolve import Resolver
@@ -89,6 +90,9 @@ class Session:
                 for directory in unlisted:
                     with suppress(LazyfsError):  # nobody has looked at it yet
                         await self.vfs.listings.refresh(directory, patient=False)
+        for root in [node for node in self.vfs.tree.nodes() if isinstance(node, ImageRoot)]:
+            with suppress(LazyfsError):  # as above
+                await self.vfs.rootfs.look_kept(root)
 
     async def _restore_one(self, source: Source) -> None:
         try:
