@@ -172,11 +172,11 @@ class Vfs:
         return sorted(found)
 
     async def resolve(self, file: File, *, patient: bool = True) -> None:
-        """Learn what a file is from its origin. *Raises*: OriginError, StoreError."""
+        """Learn what a file is, from its origin unless its source says all. *Raises*: OriginError, StoreError."""
         entry = file.entry
         assert entry.url is not None
         try:
-            known = await self._resolver.known(self._ways(entry), entry.size, patient=patient)
+            known = entry.known or await self._resolver.known(self._ways(entry), entry.size, patient=patient)
         except OriginError:
             if entry.digest is None or entry.size is None:
                 raise
