@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from lazyfs.errors import BlobChanged, DigestMismatch
-from lazyfs.images.nodes import ImageFile
+from lazyfs.rootfs.nodes import ImageFile
 from lazyfs.tree import Node
 from lazyfs.vfs import Vfs
 

@@ -32,9 +32,9 @@ from lazyfs import inorder, neighbours, shortcut
 from lazyfs.attach import ALWAYS
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
 from lazyfs.extents import Block
-from lazyfs.images.nodes import ImageFile, ImageNode, ImageRoot, image_node, mode_of
 from lazyfs.neighbours import Neighbours
 from lazyfs.passthrough import Kernel, Passthrough
+from lazyfs.rootfs.nodes import ImageFile, ImageNode, ImageRoot, image_node, mode_of
 from lazyfs.shortcut import Shortcut
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, cookie
 from lazyfs.vfs import Vfs

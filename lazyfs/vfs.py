@@ -41,18 +41,18 @@ from lazyfs.errors import (
     OriginRefused,
 )
 from lazyfs.given import GivenBlob
-from lazyfs.images.nodes import ImageDirectory, ImageFile, ImageRoot
 from lazyfs.journal import Journal, Legacy
 from lazyfs.listings import Lister, Listings
 from lazyfs.openfiles import OpenFiles
 from lazyfs.passthrough import Passthrough
 from lazyfs.problems import Problems
 from lazyfs.resolve import Resolver
+from lazyfs.rootfs.nodes import ImageDirectory, ImageFile, ImageRoot
 from lazyfs.tree import Directory, File, Node, Pending, Tree, below
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 
 if TYPE_CHECKING:
-    from lazyfs.images.rootfs import Rootfs
+    from lazyfs.rootfs.trees import ImageTrees
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +112,11 @@ class Vfs:
         nursery.start_soon(self._resolve_again, failed)
 
     @functools.cached_property
-    def rootfs(self) -> Rootfs:
+    def rootfs(self) -> ImageTrees:
         """The trees of images, loaded with all that they need when there is one."""
-        from lazyfs.images.rootfs import Rootfs
+        from lazyfs.rootfs.trees import ImageTrees
 
-        return Rootfs(self.tree, self._blobs, self._nursery, self._mirrors)
+        return ImageTrees(self.tree, self._blobs, self._nursery, self._mirrors)
 
     # Names come and go.
 
@@ -185,11 +185,11 @@ class Vfs:
         return sorted(found)
 
     async def resolve(self, file: File, *, patient: bool = True) -> None:
-        """Learn what a file is from its origin. *Raises*: OriginError, StoreError."""
+        """Learn what a file is, from its origin unless its source says all. *Raises*: OriginError, StoreError."""
         entry = file.entry
         assert entry.url is not None
         try:
-            known = await self._resolver.known(self._ways(entry), entry.size, patient=patient)
+            known = entry.known or await self._resolver.known(self._ways(entry), entry.size, patient=patient)
         except OriginError:
             if entry.digest is None or entry.size is None:
                 raise

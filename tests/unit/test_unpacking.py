@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from lazyfs.errors import LayerError
 from lazyfs.extents import Extent
-from lazyfs.images import unpacking
-from lazyfs.images.unpacking import Stream, first_pass, packing_of, unpacked
 from lazyfs.layers.members import Packing
+from lazyfs.rootfs import unpacking
+from lazyfs.rootfs.unpacking import Stream, first_pass, packing_of, unpacked
 
 MIB = 1024 * 1024
 

@@ -6,11 +6,11 @@ from bisect import bisect_right
 from typing import Final
 
 from lazyfs.errors import LayerError
-from lazyfs.images.nodes import ImageFile
-from lazyfs.images.openlayers import OpenLayers
-from lazyfs.images.pieces import Pieces
-from lazyfs.images.streams import Streams
 from lazyfs.layers.members import Packing, Piece
+from lazyfs.rootfs.nodes import ImageFile
+from lazyfs.rootfs.openlayers import OpenLayers
+from lazyfs.rootfs.pieces import Pieces
+from lazyfs.rootfs.streams import Streams
 
 _ZEROS: Final = memoryview(bytes(1 << 20))
 

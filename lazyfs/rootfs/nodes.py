@@ -80,7 +80,7 @@ class ImageLink(Node):
         return self.file.inode
 
     @property
-    def lookups(self) -> int:  # type: ignore[override]
+    def lookups(self) -> int:
         """The file's."""
         return self.file.lookups
 

@@ -1,8 +1,9 @@
 """The uncompressed stream of a layer: its tar, wherever a piece of it is read.
 
 A layer that is a plain tar is that stream itself. One that is compressed as a whole, without a table of contents, has
-another blob in the store, of what it unpacks to, known by its digest (`diff_id`) and filled like any other blob, block
-by block, as it is read. Its origin is the layer's own blob, with what the first pass over that has found out.
+another blob in the store, of what it unpacks to, filled like any other blob, block by block, as it is read. Its origin
+is the layer's own blob, with what the first pass over that has found out. That has matched its digest when the pass is
+over, so nothing is checked against the tar's own (`diff_id`).
 
     read ── block of the unpacked blob ── missing: from the point before it, unpack the layer's bytes ── commit
 
@@ -19,12 +20,12 @@ import trio
 
 from lazyfs.blob import Blob
 from lazyfs.extents import Extent
-from lazyfs.images.openlayers import OpenLayers
-from lazyfs.images.reader import LayerReader
-from lazyfs.images.tables import Tables
-from lazyfs.images.unpacking import READ, Stream, unpacked
 from lazyfs.layers.layer import Layer
 from lazyfs.layers.members import Packing
+from lazyfs.rootfs.openlayers import OpenLayers
+from lazyfs.rootfs.reader import LayerReader
+from lazyfs.rootfs.tables import Tables
+from lazyfs.rootfs.unpacking import READ, Stream, unpacked
 
 
 class Streams:

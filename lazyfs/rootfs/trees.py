@@ -15,15 +15,15 @@ import trio
 
 from lazyfs.blobs import Blobs
 from lazyfs.errors import DeadlineExceeded, LazyfsError, first_reason
-from lazyfs.images import nodes
-from lazyfs.images.contents import Contents
-from lazyfs.images.nodes import ImageFile, ImageRoot
-from lazyfs.images.openlayers import OpenLayers
-from lazyfs.images.pieces import Pieces
-from lazyfs.images.streams import Streams
-from lazyfs.images.tables import Tables
 from lazyfs.layers.members import Member
 from lazyfs.layers.merge import merge
+from lazyfs.rootfs import nodes
+from lazyfs.rootfs.contents import Contents
+from lazyfs.rootfs.nodes import ImageFile, ImageRoot
+from lazyfs.rootfs.openlayers import OpenLayers
+from lazyfs.rootfs.pieces import Pieces
+from lazyfs.rootfs.streams import Streams
+from lazyfs.rootfs.tables import Tables
 from lazyfs.shared import Shared
 from lazyfs.tree import Tree
 
@@ -33,7 +33,7 @@ AT_ONCE: Final = 4
 """Layers whose tables are read at a time."""
 
 
-class Rootfs:
+class ImageTrees:
     """The images' trees in `tree`. `nursery` runs what goes on when those who wait for it have left."""
 
     def __init__(self, tree: Tree, blobs: Blobs, nursery: trio.Nursery, mirrors: Sequence[tuple[str, str]]) -> None:

@@ -19,12 +19,12 @@ import trio
 
 from lazyfs.blob import Blob
 from lazyfs.errors import LayerError
-from lazyfs.images.openlayers import OpenLayers
-from lazyfs.images.reader import LayerReader
-from lazyfs.images.unpacking import Stream, first_pass, packing_of
 from lazyfs.layers import estargz, packed, tar, toc, zstdchunked
 from lazyfs.layers.layer import Layer
 from lazyfs.layers.members import Member, Packing
+from lazyfs.rootfs.openlayers import OpenLayers
+from lazyfs.rootfs.reader import LayerReader
+from lazyfs.rootfs.unpacking import Stream, first_pass, packing_of
 from lazyfs.shared import Shared
 from lazyfs.store import Store
 

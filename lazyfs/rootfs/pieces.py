@@ -18,10 +18,10 @@ import trio
 
 from lazyfs.blob import FAILED_FOR
 from lazyfs.errors import LayerError
-from lazyfs.images.openlayers import OpenLayers
 from lazyfs.layers import expanding
 from lazyfs.layers.layer import Layer
 from lazyfs.layers.members import Piece
+from lazyfs.rootfs.openlayers import OpenLayers
 from lazyfs.shared import Shared
 
 log = logging.getLogger(__name__)

@@ -51,12 +51,12 @@ class OpenLayers:
         return self._reading(layer.digest, partial(self._blobs.open, blob_id, known, ways))
 
     def unpacked(self, layer: Layer, size: int, unpack: Unpack, *, seekable: bool) -> AbstractAsyncContextManager[Blob]:
-        """Have the blob of what a layer unpacks to open while inside: another one, with `diff_id` for its digest.
+        """Have the blob of what a layer unpacks to open while inside: another one, which only this host has.
 
         *Raises*: as `Blobs.open`. *Units*: `size` bytes.
         """
         known = Known(f"{layer.urls[0]}#unpacked", Version(size), ranged=seekable)
-        blob_id = blob_id_for(layer.digest, known.version, layer.diff_id)
+        blob_id = blob_id_for(f"{layer.digest} unpacked", known.version, None)
         return self._reading(f"{layer.digest} unpacked", partial(self._blobs.open, blob_id, known, unpack=unpack))
 
     @asynccontextmanager
