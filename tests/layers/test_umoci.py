@@ -137,19 +137,8 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     tree = work / "tree"
     tree.mkdir()
     base_tree(tree)
-    words = [
-        "tar",
-        "-c",
-        "-C",
-        tree,
-        "--format=posix",
-        "--sparse",
-        "--xattrs",
-        "--xattrs-include=*",
-        "--sort=name",
-        ".",
-    ]
-    writing.layout(work / "first", [run(*words)])
+    options = ("--format=posix", "--sparse", "--xattrs", "--xattrs-include=*", "--sort=name")
+    writing.layout(work / "first", [run("tar", "-c", "-C", tree, *options, ".")])
     run("umoci", "unpack", "--image", work / "first:latest", work / "bundle")
     change(work / "bundle/rootfs")
     run("umoci", "repack", "--image", work / "first:second", work / "bundle")
