@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import tarfile
 
 from tests.layers import writing
@@ -107,3 +108,35 @@ def _record(key: str, value: object) -> bytes:
 def sealed(header: bytes) -> bytes:
     """Return a header block with the checksum that it should have."""
     return header[:148] + b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * 32) + header[156:]
+
+
+def image(dice: random.Random) -> list[bytes]:
+    """Return random layers whose few names meet: over each other, through links, as whiteouts."""
+    known: list[str] = []
+    return [_layer(dice, known) for _ in range(dice.choice((1, 2, 3, 3)))]
+
+
+def _layer(dice: random.Random, known: list[str]) -> bytes:
+    members: list[tuple[str, writing.Entry]] = []
+    contents = {}
+    for _ in range(dice.choice((1, 3, 6, 10))):
+        path = "/".join(dice.choice("abs") for _ in range(dice.choice((1, 1, 2, 3))))
+        parent, slash, name = path.rpartition("/")
+        attributes: writing.Entry = {"uid": dice.randrange(1000), "mtime": dice.randrange(1000), "mode": 0o4711}
+        kind = dice.choice(
+            ("reg", "reg", "reg", "dir", "dir", "dir", "dir", "fifo", "symlink", "hardlink", "out", "out", "opaque")
+        )
+        if kind == "reg":
+            known.append(path)
+            contents[path] = b"x" * dice.randrange(1000)
+        elif kind == "hardlink":
+            attributes["linkname"] = dice.choice(known or ["nothing"])
+        elif kind == "symlink":
+            path = f"{parent}{slash}s"
+            attributes["linkname"] = dice.choice(("", "/", "../", "./")) + dice.choice(("a", "b", "a/b", "s"))
+        elif kind == "out":
+            path = f"{parent}{slash}.wh.{name}"
+        elif kind == "opaque":
+            path += "/.wh..wh..opq"
+        members.append((path, attributes if kind in ("out", "opaque") else attributes | {"type": kind}))
+    return writing.tar(members, contents)
