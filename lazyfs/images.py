@@ -19,6 +19,7 @@ from typing import Final
 
 import trio
 
+from lazyfs import urls
 from lazyfs.blobs import Blobs
 from lazyfs.entries import Entry, Kind, Refusal
 from lazyfs.errors import LazyfsError, SourceError
@@ -44,8 +45,8 @@ _BLOBS: Final = "#blobs"
 class Images:
     """The images of a session. `nursery` runs what is done behind.
 
-    `on_change` is called with the path of an image that has been added, or is another one now. `mirrors` are those of
-    the settings.
+    `on_change` is called with the path of an image that has been added, or is another one now. `fresh_for` and
+    `mirrors` are those of the settings.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Images:
         blobs: Blobs,
         registries: Registries,
         nursery: trio.Nursery,
+        fresh_for: float,
         mirrors: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.on_change: Callable[[str], None] = lambda path: None
@@ -61,6 +63,7 @@ class Images:
         self._blobs = blobs
         self._registries = registries
         self._nursery = nursery
+        self._fresh_for = max(fresh_for, LIST_AGAIN)
         self._mirrors = mirrors
         self._mounted: dict[str, Image] = {}
         self._asking = Shared[Image](nursery)
@@ -102,7 +105,7 @@ class Images:
         if kept:
             self._known[place] = -math.inf, await self._registries.kept(parse_reference(place))
         at, image = self._known.get(place, (-math.inf, None))
-        if image is None or (not kept and trio.current_time() - at >= LIST_AGAIN and url == place):
+        if image is None or (not kept and trio.current_time() - at >= self._fresh_for):
             image = await self._asking.do(place, lambda: self._ask(place))
         return _blobs_of(image) if url.endswith(_BLOBS) else _documents_of(image)
 

@@ -87,7 +87,7 @@ class Session:
         from lazyfs.sources.registry import Registries
 
         registries = Registries(self.client, self.store, self._registries, self._mirrors)
-        return Images(self.vfs, self.blobs, registries, self._nursery, self._mirrors)
+        return Images(self.vfs, self.blobs, registries, self._nursery, self.resolver.fresh_for, self._mirrors)
 
     async def restore(self, sources: Sequence[Source]) -> None:
         """Take in what another daemon had, from what is kept; what is old is asked for again behind, as ever.
