@@ -96,11 +96,11 @@ def _credentials(options: dict[str, Any], named: frozenset[Place]) -> Credential
             raise click.BadParameter(str(exc), param_hint="'--header-file'") from None
     netrc = options["netrc_file"].expanduser().absolute()
     user = options.get("user")
-    auth_files = tuple(_auth_files(os.getuid() if user is None else privileges.user_called(user).uid))
-    return CredentialOptions(tuple(headers), tuple(files), named, netrc, options["credential_command"], auth_files)
+    logins = tuple(auth_files(os.getuid() if user is None else privileges.user_called(user).uid))
+    return CredentialOptions(tuple(headers), tuple(files), named, netrc, options["credential_command"], logins)
 
 
-def _auth_files(uid: int) -> Iterator[Path]:
+def auth_files(uid: int) -> Iterator[Path]:
     """Yield where a user's logins for registries may be, in skopeo's order: containers' tools' files, then docker's.
 
     *Source*: containers-auth.json(5); containers/image, pkg/docker/config/config.go.

@@ -114,7 +114,7 @@ async def _ask(name: str, file: Path, wanted: str) -> Login | None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise NoLogin(f"the file {file} names a credential helper that can be none")
     program = f"docker-credential-{name}"
-    status, output = await run([program, "get"], program, wanted.encode(), _OUTPUT_MAX)
+    status, output = await run([program, "get"], program, f"{wanted}\n".encode(), _OUTPUT_MAX)
     if status is None:
         raise NoLogin(f"{program} did not end within {COMMAND_TIMEOUT:g} s")
     if status:
