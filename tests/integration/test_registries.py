@@ -123,7 +123,7 @@ def test_an_image_is_known_by_its_manifest_and_nothing_else_is_asked_for(
 ) -> None:
     registry.push(made, "team/app:1")
     mount = mounts(image_at(front, "team/app:1"))
-    assert on_mount(under.names, mount.path()) == ["blobs", "config.json", "manifest.json"]
+    assert on_mount(under.names, mount.path()) == ["blobs", "config.json", "manifest.json", "rootfs"]
     seen = on_mount(under.look, mount.path("blobs/sha256"))
     assert {f"sha256:{name}": one.size for name, one in seen.items()} == {
         digest_of(content): len(content) for content in (made.config, *(one.content for one in made.layers))
@@ -174,7 +174,7 @@ def test_an_index_leads_to_the_image_for_the_platform(
         registry.push(image, f"app:{image.layout.name[-3:]}")
     index = registry.put_index("app:1", {HERE: own, "linux/s390x": other})
     mount = mounts(image_at(front, "app:1"))
-    assert on_mount(under.names, mount.path()) == ["blobs", "config.json", "index.json", "manifest.json"]
+    assert on_mount(under.names, mount.path()) == ["blobs", "config.json", "index.json", "manifest.json", "rootfs"]
     assert on_mount(under.read, mount.path("index.json")) == index
     assert on_mount(under.read, mount.path("manifest.json")) == own.manifest
     asked = [request.uri for request in front.requests()]
@@ -202,7 +202,15 @@ def test_several_images_have_names(registry: Registry, made: Made, tmp_path: Pat
     assert lazyfs("add", mount.at, f"two={second}").returncode == 0
     content = small.layers[0].content
     assert on_mount(under.read, mount.path(f"two/{blob(small.layers[0].digest)}")) == content
-    assert on_mount(under.names, mount.path()) == ["blobs", "config.json", "deep", "manifest.json", "one", "two"]
+    assert on_mount(under.names, mount.path()) == [
+        "blobs",
+        "config.json",
+        "deep",
+        "manifest.json",
+        "one",
+        "rootfs",
+        "two",
+    ]
 
 
 def test_fetch_makes_all_of_an_image_complete(registry: Registry, made: Made, mounts: Mounts) -> None:
