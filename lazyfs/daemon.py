@@ -166,6 +166,7 @@ def _load() -> GoOn:
     import lazyfs.fuse
     import lazyfs.logs
     import lazyfs.mount
+    import lazyfs.sources.manifest
     import lazyfs.supervised  # noqa: F401
 
     return _take_over
