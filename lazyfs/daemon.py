@@ -162,10 +162,16 @@ def _supervise(end: socket.socket, daemon: int) -> int:
 
 
 def _load() -> GoOn:
-    """Load all that a daemon is made of which takes over; the supervisor has nothing of it before."""
+    """Load all that a daemon is made of which takes over, and what it uses at once for most sources.
+
+    The supervisor has nothing of it before.
+    """
+    import encodings.idna  # noqa: F401 - for the name of the first host that is asked
+
     import lazyfs.fuse
     import lazyfs.logs
     import lazyfs.mount
+    import lazyfs.sources.index
     import lazyfs.sources.manifest
     import lazyfs.supervised  # noqa: F401
 
