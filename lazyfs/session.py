@@ -22,6 +22,7 @@ from lazyfs.errors import LazyfsError, SourceError, StoreError, UsageError
 from lazyfs.options import Settings as Settings
 from lazyfs.origin.client import Client
 from lazyfs.resolve import Resolver
+from lazyfs.rootfs.nodes import ImageRoot
 from lazyfs.sources.feed import Pieces, list_index, list_kept, local_pieces, read_manifest
 from lazyfs.sources.reference import SCHEME
 from lazyfs.sources.spec import Form, Source
@@ -40,6 +41,9 @@ MANY: Final = 10_000
 
 ADD_AGAIN: Final = 15.0
 """Seconds until a source that another daemon had is tried again."""
+
+ROOTFS: Final = "rootfs"
+"""The name under which an image's tree is shown."""
 
 TIDY_EVERY: Final = 3600.0
 """Seconds between two looks for what killed processes left in the store."""
@@ -87,7 +91,23 @@ class Session:
         from lazyfs.sources.registry import Registries
 
         registries = Registries(self.client, self.store, self._registries, self._mirrors)
-        return Images(self.vfs, self.blobs, registries, self._nursery, self.resolver.fresh_for, self._mirrors)
+        images = Images(self.vfs, self.blobs, registries, self._nursery, self.resolver.fresh_for, self._mirrors)
+        images.on_change = self._show_rootfs
+        return images
+
+    def _show_rootfs(self, path: str) -> None:
+        """Show the tree of the image that is at a path now."""
+        directory, layers = self.vfs.tree.find(path), self.images.mounted[path].layers
+        if not isinstance(directory, Directory) or ROOTFS in directory.removed:
+            return
+        there = directory.children.get(ROOTFS)
+        if isinstance(there, ImageRoot):
+            if there.layers == layers:
+                return
+            self.vfs.take_away(there)
+        node = self.vfs.tree.place(ImageRoot(ROOTFS, directory, layers))
+        if isinstance(node, Refusal):
+            self.vfs.problems.add(node.where, node.reason)
 
     async def restore(self, sources: Sequence[Source]) -> None:
         """Take in what another daemon had, from what is kept; what is old is asked for again behind, as ever.
@@ -104,6 +124,9 @@ class Session:
                 for directory in unlisted:
                     with suppress(LazyfsError):  # nobody has looked at it yet
                         await self.vfs.listings.refresh(directory, patient=False)
+        for root in [node for node in self.vfs.tree.nodes() if isinstance(node, ImageRoot)]:
+            with suppress(LazyfsError):  # as above
+                await self.vfs.rootfs.look_kept(root)
 
     async def _list(self, url: str) -> list[Entry | Refusal]:
         if url.startswith(SCHEME):

@@ -382,6 +382,21 @@ def fsck(store: Path | None, repair: bool, as_json: bool) -> int:
     return checking.fsck(_store_path(store), repair=repair, as_json=as_json)
 
 
+@commands.command()
+@click.option("--force", is_flag=True, help="Replace IMAGE if it is there.")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("image", type=click.Path(path_type=Path))
+def pack(directory: Path, image: Path, force: bool) -> None:
+    """Make an EROFS image of the directory DIR, with mkfs.erofs.
+
+    It keeps names, modes, owners, times, hard links, devices and attributes. It is not compressed, and is made to be
+    served and mounted lazily. The same tree gives the same image.
+    """
+    from lazyfs.cli import packing
+
+    packing.pack(directory, image, force=force)
+
+
 @commands.command("install-units")
 @click.option(
     "--root",
