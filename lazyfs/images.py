@@ -123,7 +123,7 @@ class Images:
         image = await self._registries.image(parse_reference(place))
         _, before = self._known.get(place, (0.0, None))
         self._known[place] = trio.current_time(), image
-        if before is not None and before.manifest.digest != image.manifest.digest:
+        if before is not None and before.named.digest != image.named.digest:
             log.info("%s leads to another image now", place)
             for path, mounted in self.mounted.items():
                 if mounted.reference == place:

@@ -20,6 +20,7 @@ from lazyfs.sources.platforms import of_this_machine
 from lazyfs.sources.spec import parse_source
 from tests import mounts as running
 from tests import under
+from tests.certificates import Authority
 from tests.integration.test_takeover import daemon, next_daemon
 from tests.mounts import Mounts, lazyfs, on_mount, run
 from tests.registries import (
@@ -275,15 +276,41 @@ def test_the_next_daemon_has_the_same_images(registry: Registry, made: Made, mou
     before = on_mount(under.tree, mount.path())
     inode = on_mount(os.stat, mount.path("manifest.json")).st_ino
     on_mount(under.read, mount.path("config.json"))
+    reader = running.start(under.hold_and_read, mount.path("config.json"))
+    reader.wait_until_open()
     registry.stop()
     first = daemon(mount)
     os.kill(first, signal.SIGKILL)
     next_daemon(mount, first)
+    reader.go()
+    assert reader.result() == made.config
     assert on_mount(under.tree, mount.path()).keys() == before.keys()
     assert on_mount(os.stat, mount.path("manifest.json")).st_ino == inode
     assert on_mount(under.read, mount.path("two/manifest.json")) == made.manifest
     assert on_mount(under.read, mount.path("two/config.json")) == made.config
     assert lazyfs("umount", mount.at).returncode == 0
+
+
+# Which way
+
+
+def test_plain_http_is_for_this_host_or_on_demand(
+    registry: Registry, made: Made, tmp_path: Path, mounts: Mounts
+) -> None:
+    """0.0.0.0 is no loopback address, but connections to it stay on this host."""
+    registry.push(made, "app:1")
+    authority = Authority(tmp_path / "authority")
+    with registry.fronted(tmp_path / "front", tls=authority.issue("server", "IP:0.0.0.0")) as front:
+        secure = f"oci://0.0.0.0:{front.port}/app:1"
+        mount = mounts(secure, options=["--ca-file", authority.pem])
+        assert on_mount(under.read, mount.path(blob(made.layers[1].digest))) == made.layers[1].content
+        done = lazyfs("fetch", "--store", tmp_path / "other", secure)
+        assert done.stderr.startswith(f"lazyfs: https://0.0.0.0:{front.port}/v2/app/manifests/1: "), done.stderr
+        assert done.stderr.count("\n") == 1
+    plain = f"oci://0.0.0.0:{registry.port}/app:1"
+    assert "https://0.0.0.0" in lazyfs("fetch", "--store", mounts.store, plain).stderr
+    mount = mounts(plain, options=["--plain-http"])
+    assert on_mount(under.read, mount.path("manifest.json")) == made.manifest
 
 
 # What goes wrong
