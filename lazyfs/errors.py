@@ -6,6 +6,7 @@
     │   ├── StoreTooSmall        it may not be as large as what is to be kept whole in it
     │   └── TooManyOpen          as many blobs are open as descriptors allow            ENFILE
     ├── SourceError          where names come from: a manifest or index that cannot be read
+    ├── ProfileRefused       what is to be fetched ahead: damaged, too large, of another blob
     └── ReadError            a look-up or a read that cannot be answered
         ├── NameMissing          no such name under the mount                          ENOENT
         │   └── InodeUnknown         the kernel has its number from another daemon         ESTALE
@@ -59,6 +60,10 @@ class TooManyOpen(StoreError):
 
 class SourceError(LazyfsError):
     """A source of names cannot be read."""
+
+
+class ProfileRefused(LazyfsError):
+    """A boot profile cannot be what it should be; without it all goes on."""
 
 
 class ReadError(LazyfsError):

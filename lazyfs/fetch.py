@@ -29,14 +29,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Final
 
 import trio
 
 from lazyfs.assembler import Assembler, Taker
+from lazyfs.causes import Fetches
 from lazyfs.commits import Commits
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, OriginError, StoreError
@@ -78,7 +79,14 @@ class Fetcher:
     """Leads the flights of one open blob."""
 
     def __init__(
-        self, store: Store, file: BlobFile, known: Known, ways: Ways, memory: CheckedBlocks, counters: Counters
+        self,
+        store: Store,
+        file: BlobFile,
+        known: Known,
+        ways: Ways,
+        memory: CheckedBlocks,
+        counters: Counters,
+        fetches: Fetches,
     ) -> None:
         self.flights = FlightTable()
         self._token = trio.lowlevel.current_trio_token()
@@ -90,6 +98,7 @@ class Fetcher:
         self._ways = ways
         self._memory = memory
         self._counters = counters
+        self._fetches = fetches
         self._pass: Flight | None = None
         self._pass_hold: Hold | None = None
         # Blocks whose lock this process has. A flight releases only what is in here, never a range, since the
@@ -308,7 +317,7 @@ class Fetcher:
         if not extent:  # the head is all there is of it
             await self._receive(flight, None, Assembler(geometry, 0, head))
             return
-        async with aclosing(await self._ways.ask(extent, flight.urgency)) as answer:
+        async with self._asked(flight, extent) as answer:
             body = answer.body.extent
             if body.start != extent.start or body.stop > extent.stop:  # the range was ignored
                 self.one_pass, head = True, b""
@@ -324,6 +333,13 @@ class Fetcher:
                 # It may be right, but asking on like that would never end.
                 raise OriginBadAnswer(self._ways.shown, "an answer without a single whole block")
             self._passes_begun = 0
+
+    @asynccontextmanager
+    async def _asked(self, flight: Flight, extent: Extent) -> AsyncIterator[Answer]:
+        with self._fetches.noting(self._file.blob_id, extent, flight.urgency()) as fetch:
+            async with aclosing(await self._ways.ask(extent, flight.urgency)) as answer:
+                fetch.answer = answer
+                yield answer
 
     def _begin_pass(self, flight: Flight) -> bool:
         """Make a flight the pass and widen it to all that is missing; False when another is, here or elsewhere.
