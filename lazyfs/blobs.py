@@ -96,9 +96,9 @@ class Blobs:
                 blob.ways.add(url)
                 if (wrong := self._wrong.get((blob_id, url))) is not None and trio.current_time() < wrong[0]:
                     blob.ways.refuse(url, wrong[1])
-            if self._recorder is not None and not blob.opens:
-                blob.run = self._recorder.begin(blob, cold=cold)
             blob.opens += 1
+            if self._recorder is not None and blob.opens == 1:
+                blob.run = self._recorder.begin(blob, cold=cold)
             return blob
 
     def _opened(self, blob_id: BlobId, known: Known) -> tuple[BlobFile, bool]:

@@ -21,7 +21,7 @@ from lazyfs.extents import Extent, Geometry, runs
 from lazyfs.pace import Pace
 from lazyfs.readahead import LATENCIES, SOON, Budget
 
-AT_FIRST: Final = 16 * 1024 * 1024
+AT_FIRST: Final = 8 * 1024 * 1024
 """Bytes that are fetched before anybody has asked for one of them."""
 
 LASTS: Final = 0.16
