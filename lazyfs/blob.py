@@ -27,10 +27,11 @@ from lazyfs.awake import Awake
 from lazyfs.blockuses import BlockUses
 from lazyfs.causes import Fetches, replaying
 from lazyfs.counters import Counters
+from lazyfs.derived import Unpack, fetcher_of
 from lazyfs.errors import DeadlineExceeded, DigestMismatch, LazyfsError, OriginOffline, StoreError
 from lazyfs.extents import Block, Extent, Geometry, runs
 from lazyfs.failures import Failures
-from lazyfs.fetch import LONGEST_RUN, Fetcher, read_stored
+from lazyfs.fetch import LONGEST_RUN, read_samples, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
 from lazyfs.memory import CheckedBlocks
 from lazyfs.options import Limits as Limits
@@ -39,7 +40,6 @@ from lazyfs.readahead import Budget, Readahead
 from lazyfs.replay import Run
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.layout import Layout
-from lazyfs.store.sampling import some_present
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, digest_of
 from lazyfs.ways import Ways
@@ -51,9 +51,6 @@ FAILED_FOR: Final = 3.0
 
 FILL_WORKERS: Final = 4
 """Runs fetched at a time when a whole blob is wanted."""
-
-SAMPLES: Final = 4
-"""Blocks that a mirror must have alike, where nothing else says that it has the same blob."""
 
 
 class Shared(Protocol):
@@ -82,7 +79,9 @@ class Shared(Protocol):
 class Blob:
     """A blob that is open in this process, shared by all its readers; made by `Blobs.open` (blobs.py)."""
 
-    def __init__(self, blob_id: BlobId, file: BlobFile, known: Known, shared: Shared) -> None:
+    def __init__(
+        self, blob_id: BlobId, file: BlobFile, known: Known, shared: Shared, unpack: Unpack | None = None
+    ) -> None:
         self.blob_id = blob_id
         self.known = known
         self.geometry: Geometry = file.geometry
@@ -93,9 +92,12 @@ class Blob:
         self.run: Run | None = None  # who records what is asked for, and knows what was in runs before
         self._file = file
         self._shared = shared
+        self._local = unpack is not None  # its origin is no other host
         digest = digest_of(blob_id) is not None
-        self.ways = Ways(known, shared.client, shared.counters, shared.nursery, self._samples, digest=digest)
-        self._fetcher = Fetcher(shared.store, file, known, self.ways, shared.memory, shared.counters, shared.fetches)
+        samples = partial(read_samples, file, shared.counters)
+        self.ways = Ways(known, shared.client, shared.counters, shared.nursery, samples, digest=digest)
+        common = shared.store, file, known, self.ways, shared.memory, shared.counters, shared.fetches
+        self._fetcher = fetcher_of(unpack)(*common)
         self._flights = self._fetcher.flights
         self._fetcher.on_landed = self.launch_ahead
         self._readahead = Readahead(file.geometry, shared.ahead)
@@ -251,7 +253,7 @@ class Blob:
 
         Returns the holds that are the read's own. No await: to find no flight and to launch one are one step.
         """
-        if self._shared.client.offline:
+        if self._shared.client.offline and not self._local:
             return []
         (run, part), holds = self._next_ahead(), list[Hold]()
         if run and run.start <= demand.stop:
@@ -361,12 +363,6 @@ class Blob:
         except OSError as exc:
             log.warning("blob %s: its map cannot be read: %s", self.blob_id, exc.strerror or exc)
 
-    async def _samples(self) -> list[tuple[Extent, Block]]:
-        """Return a few blocks that are in the store, any of them, and where they are."""
-        chosen = await trio.to_thread.run_sync(some_present, self._file, SAMPLES)
-        blocks = [(index, await read_stored(self._file, index, self._shared.counters)) for index in chosen]
-        return [(self.geometry.bytes_of(Extent(index, index + 1)), block) for index, block in blocks if block]
-
     async def _stored_run(self, run: Extent) -> Block | None:
         """Return several blocks in one piece, when all are in the store: that is what a sequential reader wants.
 
@@ -451,7 +447,7 @@ class Blob:
         return DeadlineExceeded(urls.redact(self.known.url), f"not delivered by the origin in {seconds:g} s")
 
     def _refuse_offline(self, run: Extent) -> None:
-        if self._shared.client.offline and any(True for _ in self._file.missing(run)):
+        if self._shared.client.offline and not self._local and any(True for _ in self._file.missing(run)):
             shown = urls.redact(self.known.url)
             raise OriginOffline(shown, "not all of it is in the store, and --offline forbids asking the origin")
 

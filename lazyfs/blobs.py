@@ -14,6 +14,7 @@ from lazyfs.awake import Awake
 from lazyfs.blob import Blob, Limits
 from lazyfs.causes import Fetches
 from lazyfs.counters import Counters
+from lazyfs.derived import Unpack
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, StoreError, TooManyOpen
 from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
@@ -61,11 +62,14 @@ class Blobs:
         replays = not self.client.offline
         self._recorder = Recorder(self.store, self.nursery, self.ahead, replays=replays)
 
-    async def open(self, blob_id: BlobId, known: Known, mirrors: Sequence[str] = ()) -> Blob:
+    async def open(
+        self, blob_id: BlobId, known: Known, mirrors: Sequence[str] = (), unpack: Unpack | None = None
+    ) -> Blob:
         """Open a blob, or share it with those who have it open; pair it with `close`.
 
-        `mirrors` are further URLs, in order. *Raises*: StoreError; OriginBadAnswer, when a digest is open with another
-        size; DigestMismatch, when all it could come from was found wrong a while ago.
+        `mirrors` are further URLs, in order; with `unpack`, that is asked for it, and no URL. *Raises*: StoreError;
+        OriginBadAnswer, when a digest is open with another size; DigestMismatch, when all it could come from was found
+        wrong a while ago.
         """
         async with self._opening.of(blob_id):
             blob = self._open.get(blob_id)
@@ -85,7 +89,7 @@ class Blobs:
                     if exc.errno in layouts.TOO_MANY_OPEN:
                         raise self._too_many() from None
                     raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
-                blob = self._open[blob_id] = Blob(blob_id, file, known, self)
+                blob = self._open[blob_id] = Blob(blob_id, file, known, self, unpack)
                 self.awake.use(blob)
                 self._said_too_many = False
             elif blob.geometry.size != known.version.size:  # only a digest may name blobs of two sizes: one is a lie
@@ -97,7 +101,7 @@ class Blobs:
                 if (wrong := self._wrong.get((blob_id, url))) is not None and trio.current_time() < wrong[0]:
                     blob.ways.refuse(url, wrong[1])
             blob.opens += 1
-            if self._recorder is not None and blob.opens == 1:
+            if self._recorder is not None and blob.opens == 1 and unpack is None:  # else what it is made of is
                 blob.run = self._recorder.begin(blob, cold=cold)
             return blob
 

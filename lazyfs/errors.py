@@ -6,6 +6,7 @@
     │   ├── StoreTooSmall        it may not be as large as what is to be kept whole in it
     │   └── TooManyOpen          as many blobs are open as descriptors allow            ENFILE
     ├── SourceError          where names come from: a manifest or index that cannot be read
+    ├── LayerError           a layer of an image: damaged, or saying what no tree can hold   EIO
     ├── ProfileRefused       what is to be fetched ahead: damaged, too large, of another blob
     └── ReadError            a look-up or a read that cannot be answered
         ├── NameMissing          no such name under the mount                          ENOENT
@@ -60,6 +61,10 @@ class TooManyOpen(StoreError):
 
 class SourceError(LazyfsError):
     """A source of names cannot be read."""
+
+
+class LayerError(LazyfsError):
+    """A layer of an image, its table of contents or a piece of it is damaged or beyond what is taken."""
 
 
 class ProfileRefused(LazyfsError):

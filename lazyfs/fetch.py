@@ -49,6 +49,7 @@ from lazyfs.origin.client import Answer
 from lazyfs.records import MISSING
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.room import Room
+from lazyfs.store.sampling import some_present
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Known, digest_of
 from lazyfs.ways import Ways
@@ -65,6 +66,9 @@ holder's death within 10."""
 
 ANSWER_FIRST: Final = 0.001
 """Seconds before a single block that somebody waits for is committed: the commit would take turns with the answer."""
+
+SAMPLES: Final = 4
+"""Blocks that a mirror must have alike, where nothing else says that it has the same blob."""
 
 PASS_TRIES: Final = 5
 """Times that a pass is begun again without a single new block; each costs the origin the whole blob."""
@@ -311,11 +315,11 @@ class Fetcher:
         extent, head = geometry.bytes_of(run), b""
         if self.one_pass:
             extent = Extent(0, geometry.size)
-        elif run.start == 0:
-            head = self._head[: len(extent)]
-            extent = Extent(len(head), extent.stop)
+        else:
+            head = self._head[extent.start : extent.stop]
+            extent = Extent(extent.start + len(head), extent.stop)
         if not extent:  # the head is all there is of it
-            await self._receive(flight, None, Assembler(geometry, 0, head))
+            await self._receive(flight, None, Assembler(geometry, extent.start - len(head), head))
             return
         async with self._asked(flight, extent) as answer:
             body = answer.body.extent
@@ -476,3 +480,10 @@ async def read_stored(file: BlobFile, index: int, counters: Counters) -> bytearr
     except OSError:
         return None
     return block
+
+
+async def read_samples(file: BlobFile, counters: Counters) -> list[tuple[Extent, Block]]:
+    """Return a few blocks of the store, any of them, checked, and where they are."""
+    chosen = await trio.to_thread.run_sync(some_present, file, SAMPLES)
+    blocks = [(index, await read_stored(file, index, counters)) for index in chosen]
+    return [(file.geometry.bytes_of(Extent(index, index + 1)), block) for index, block in blocks if block]

@@ -10,92 +10,10 @@ from typing import Any
 
 import click
 
-from lazyfs import __version__, records, sizes
+from lazyfs import __version__, records
+from lazyfs.cli.values import Address, BlockSize, Mountpoint, Seconds, Size
 from lazyfs.errors import UsageError
 from lazyfs.options import WatchOptions, default_path
-
-
-class BlockSize(click.ParamType[int]):
-    """A size that blocks can have: bytes, or a number with K, M, G, T."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read a block size."""
-        try:
-            size = value if isinstance(value, int) else sizes.parse_size(value)
-        except UsageError as exc:
-            self.fail(str(exc), param, ctx)
-        if not records.valid_block_size(size):
-            self.fail(f"{value!r} is not a power of two from 64K to 8M", param, ctx)
-        return size
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes, or a number with K, M, G, T."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read a size."""
-        try:
-            return value if isinstance(value, int) else sizes.parse_size(value)
-        except UsageError as exc:
-            self.fail(str(exc), param, ctx)
-
-
-class Seconds(click.ParamType[float]):
-    """A time that can be waited for; `infinite` is a word for one without an end."""
-
-    name = "seconds"
-
-    def __init__(self, infinite: str = "") -> None:
-        self._infinite = infinite
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read a number of seconds, or the word for an infinite one."""
-        if self._infinite and value == self._infinite:
-            return float("inf")
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = -1.0
-        if not 0 <= seconds < float("inf"):
-            more = f", or {self._infinite}" if self._infinite else ""
-            self.fail(f"{value!r} is not a number of seconds, 0 or more{more}", param, ctx)
-        return seconds
-
-
-class Mountpoint(click.ParamType[Path]):
-    """A path that is not looked at, as `click.Path` would: who looks at a mount that is stuck waits for ever."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Take it as it is."""
-        return Path(value)
-
-
-class Address(click.ParamType[tuple[str, int]]):
-    """Where to listen: `PORT` on loopback, or `ADDR:PORT` with a numeric address, that of IPv6 in brackets."""
-
-    name = "address"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Read an address and a port."""
-        import ipaddress  # only here, since few say one
-
-        address, _, port = value.rpartition(":")
-        try:
-            found = ipaddress.ip_address("127.0.0.1" if address in ("", "localhost") else address.strip("[]"))
-        except ValueError:
-            found = None
-        brackets = address.startswith("[") and address.endswith("]")
-        if found is None or brackets != (found.version == 6) or not re.fullmatch("[0-9]{1,5}", port):
-            self.fail(f"{value!r} is no PORT, nor an address and a port, as in 127.0.0.1:9100", param, ctx)
-        if int(port) > 65535:
-            self.fail(f"{value!r}: ports go up to 65535", param, ctx)
-        return str(found), int(port)
 
 
 def _store_option(function: Any) -> Any:
@@ -137,6 +55,10 @@ def _fetching_options(function: Any) -> Any:
                          help="Its key, when that is not in the same file."),
             click.option("--proxy", metavar="URL",
                          help="Ask origins through this HTTP proxy; env: through those that the environment names."),
+            click.option("--platform", metavar="OS/ARCH[/VARIANT]",
+                         help="Which image of an index (oci://): this machine's if not said."),
+            click.option("--plain-http", is_flag=True,
+                         help="Ask registries on other hosts, too, without TLS."),
             click.option("--offline", is_flag=True, help="Never touch the network: serve what the store has."),
             click.option("--read-timeout", type=Seconds(), default=60.0, metavar="SECONDS",
                          help="A read that cannot be served by then fails with EIO (0: wait for ever)."),
@@ -431,6 +353,21 @@ def fsck(store: Path | None, repair: bool, as_json: bool) -> int:
     from lazyfs.cli import checking
 
     return checking.fsck(_store_path(store), repair=repair, as_json=as_json)
+
+
+@commands.command()
+@click.option("--force", is_flag=True, help="Replace IMAGE if it is there.")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("image", type=click.Path(path_type=Path))
+def pack(directory: Path, image: Path, force: bool) -> None:
+    """Make an EROFS image of the directory DIR, with mkfs.erofs.
+
+    It keeps names, modes, owners, times, hard links, devices and attributes. It is not compressed, and is made to be
+    served and mounted lazily. The same tree gives the same image.
+    """
+    from lazyfs.cli import packing
+
+    packing.pack(directory, image, force=force)
 
 
 @commands.command("install-units")

@@ -24,7 +24,7 @@ from lazyfs.entries import Entry, Kind, Refusal, unsafe
 from lazyfs.errors import SourceError
 from lazyfs.sizes import SIZE_MAX
 from lazyfs.sources.links import Base, decoded, encoded, wire
-from lazyfs.sources.times import civil_ns, http_date_ns
+from lazyfs.times import civil_ns, http_date_ns
 from lazyfs.urls import redact
 
 MAX_ENTRIES = 1_000_000

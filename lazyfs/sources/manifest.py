@@ -23,10 +23,10 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
+from lazyfs import times
 from lazyfs.entries import Entry, Kind, Refusal, unsafe
 from lazyfs.errors import SourceError
 from lazyfs.sizes import SIZE_MAX
-from lazyfs.sources import times
 from lazyfs.sources.links import Base, wire
 from lazyfs.urls import is_http
 
