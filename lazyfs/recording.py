@@ -115,12 +115,12 @@ class Recording:
             self._write()
 
     async def _begin_replay(self) -> None:
-        blob = self._blob
+        blob, store = self._blob, self._recorder.store
         try:
-            profile = await trio.to_thread.run_sync(
-                find, self._recorder.store.catalogue, blob.blob_id, blob.known.version
-            )
-            if profile is not None and blob.file.writable and not self._ended.is_set():
+            profile = await trio.to_thread.run_sync(find, store.catalogue, blob.blob_id, blob.known.version)
+            if profile is None or self._ended.is_set():  # then its files may be closed
+                return
+            if blob.file.writable and not store.trouble.at_rest:  # else it would be fetched once more when it is read
                 blocks = profile.blocks(blob.geometry)
                 self._replay = Replay(blob.geometry, blocks, self._asked, self._recorder.budget)
                 blob.launch_ahead()

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyfs import profiles
@@ -27,6 +27,7 @@ def of(blocks: list[int]) -> Profile:
     return of_blocks(ID, Version(SIZE, '"e"'), GEOMETRY, blocks)
 
 
+@settings(deadline=None)
 @given(orders)
 def test_what_is_written_is_read(blocks: list[int]) -> None:
     profile = of(blocks)
@@ -35,6 +36,7 @@ def test_what_is_written_is_read(blocks: list[int]) -> None:
     assert profile.bytes == sum(map(GEOMETRY.length, blocks))
 
 
+@settings(deadline=None)
 @given(orders, st.sampled_from([UNIT, 4 * UNIT, 128 * UNIT]))
 def test_blocks_of_another_size_cover_the_same_bytes(blocks: list[int], block_size: int) -> None:
     other = Geometry(SIZE, block_size)
@@ -44,6 +46,7 @@ def test_blocks_of_another_size_cover_the_same_bytes(blocks: list[int], block_si
     assert wanted <= set(found) <= set(range(other.blocks))
 
 
+@settings(deadline=None)
 @given(orders, orders)
 def test_what_is_added_comes_behind(first: list[int], then: list[int]) -> None:
     assert merged(of(first), of(then)).blocks(GEOMETRY) == list(dict.fromkeys(first + then))
@@ -113,6 +116,7 @@ def test_garbage_is_refused(content: bytes) -> None:
         decode(content)
 
 
+@settings(deadline=None)
 @given(orders, st.data())
 def test_a_byte_that_rots_is_refused_or_does_no_harm(blocks: list[int], data: st.DataObject) -> None:
     content = bytearray(encode(of(blocks)))

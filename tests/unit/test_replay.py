@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyfs.extents import Extent, Geometry
@@ -59,6 +59,7 @@ class Reader:
         return len(set(self.fetched) - self.asked.keys()) * BLOCK
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, BLOCKS - 1), unique=True, max_size=300), paces)
 def test_who_follows_it_gets_all_of_it_once(blocks: list[int], pace: Pace | None) -> None:
     reader = Reader(blocks, pace)
@@ -70,6 +71,7 @@ def test_who_follows_it_gets_all_of_it_once(blocks: list[int], pace: Pace | None
     assert not blocks or reader.fetched, "and it is in front"
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, BLOCKS - 1), unique=True, min_size=100, max_size=2000),
     st.lists(st.integers(0, BLOCKS - 1), max_size=300),
