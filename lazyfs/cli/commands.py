@@ -440,6 +440,8 @@ def _go_home_of(name: str) -> None:
     if os.geteuid() != 0:
         raise click.BadParameter("only root can run a daemon as another user", param_hint="'--user'")
     os.environ["HOME"] = user.home
+    for name in [name for name in os.environ if name.startswith("XDG_")]:  # directories of who has called
+        del os.environ[name]
 
 
 def _store_path(given: Path | None) -> Path:
