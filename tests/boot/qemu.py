@@ -5,6 +5,7 @@ What it writes goes to a qcow2 overlay, for which the disk is the backing file: 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -21,7 +22,7 @@ MARKER: Final = "lazyfs-booted"
 LIMIT: Final = 300.0
 """Seconds for a boot."""
 
-SHOWN: Final = 600
+SHOWN: Final = 2000
 """Characters of the console's end that an error shows."""
 
 
@@ -51,27 +52,28 @@ def boot(machine: Machine, overlay: Path, within: float = LIMIT) -> float:
     """
     overlay.unlink(missing_ok=True)
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", machine.form, "-b", machine.disk, overlay])
-    began, said = time.monotonic(), bytearray()
-    up = None
-    with subprocess.Popen(
+    began, said, up = time.monotonic(), bytearray(), None
+    process = subprocess.Popen(
         _words(machine, overlay), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        assert process.stdout is not None
-        try:
-            while select.select([process.stdout], [], [], max(0.0, began + within - time.monotonic()))[0]:
-                piece = os.read(process.stdout.fileno(), 1 << 16)
-                if not piece:
-                    break
-                said += piece
-                if up is None and MARKER.encode() in said:
-                    up = time.monotonic() - began
-            process.wait(max(0.1, began + within - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            up = None
-        finally:
-            process.kill()
+    )
+    assert process.stdout is not None
+    try:
+        while select.select([process.stdout], [], [], max(0.0, began + within - time.monotonic()))[0]:
+            piece = os.read(process.stdout.fileno(), 1 << 16)
+            if not piece:
+                break
+            said += piece
+            if up is None and MARKER.encode() in said:
+                up = time.monotonic() - began
+        off = process.wait(max(0.1, began + within - time.monotonic())) == 0
+    except subprocess.TimeoutExpired:
+        off = False
+    finally:
+        process.stdout.close()
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it waits for a mount, and ends with that
             process.wait(PATIENCE)
-    if up is None:
+    if up is None or not off:
         raise NotBooted(f"not up and off again within {within:.0f} s: {said.decode(errors='replace')[-SHOWN:]!r}")
     return up
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.boot import small
-from tests.boot.qemu import boot
+from tests.boot.qemu import NotBooted, boot
 from tests.mounts import Mounts
 from tests.servers import Nginx
 
@@ -41,3 +42,12 @@ def test_a_machine_boots_from_a_lazy_disk_and_again_without_the_origin(
     again = mounts(f"{nginx.url}/")
     boot(small.machine(again.path()), tmp_path / "overlay", WITHIN)
     assert again.counters()["origin_bytes"] == 0
+
+
+def test_a_machine_that_does_not_come_up_is_ended(system: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(bytes(1 << 20))
+    machine = replace(small.machine(str(system)), disk=tmp_path / "empty")
+    with pytest.raises(NotBooted, match="Kernel panic"):
+        boot(machine, tmp_path / "overlay", WITHIN)
+    with pytest.raises(NotBooted, match="within 1 s"):
+        boot(small.machine(str(system)), tmp_path / "overlay", 1.0)
