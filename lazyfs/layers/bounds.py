@@ -23,8 +23,10 @@ SIZE_MAX = 2**63 - 1
 HEADER_MAX = 1024 * 1024
 """Of one extended header or sparse map in a tar."""
 MEMBERS_MAX = 2_000_000
-TEXT_MAX = 512 * 1024 * 1024
-"""Of all names, targets and attributes of a layer together."""
+TEXT_MAX = 256 * 1024 * 1024
+"""Of all names, targets and attributes of a layer together, each attribute counted as 100 bytes more than it has."""
+PIECES_EACH = 4
+"""Pieces of content, on the average of as many members as there may be."""
 
 _OWNER_MAX = 2**32 - 2  # the last one means "leave it as it is" to chown
 _MAJOR_MAX, _MINOR_MAX = 2**12 - 1, 2**20 - 1
@@ -154,13 +156,13 @@ def time_ns(value: int) -> int:
 
 
 class Allowance:
-    """How much a layer may still say. *Units*: `members`, and `text` bytes."""
+    """How much a layer may still say. *Units*: `text` bytes."""
 
-    __slots__ = ("_members", "_text", "members")
+    __slots__ = ("_members", "_most", "_pieces", "_text")
 
-    def __init__(self, members: int = MEMBERS_MAX, text: int = TEXT_MAX) -> None:
-        self.members = members
-        self._members, self._text = members, text
+    def __init__(self, most: int = MEMBERS_MAX, text: int = TEXT_MAX) -> None:
+        self._most = self._members = most
+        self._pieces, self._text = PIECES_EACH * most, text
 
     def take(self, member: Member) -> Member:
         """Count a member, and return it.
@@ -169,10 +171,13 @@ class Allowance:
         """
         self._members -= 1
         if self._members < 0:
-            raise LayerError(f"the layer has more than {self.members} members")
+            raise LayerError(f"the layer has more than {self._most} members")
+        self._pieces -= len(member.pieces)
+        if self._pieces < 0:
+            raise LayerError("the layer's content is in too many pieces")
         self._text -= len(member.path) + len(member.target)
         for name, value in member.xattrs:
-            self._text -= len(name) + len(value)
+            self._text -= len(name) + len(value) + 100
         if self._text < 0:
             raise LayerError("the layer's names and attributes are too long, all together")
         if not member.path and member.type is not Type.DIRECTORY:

@@ -25,8 +25,8 @@ from lazyfs.layers.members import Member, Type
 
 IMPLIED = Member("", Type.DIRECTORY, 0o755)
 """What is known of a directory that no layer has a member for."""
-MOVES_MAX = 20_000_000
-"""Steps that symbolic links may cost, over all members: few take more than ten each."""
+MOVES_EACH = 10
+"""Steps that symbolic links may cost, on the average of as many names as a tree may have."""
 
 _LINKS_MAX = 40  # that one look-up follows, as in the kernel
 _WHITEOUT = ".wh."
@@ -103,7 +103,7 @@ class _Tree:
     def __init__(self, most: int) -> None:
         self.root = Directory(IMPLIED, -1, -1)
         self._most = self._left = most
-        self._moves = MOVES_MAX
+        self._moves = MOVES_EACH * most
         self._layer = 0
         # Names that this layer made for nodes of lower ones.
         self._links: set[tuple[Directory, str]] = set()

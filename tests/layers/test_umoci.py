@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import struct
 import subprocess
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from lazyfs.layers import packed
-from lazyfs.layers.members import Member
+from lazyfs.layers.members import Member, Type
 from lazyfs.layers.merge import IMPLIED, Directory, merge, walk
-from tests.layers import seeing, writing
+from tests.layers import samples, seeing, writing
 from tests.layers.reading import from_estargz, from_shared, from_tar, from_zstd_chunked
 
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service, as `setcap` writes it
@@ -137,19 +138,8 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     tree = work / "tree"
     tree.mkdir()
     base_tree(tree)
-    words = [
-        "tar",
-        "-c",
-        "-C",
-        tree,
-        "--format=posix",
-        "--sparse",
-        "--xattrs",
-        "--xattrs-include=*",
-        "--sort=name",
-        ".",
-    ]
-    writing.layout(work / "first", [run(*words)])
+    options = ("--format=posix", "--sparse", "--xattrs", "--xattrs-include=*", "--sort=name")
+    writing.layout(work / "first", [run("tar", "-c", "-C", tree, *options, ".")])
     run("umoci", "unpack", "--image", work / "first:latest", work / "bundle")
     change(work / "bundle/rootfs")
     run("umoci", "repack", "--image", work / "first:second", work / "bundle")
@@ -190,3 +180,24 @@ def test_the_merged_tree_is_what_umoci_unpacks(
     root = merge(packed.unpack(packed.pack(members)) for members, _ in forms)
     found = seeing.merged(root, [seeing.stored_in(blob) for _, blob in forms])
     assert_same(found, root, dict(unpacked))
+
+
+def test_random_images_are_merged_as_umoci_unpacks_them(tmp_path: Path) -> None:
+    """Where umoci takes an image, we do, and see the same, but for when directories were changed, which umoci loses."""
+    taken = 0
+    while taken < 20:
+        seed = random.SystemRandom().randrange(10**9)
+        work = tmp_path / str(seed)
+        layers = samples.image(random.Random(seed))
+        writing.layout(work / "image", layers)
+        words = ("umoci", "raw", "unpack", "--image", f"{work}/image:latest", f"{work}/rootfs")
+        if subprocess.run(words, capture_output=True, timeout=60, check=False).returncode != 0:
+            continue  # a file where a directory is wanted, a hard link to nothing
+        taken += 1
+        root = merge(from_tar(layer)[0] for layer in layers)
+        found = seeing.merged(root, [seeing.stored_in(layer) for layer in layers])
+        assert timeless(found) == timeless(seeing.on_disk(f"{work}/rootfs")), f"seed {seed}"
+
+
+def timeless(tree: dict[str, seeing.Seen]) -> dict[str, seeing.Seen]:
+    return {path: replace(seen, mtime_ns=0) if seen.type is Type.DIRECTORY else seen for path, seen in tree.items()}
