@@ -30,9 +30,10 @@ from lazyfs import urls
 from lazyfs.awake import Awake
 from lazyfs.blockuses import BlockUses
 from lazyfs.counters import Counters
+from lazyfs.derived import Unpack, fetcher_of
 from lazyfs.errors import DeadlineExceeded, DigestMismatch, LazyfsError, OriginOffline, StoreError
 from lazyfs.extents import Block, Extent, Geometry, runs
-from lazyfs.fetch import LONGEST_RUN, Fetcher, read_stored
+from lazyfs.fetch import LONGEST_RUN, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
 from lazyfs.memory import CheckedBlocks
 from lazyfs.options import Limits as Limits
@@ -82,7 +83,9 @@ class Shared(Protocol):
 class Blob:
     """A blob that is open in this process, shared by all its readers; made by `Blobs.open` (blobs.py)."""
 
-    def __init__(self, blob_id: BlobId, file: BlobFile, known: Known, shared: Shared) -> None:
+    def __init__(
+        self, blob_id: BlobId, file: BlobFile, known: Known, shared: Shared, unpack: Unpack | None = None
+    ) -> None:
         self.blob_id = blob_id
         self.known = known
         self.geometry: Geometry = file.geometry
@@ -92,9 +95,10 @@ class Blob:
         self.lost = False  # whether its files have gone while they were not open
         self._file = file
         self._shared = shared
+        self._local = unpack is not None  # its origin is no other host
         digest = digest_of(blob_id) is not None
         self.ways = Ways(known, shared.client, shared.counters, shared.nursery, self._samples, digest=digest)
-        self._fetcher = Fetcher(shared.store, file, known, self.ways, shared.memory, shared.counters)
+        self._fetcher = fetcher_of(unpack)(shared.store, file, known, self.ways, shared.memory, shared.counters)
         self._flights = self._fetcher.flights
         self._fetcher.on_landed = self._launch_ahead
         self._readahead = Readahead(file.geometry, shared.ahead)
@@ -248,7 +252,7 @@ class Blob:
 
         Returns the holds that are the read's own. No await: to find no flight and to launch one are one step.
         """
-        if self._shared.client.offline:
+        if self._shared.client.offline and not self._local:
             return []
         run, part = self._next_ahead()
         if run and run.start <= demand.stop:
@@ -449,7 +453,7 @@ class Blob:
             raise error.with_traceback(None)
 
     def _refuse_offline(self, run: Extent) -> None:
-        if self._shared.client.offline and any(True for _ in self._file.missing(run)):
+        if self._shared.client.offline and not self._local and any(True for _ in self._file.missing(run)):
             shown = urls.redact(self.known.url)
             raise OriginOffline(shown, "not all of it is in the store, and --offline forbids asking the origin")
 

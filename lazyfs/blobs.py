@@ -13,6 +13,7 @@ from lazyfs import urls
 from lazyfs.awake import Awake
 from lazyfs.blob import Blob, Limits
 from lazyfs.counters import Counters
+from lazyfs.derived import Unpack
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, StoreError, TooManyOpen
 from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
@@ -52,11 +53,14 @@ class Blobs:
         self._opening = Turns[BlobId]()
         self._said_too_many = False
 
-    async def open(self, blob_id: BlobId, known: Known, mirrors: Sequence[str] = ()) -> Blob:
+    async def open(
+        self, blob_id: BlobId, known: Known, mirrors: Sequence[str] = (), unpack: Unpack | None = None
+    ) -> Blob:
         """Open a blob, or share it with those who have it open; pair it with `close`.
 
-        `mirrors` are further URLs, in order. *Raises*: StoreError; OriginBadAnswer, when a digest is open with another
-        size; DigestMismatch, when all it could come from was found wrong a while ago.
+        `mirrors` are further URLs, in order; with `unpack`, that is asked for it, and no URL. *Raises*: StoreError;
+        OriginBadAnswer, when a digest is open with another size; DigestMismatch, when all it could come from was found
+        wrong a while ago.
         """
         async with self._opening.of(blob_id):
             blob = self._open.get(blob_id)
@@ -75,7 +79,7 @@ class Blobs:
                     if exc.errno in layouts.TOO_MANY_OPEN:
                         raise self._too_many() from None
                     raise StoreError(f"the store {self.store.layout.path}: {exc.strerror or exc}") from exc
-                blob = self._open[blob_id] = Blob(blob_id, file, known, self)
+                blob = self._open[blob_id] = Blob(blob_id, file, known, self, unpack)
                 self.awake.use(blob)
                 self._said_too_many = False
             elif blob.geometry.size != known.version.size:  # only a digest may name blobs of two sizes: one is a lie

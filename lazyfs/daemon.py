@@ -228,10 +228,11 @@ class _Order:
 def _connect_early(mount: Mount) -> None:
     """Begin to connect to whom we are likely to ask first. That nothing needs to be asked is known only later."""
     client = mount.settings.client
+    first = mount.sources[0].place
     of_us = mount.settings.user is None  # who is to become somebody else has one thread until then (privileges.py)
-    if of_us and not client.offline and client.transport.proxy is None and mount.sources[0].remote:
+    if of_us and not client.offline and client.transport.proxy is None and urls.is_http(first):
         privileges.confine(Capability.NONE)
-        _, host, port = urls.origin_of(mount.sources[0].place)
+        _, host, port = urls.origin_of(first)
         early.begin(host, port)
 
 

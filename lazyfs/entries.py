@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from lazyfs.versions import BlobId
+from lazyfs.versions import BlobId, Known
 
 NAME_MAX = 255
 """Bytes in one name: the kernel answers EIO for a whole directory that holds a longer one (fs/fuse/readdir.c)."""
@@ -30,7 +30,8 @@ class Kind(enum.Enum):
 class Entry:
     """One name, as its source announces it; what is None is learnt from the origin when needed.
 
-    With `blob_id` the name was given to that blob, and stays with it whatever its URL names later.
+    With `blob_id` the name was given to that blob, and stays with it whatever its URL names later. With `known` its
+    source says all that there is to be known, and its origin is never asked what is at its URL.
     *Units*: `size` bytes, `mtime_ns` nanoseconds since the epoch, `mode` permission bits, `digest` `sha256:HEX`.
     """
 
@@ -44,6 +45,7 @@ class Entry:
     mode: int | None = None
     symlink: str | None = None
     blob_id: BlobId | None = None
+    known: Known | None = None
 
 
 @dataclass(frozen=True, slots=True)

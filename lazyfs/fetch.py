@@ -302,11 +302,11 @@ class Fetcher:
         extent, head = geometry.bytes_of(run), b""
         if self.one_pass:
             extent = Extent(0, geometry.size)
-        elif run.start == 0:
-            head = self._head[: len(extent)]
-            extent = Extent(len(head), extent.stop)
+        else:
+            head = self._head[extent.start : extent.stop]
+            extent = Extent(extent.start + len(head), extent.stop)
         if not extent:  # the head is all there is of it
-            await self._receive(flight, None, Assembler(geometry, 0, head))
+            await self._receive(flight, None, Assembler(geometry, extent.start - len(head), head))
             return
         async with aclosing(await self._ways.ask(extent, flight.urgency)) as answer:
             body = answer.body.extent

@@ -34,6 +34,7 @@ from lazyfs.errors import LazyfsError, NameMissing, errno_for
 from lazyfs.extents import Block
 from lazyfs.neighbours import Neighbours
 from lazyfs.passthrough import Kernel, Passthrough
+from lazyfs.rootfs.nodes import ImageFile, ImageNode, ImageRoot, image_node, mode_of
 from lazyfs.shortcut import Shortcut
 from lazyfs.tree import Directory, File, Node, Pending, Symlink, cookie
 from lazyfs.vfs import Vfs
@@ -150,6 +151,8 @@ class Adapter(pyfuse3.Operations):
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
         """Return where a symlink leads."""
         node = self.vfs.node(inode)
+        if isinstance(node, ImageFile) and node.member.target:
+            return os.fsencode(node.member.target)
         if not isinstance(node, Symlink):
             raise NameMissing(f"{node.path}: not a symbolic link")
         return os.fsencode(node.target)
@@ -200,6 +203,8 @@ class Adapter(pyfuse3.Operations):
             if again:
                 self._closed(inode, request)
             raise
+        if not self.vfs.files.has(handle):  # a file of an image, which has no blob of its own
+            return FileInfo(fh=FileHandleT(handle), keep_cache=True)
         backing = self.vfs.enter(handle, again=again)
         if flags & os.O_DIRECT:
             handle |= DIRECT
@@ -229,6 +234,8 @@ class Adapter(pyfuse3.Operations):
     async def _pieces(self, fh: FileHandleT, off: int, size: int) -> list[memoryview]:
         handle = fh & ~DIRECT
         if not self.vfs.files.has(handle):
+            if isinstance(self.vfs.tree.node(handle), ImageFile):
+                return await self.vfs.read_pieces(handle, off, size)
             await self.vfs.files.recall(handle)
         run = self.vfs.blob(handle).geometry.covering(off, size)
         with self.neighbours.reading(handle, run):
@@ -247,6 +254,8 @@ class Adapter(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         """Close a file."""
         request = _request()
+        if isinstance(self.vfs.tree.node(fh & ~DIRECT), ImageFile):
+            return
         if not self.vfs.files.counted(request):
             self._closed(fh & ~DIRECT, request)
 
@@ -270,19 +279,22 @@ class Adapter(pyfuse3.Operations):
     @_with_names
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[Any]:
         """Name the extended attributes."""
-        return [name.encode() for name in await self.vfs.xattrs(inode)]
+        return [os.fsencode(name) for name in await self.vfs.xattrs(inode)]
 
     @_translated
     @_with_names
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
         """Return one extended attribute."""
-        if not name.startswith(b"user."):
+        of_image = image_node(self.vfs.node(inode)) is not None
+        if not (name.startswith(b"user.") or of_image):
             # `ls -l` asks each file for its SELinux label and its ACL, until it hears that there are none here.
             raise FUSEError(errno.EOPNOTSUPP)
-        value = (await self.vfs.xattrs(inode)).get(os.fsdecode(name)) if name.startswith(b"user.lazyfs.") else None
+        if not (name.startswith(b"user.lazyfs.") or of_image):
+            raise FUSEError(pyfuse3.ENOATTR)
+        value = (await self.vfs.xattrs(inode)).get(os.fsdecode(name))
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
-        return os.fsencode(value)
+        return value
 
     def _attributes(self, node: Node) -> EntryAttributes:
         attributes = EntryAttributes()
@@ -291,6 +303,8 @@ class Adapter(pyfuse3.Operations):
         attributes.st_uid, attributes.st_gid = self._uid, self._gid
         attributes.st_nlink = 1
         mtime_ns = None
+        if (of_image := image_node(node)) is not None:
+            return _of_image(attributes, of_image)
         match node:
             case File():
                 attributes.st_mode = _mode(stat.S_IFREG | (0o444 if node.entry.mode is None else node.entry.mode))
@@ -315,6 +329,22 @@ class Adapter(pyfuse3.Operations):
     def _invalidate(self, parent: int, name: str) -> None:
         """Have the kernel look a name up again; from pyfuse3's own thread, since it waits for look-ups under way."""
         pyfuse3.invalidate_entry_async(InodeT(parent), os.fsencode(name), ignore_enoent=True)
+
+
+def _of_image(attributes: EntryAttributes, node: ImageNode) -> EntryAttributes:
+    """Describe what an image says itself."""
+    member = node.member
+    attributes.st_mode = _mode(mode_of(member))
+    attributes.st_nlink = node.links
+    attributes.st_uid, attributes.st_gid = member.uid, member.gid
+    attributes.st_size = len(os.fsencode(member.target)) if member.target else member.size
+    attributes.st_rdev = os.makedev(*member.device)
+    attributes.st_blksize = 4096
+    attributes.st_blocks = -(-attributes.st_size // 512)
+    attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = member.mtime_ns
+    if isinstance(node, ImageRoot) and not node.grown:  # the kernel asks again before it believes any of this
+        attributes.attr_timeout = 0
+    return attributes
 
 
 def _mode(mode: int) -> Any:

@@ -156,7 +156,7 @@ class Listings:
             await trio.lowlevel.checkpoint()
 
     async def _drop_outdated(self, directory: Directory, listed: set[str], found: list[Entry | Refusal]) -> None:
-        """Take away the names that an index had listed and lists no longer, or lists with another size or date.
+        """Take away the names that an index had listed and lists no longer, or describes otherwise.
 
         `listed` are the names that this index brought. Those of other sources are not its to take away.
         """
@@ -166,11 +166,15 @@ class Listings:
                 await trio.lowlevel.checkpoint()
             node, item = directory.children.get(name), now.get(name)
             entry = node.entry if isinstance(node, File) else None
-            outdated = item is None or (entry and (item.size, item.mtime_ns) != (entry.size, entry.mtime_ns))
+            outdated = item is None or (entry and _described(item) != _described(entry))
             if node is None or outdated:
                 listed.discard(name)
             if node is not None and outdated:
                 self._names.take_away(node)
+
+
+def _described(entry: Entry) -> tuple[int | None, int | None, str | None]:
+    return entry.size, entry.mtime_ns, entry.digest
 
 
 def _is_new(directory: Directory, item: Entry | Refusal) -> bool:

@@ -36,6 +36,7 @@ from lazyfs import (
 )
 from lazyfs.attach import fsname
 from lazyfs.errors import NameMissing, UsageError, first_reason
+from lazyfs.filling import fill
 from lazyfs.given import GivenBlob
 from lazyfs.logs import log_to
 from lazyfs.order import READY, Mount
@@ -249,12 +250,12 @@ def _operations(
             with contextlib.suppress(trio.WouldBlock):  # one that nobody has looked at yet is as good
                 send.send_nowait((present, size))
 
-        async def fill() -> None:
+        async def fill_it() -> None:
             with send:
-                await session.vfs.fill(request["path"], progress)
+                await fill(session.vfs, request["path"], progress)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(fill)
+            nursery.start_soon(fill_it)
             async for present, size in receive:
                 await report([present, size])
         return True

@@ -79,6 +79,17 @@ class ClientOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistryOptions:
+    """How images are asked for: `platform` is `OS/ARCHITECTURE[/VARIANT]`, None for what this machine is.
+
+    With `plain_http` registries on other hosts, too, are asked without TLS.
+    """
+
+    platform: str | None = None
+    plain_http: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WatchOptions:
     """How a mount is watched: where its metrics are served, an address and a port, and what its log is like."""
 
@@ -110,6 +121,7 @@ class Settings:
     passthrough: bool = True
     takeover: bool = True
     watch: WatchOptions = field(default_factory=WatchOptions)
+    registries: RegistryOptions = field(default_factory=RegistryOptions)
     user: str | None = None
 
 

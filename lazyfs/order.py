@@ -16,7 +16,15 @@ from typing import Any, Final, cast
 
 from lazyfs import control, urls
 from lazyfs.given import GivenBlob
-from lazyfs.options import ClientOptions, CredentialOptions, Limits, Settings, TransportOptions, WatchOptions
+from lazyfs.options import (
+    ClientOptions,
+    CredentialOptions,
+    Limits,
+    RegistryOptions,
+    Settings,
+    TransportOptions,
+    WatchOptions,
+)
 from lazyfs.sources.spec import Form, Source
 from lazyfs.versions import Version
 
@@ -64,7 +72,7 @@ _KNOWN: Final = {
     known.__name__: known
     for known in (
         Mount, Source, GivenBlob, Version, Settings, Limits, ClientOptions, CredentialOptions, TransportOptions,
-        WatchOptions,
+        WatchOptions, RegistryOptions,
     )
 }  # fmt: skip
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -22,12 +22,17 @@ from lazyfs.errors import LazyfsError, SourceError, StoreError, UsageError
 from lazyfs.options import Settings as Settings
 from lazyfs.origin.client import Client
 from lazyfs.resolve import Resolver
+from lazyfs.rootfs.nodes import ImageRoot
 from lazyfs.sources.feed import Pieces, list_index, list_kept, local_pieces, read_manifest
+from lazyfs.sources.reference import SCHEME
 from lazyfs.sources.spec import Form, Source
 from lazyfs.store import Store
 from lazyfs.tree import Directory, File
 from lazyfs.versions import blob_id_for
 from lazyfs.vfs import Vfs
+
+if TYPE_CHECKING:
+    from lazyfs.images import Images
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +41,9 @@ MANY: Final = 10_000
 
 ADD_AGAIN: Final = 15.0
 """Seconds until a source that another daemon had is tried again."""
+
+ROOTFS: Final = "rootfs"
+"""The name under which an image's tree is shown."""
 
 TIDY_EVERY: Final = 3600.0
 """Seconds between two looks for what killed processes left in the store."""
@@ -53,8 +61,8 @@ class Session:
         self.counters = counters
         self.blobs = Blobs(store, client, counters, nursery, limits)
         self.resolver = Resolver(store, client, counters, nursery, limits.read_timeout, settings.fresh_for)
-        lister = partial(list_index, client, store, self._mirrors)
-        self.vfs = Vfs(self.blobs, self.resolver, lister, nursery, self._mirrors)
+        self.vfs = Vfs(self.blobs, self.resolver, self._list, nursery, self._mirrors)
+        self._registries = settings.registries
         self.on_names: Callable[[], None] = lambda: None  # called now and then while very many names come in
         self._nursery = nursery
 
@@ -70,16 +78,43 @@ class Session:
                 return [await self._add_index(source)]
             case Form.BLOB:
                 return [self._add_blob(source)]
+            case Form.IMAGE:
+                return [await self.images.add(source)]
             case Form.MANIFEST:
                 paths: list[str] = await self._nursery.start(self._read_manifest, source)
                 return paths
+
+    @cached_property
+    def images(self) -> Images:
+        """The images that are mounted; what is loaded for them most mounts do without."""
+        from lazyfs.images import Images
+        from lazyfs.sources.registry import Registries
+
+        registries = Registries(self.client, self.store, self._registries, self._mirrors)
+        images = Images(self.vfs, self.blobs, registries, self._nursery)
+        images.on_change = self._show_rootfs
+        return images
+
+    def _show_rootfs(self, path: str) -> None:
+        """Show the tree of the image that is at a path now."""
+        directory, layers = self.vfs.tree.find(path), self.images.mounted[path].layers
+        if not isinstance(directory, Directory) or ROOTFS in directory.removed:
+            return
+        there = directory.children.get(ROOTFS)
+        if isinstance(there, ImageRoot):
+            if there.layers == layers:
+                return
+            self.vfs.take_away(there)
+        node = self.vfs.tree.place(ImageRoot(ROOTFS, directory, layers))
+        if isinstance(node, Refusal):
+            self.vfs.problems.add(node.where, node.reason)
 
     async def restore(self, sources: Sequence[Source]) -> None:
         """Take in what another daemon had, from what is kept; what is old is asked for again behind, as ever.
 
         A source of which nothing is kept and whose origin does not answer is tried again later.
         """
-        with self.vfs.listings.listed_by(partial(list_kept, self.store)):
+        with self.vfs.listings.listed_by(self._list_kept):
             async with trio.open_nursery() as nursery:
                 for source in sources:
                     nursery.start_soon(self._restore_one, source)
@@ -89,6 +124,19 @@ class Session:
                 for directory in unlisted:
                     with suppress(LazyfsError):  # nobody has looked at it yet
                         await self.vfs.listings.refresh(directory, patient=False)
+        for root in [node for node in self.vfs.tree.nodes() if isinstance(node, ImageRoot)]:
+            with suppress(LazyfsError):  # as above
+                await self.vfs.rootfs.look_kept(root)
+
+    async def _list(self, url: str) -> list[Entry | Refusal]:
+        if url.startswith(SCHEME):
+            return await self.images.listed(url)
+        return await list_index(self.client, self.store, self._mirrors, url)
+
+    async def _list_kept(self, url: str) -> list[Entry | Refusal]:
+        if url.startswith(SCHEME):
+            return await self.images.listed(url, kept=True)
+        return await list_kept(self.store, url)
 
     async def _restore_one(self, source: Source) -> None:
         try:

@@ -256,6 +256,27 @@ class Tree:
                 node.file.pending = None
         return node.lookups == 0
 
+    def place(self, node: Node) -> Node | Refusal:
+        """Put a node that was made elsewhere into its directory, unless the name is taken."""
+        assert node.parent is not None
+        if node.name in node.parent.children:
+            return Refusal(node.path, "the name is taken by an earlier entry")
+        return self._attach(node)
+
+    def graft(self, directory: Directory, children: dict[str, Node], nodes: dict[int, Node]) -> None:
+        """Add all that is below a directory, which has nothing yet, at once: its children, and all nodes by inode.
+
+        They count neither as files nor by their size: their bytes are those of other files.
+        """
+        for number in nodes.keys() & self._inodes.keys():  # hardly ever
+            node = nodes.pop(number)
+            while node.inode in self._inodes or node.inode in nodes:
+                node.inode = node.inode % (1 << 63) + 2
+            nodes[node.inode] = node
+        directory.children = children
+        directory.changed()
+        self._inodes.update(nodes)
+
     def _add_directory(self, entry: Entry, name: str, parent: Directory, there: Node | None) -> Node | Refusal:
         if there is None:
             there = self._attach(Directory(name, parent))
@@ -284,7 +305,7 @@ class Tree:
 
     def _number(self, node: Node, version: str) -> None:
         """Give a node its inode number."""
-        number = _inode_number(node.path, version)
+        number = inode_number(node.path, version)
         while number in self._inodes:  # one in 10^13 for a million names
             number = number % (1 << 63) + 2
         node.inode = number
@@ -308,9 +329,10 @@ def _announced_version(node: Node) -> str:
     return node.target if isinstance(node, Symlink) else ""
 
 
-def _inode_number(path: str, version: str) -> int:
+def inode_number(path: str, version: str) -> int:
+    """Return the inode number of a path and a version of what it names: 63 bits, neither 0 nor the root's."""
     text = f"{path}\0{version}".encode("utf-8", "surrogateescape")
-    return (xxhash.xxh3_64_intdigest(text) >> 1) | 2  # 63 bits, neither 0 nor the root's
+    return (xxhash.xxh3_64_intdigest(text) >> 1) | 2
 
 
 def below(node: Node) -> Iterator[Node]:

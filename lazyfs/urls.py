@@ -18,6 +18,9 @@ _NOTHING_TO_REDACT: Final = re.compile(r"https?://[a-z0-9.\-]+(?::[1-9][0-9]{0,3
 """What `redact` returns as it is: no user, query or fragment, and a host that needs no rewriting."""
 
 
+_IN_REGISTRY: Final = re.compile(r"https?://[^/?#]+/v2/([a-z0-9._/-]+)/(?:manifests/[^/?#]+|blobs/sha256:[0-9a-f]{64})")
+
+
 def redact(url: str) -> str:
     """Return `url` without userinfo, query and fragment: the form for logs, errors, xattrs and `status`."""
     if _NOTHING_TO_REDACT.fullmatch(url):  # nearly all; to take a million of them apart takes five seconds
@@ -62,6 +65,15 @@ def target(url: str) -> bytes | None:
     path = rest[len(re.split("[/?]", rest, maxsplit=1)[0]) :]
     text = path if path.startswith("/") else "/" + path
     return text.encode() if text.isascii() and text.isprintable() and " " not in text else None
+
+
+def repository_of(url: str) -> str:
+    """Return the repository whose manifest or blob a URL of a registry names; empty for any other URL.
+
+    *Source*: OCI distribution-spec v1.1, "Endpoints" (end-2, end-3).
+    """
+    match = _IN_REGISTRY.fullmatch(url)
+    return match[1] if match else ""
 
 
 def is_http(text: str) -> bool:

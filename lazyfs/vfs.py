@@ -14,12 +14,14 @@ A file handle is its inode number, so nothing is lost with the process that gave
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -45,8 +47,12 @@ from lazyfs.openfiles import OpenFiles
 from lazyfs.passthrough import Passthrough
 from lazyfs.problems import Problems
 from lazyfs.resolve import Resolver
+from lazyfs.rootfs.nodes import ImageDirectory, ImageFile, ImageRoot
 from lazyfs.tree import Directory, File, Node, Pending, Tree, below
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
+
+if TYPE_CHECKING:
+    from lazyfs.rootfs.trees import ImageTrees
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +110,13 @@ class Vfs:
         for _ in range(RESOLVING):
             nursery.start_soon(self._resolve_announced, announced.clone())
         nursery.start_soon(self._resolve_again, failed)
+
+    @functools.cached_property
+    def rootfs(self) -> ImageTrees:
+        """The trees of images, loaded with all that they need when there is one."""
+        from lazyfs.rootfs.trees import ImageTrees
+
+        return ImageTrees(self.tree, self._blobs, self._nursery, self._mirrors)
 
     # Names come and go.
 
@@ -172,11 +185,11 @@ class Vfs:
         return sorted(found)
 
     async def resolve(self, file: File, *, patient: bool = True) -> None:
-        """Learn what a file is from its origin. *Raises*: OriginError, StoreError."""
+        """Learn what a file is, from its origin unless its source says all. *Raises*: OriginError, StoreError."""
         entry = file.entry
         assert entry.url is not None
         try:
-            known = await self._resolver.known(self._ways(entry), entry.size, patient=patient)
+            known = entry.known or await self._resolver.known(self._ways(entry), entry.size, patient=patient)
         except OriginError:
             if entry.digest is None or entry.size is None:
                 raise
@@ -357,7 +370,10 @@ class Vfs:
         directory = self.node(inode)
         if not isinstance(directory, Directory):
             raise NameMissing(f"{directory.path}: not a directory")
-        await self.listings.look(directory)
+        if isinstance(directory, ImageRoot):
+            await self.rootfs.look(directory)
+        else:
+            await self.listings.look(directory)
         return directory
 
     # Files.
@@ -368,6 +384,8 @@ class Vfs:
         *Raises*: NameMissing; BlobChanged, when it has to be looked up again; OriginError; StoreError.
         """
         file = await self.settled(inode)
+        if isinstance(file, ImageFile):
+            return inode
         if not isinstance(file, File):
             raise NameMissing(f"{file.path}: not a file")
         began = time.time()
@@ -422,7 +440,11 @@ class Vfs:
 
     async def read_pieces(self, handle: int, offset: int, length: int) -> list[memoryview]:
         """Return bytes of an open file, in pieces. *Raises*: as `Blob.read_pieces`. *Units*: bytes."""
-        pieces = await self.files.read_pieces(handle, offset, length)
+        file = None if self.files.has(handle) else self.tree.node(handle)
+        if isinstance(file, ImageFile):
+            pieces = await self.rootfs.read_pieces(file, offset, length)
+        else:
+            pieces = await self.files.read_pieces(handle, offset, length)
         self.counters.reads += 1
         self.counters.read_bytes += sum(map(len, pieces))
         return pieces
@@ -443,39 +465,11 @@ class Vfs:
         """Close a handle once; `request` as for `open`."""
         self.files.released(handle, request)
 
-    async def fill(self, path: str, progress: Callable[[int, int], None]) -> None:
-        """Make a file's blob complete in the store; `progress` gets the bytes present and the size.
-
-        *Raises*: NameMissing, OriginError, StoreError. *Cancellation*: at any time.
-        """
-        while True:
-            handle = await self._open_path(path)
-            blob = self.files.blob(handle)
-            try:
-                await blob.fill(partial(_show_present, progress, blob.geometry.size))
-                self.problems.solved(path)
-                return
-            except DigestMismatch as exc:
-                log.info("%s: %s; trying another way to it, if there is one", path, exc)
-            finally:
-                self.release(handle)
-
-    async def _open_path(self, path: str) -> int:
-        """Look a path up and open it, once more when it has changed in between. *Raises*: as `open`."""
-        for last in (False, True):
-            node: Node = self.tree.root
-            for part in filter(None, path.split("/")):
-                node = await self.lookup(node.inode, part)
-            try:
-                return await self.open(node.inode)
-            except BlobChanged:
-                if last:
-                    raise
-        raise AssertionError
-
-    async def xattrs(self, inode: int) -> dict[str, str]:
-        """Return the extended attributes of a node: what is known of a file's blob, no secrets."""
+    async def xattrs(self, inode: int) -> dict[str, bytes]:
+        """Return the extended attributes of a node: what is known of a file's blob, no secrets; an image's own."""
         file = await self.settled(inode)
+        if isinstance(file, ImageDirectory | ImageFile):
+            return dict(file.member.xattrs)
         if not isinstance(file, File):
             return {}
         values = {"url": urls.redact(file.entry.url or ""), "digest": file.entry.digest, "cached": "0"}
@@ -483,7 +477,7 @@ class Vfs:
             values["etag"] = file.known.version.etag
             values["blob"] = file.blob_id
             values["cached"] = str(await self._blobs.present_bytes(file.blob_id))
-        return {f"user.lazyfs.{name}": value for name, value in values.items() if value}
+        return {f"user.lazyfs.{name}": os.fsencode(value) for name, value in values.items() if value}
 
 
 def _given(file: File) -> GivenBlob | None:
@@ -492,7 +486,3 @@ def _given(file: File) -> GivenBlob | None:
         return None
     known = file.known
     return GivenBlob(file.blob_id, known.url, known.version, known.ranged, file.entry.mirrors, known.checked_at)
-
-
-def _show_present(progress: Callable[[int, int], None], size: int, present: int) -> None:
-    progress(present, size)

@@ -72,7 +72,8 @@ missing_packages() {
     if [ "$1" = test ]; then
         for need in nginx:nginx lighttpd:lighttpd caddy:caddy openssl:openssl mkfs.ext4:e2fsprogs \
             qemu-img:qemu-utils mkfs.erofs:erofs-utils mksquashfs:squashfs-tools fio:fio setfattr:attr \
-            mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs systemd-analyze:systemd umoci:umoci skopeo:skopeo; do
+            mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs systemd-analyze:systemd \
+            docker-registry:docker-registry skopeo:skopeo umoci:umoci zstd:zstd busybox:busybox-static crun:crun; do
             have "${need%:*}" || list="$list ${need#*:}"
         done
         { have apache2 || have httpd; } && any /usr/lib*/apache2/modules/mod_ssl.so /usr/lib*/httpd/modules/mod_ssl.so ||
@@ -101,7 +102,7 @@ install_packages() {
         fi
         apt-get update || echo "going on with the package lists there are"
         apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"
-        for service in nginx lighttpd caddy; do
+        for service in nginx lighttpd caddy docker-registry; do
             case " $* " in *" $service "*) systemctl disable $service || : ;; esac
         done
     ' sh "$@" 9>&-
@@ -118,13 +119,13 @@ as_root() {
 names_in_fedora() {
     printf '%s' "$1" | sed 's/libfuse3-dev/fuse3-devel/; s/libxxhash-dev/xxhash-devel/; s/libssl-dev/openssl-devel/
         s/libc6-dev/glibc-devel/; s/pkg-config/pkgconf-pkg-config/
-        s/\(python[0-9.]*\)-dev/\1-devel/; s/ *python[0-9.]*-venv//; s/qemu-utils/qemu-img/
+        s/\(python[0-9.]*\)-dev/\1-devel/; s/ *python[0-9.]*-venv//; s/qemu-utils/qemu-img/; s/busybox-static/busybox/
         s/apache2-bin/httpd mod_ssl/; s/lighttpd-mod-openssl/lighttpd-mod_openssl/'
 }
 
 names_in_arch() {
     printf '%s' "$1" | sed 's/libfuse3-dev/fuse3/; s/libxxhash-dev/xxhash/; s/libssl-dev/openssl/; s/libc6-dev/glibc/; s/pkg-config/pkgconf/
-        s/python3 python3-dev python3-venv/python/; s/python[0-9.]*-\(dev\|venv\)/python/g; s/qemu-utils/qemu-img/
+        s/python3 python3-dev python3-venv/python/; s/python[0-9.]*-\(dev\|venv\)/python/g; s/qemu-utils/qemu-img/; s/busybox-static/busybox/
         s/apache2-bin/apache/; s/lighttpd-mod-openssl/lighttpd/'
 }
 

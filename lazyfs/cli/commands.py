@@ -137,6 +137,10 @@ def _fetching_options(function: Any) -> Any:
                          help="Its key, when that is not in the same file."),
             click.option("--proxy", metavar="URL",
                          help="Ask origins through this HTTP proxy; env: through those that the environment names."),
+            click.option("--platform", metavar="OS/ARCH[/VARIANT]",
+                         help="Which image of an index (oci://): this machine's if not said."),
+            click.option("--plain-http", is_flag=True,
+                         help="Ask registries on other hosts, too, without TLS."),
             click.option("--offline", is_flag=True, help="Never touch the network: serve what the store has."),
             click.option("--read-timeout", type=Seconds(), default=60.0, metavar="SECONDS",
                          help="A read that cannot be served by then fails with EIO (0: wait for ever)."),
@@ -375,6 +379,21 @@ def fsck(store: Path | None, repair: bool, as_json: bool) -> int:
     from lazyfs.cli import checking
 
     return checking.fsck(_store_path(store), repair=repair, as_json=as_json)
+
+
+@commands.command()
+@click.option("--force", is_flag=True, help="Replace IMAGE if it is there.")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("image", type=click.Path(path_type=Path))
+def pack(directory: Path, image: Path, force: bool) -> None:
+    """Make an EROFS image of the directory DIR, with mkfs.erofs.
+
+    It keeps names, modes, owners, times, hard links, devices and attributes. It is not compressed, and is made to be
+    served and mounted lazily. The same tree gives the same image.
+    """
+    from lazyfs.cli import packing
+
+    packing.pack(directory, image, force=force)
 
 
 @commands.command("install-units")

@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -17,6 +17,7 @@ import trio
 from lazyfs import sizes
 from lazyfs.cli.mounting import absolute, connect, is_path, mount_of, read_source
 from lazyfs.errors import LazyfsError, StoreTooSmall, UsageError, first_reason
+from lazyfs.filling import Progress, fill
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import Source
 from lazyfs.tree import Directory, File, Node
@@ -26,8 +27,6 @@ PIECE: Final = 1 << 20
 
 LINE_EVERY: Final = 5.0
 """Seconds between two lines of progress where there is no terminal."""
-
-Progress = Callable[[int, int], None]
 
 
 def fetch(sources: tuple[str, ...], settings: Settings, output: Path | None, digest: str | None) -> None:
@@ -91,7 +90,7 @@ async def _fetch_sources(sources: list[Source], settings: Settings, output: Path
         for path in paths:
             try:
                 with suppress(StoreTooSmall) if output or digest else nullcontext(), _bar(path) as show:
-                    await session.vfs.fill(path, show)  # else it is read through, and not kept
+                    await fill(session.vfs, path, show)  # else it is read through, and not kept
                 if output or digest:
                     await _write_out(session, path, output, digest)
             except LazyfsError as exc:

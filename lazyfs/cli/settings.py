@@ -12,14 +12,26 @@ import click
 
 from lazyfs import urls
 from lazyfs.errors import UsageError
-from lazyfs.options import ENVIRONMENT, ClientOptions, CredentialOptions, Limits, Place, Settings, TransportOptions
+from lazyfs.options import (
+    ENVIRONMENT,
+    ClientOptions,
+    CredentialOptions,
+    Limits,
+    Place,
+    RegistryOptions,
+    Settings,
+    TransportOptions,
+)
 from lazyfs.origin.headerfiles import read_header_file
 from lazyfs.origin.headerlines import parse_header
+from lazyfs.sources.platforms import parse_platform
+from lazyfs.sources.reference import SCHEME, parse_reference
 
 
 def settings_of(store: Path, sources: tuple[str, ...], options: dict[str, Any]) -> Settings:
     """Make a session's settings of the options. *Raises*: click.BadParameter, which shows no secret."""
-    named = frozenset(urls.origin_of(url) for text in sources if (url := _url_in(text)))
+    registries = _registries(options)
+    named = frozenset(urls.origin_of(url) for text in sources if (url := _url_in(text, registries)))
     patience = options["read_timeout"] or math.inf
     return Settings(
         store,
@@ -33,13 +45,25 @@ def settings_of(store: Path, sources: tuple[str, ...], options: dict[str, Any]) 
         options["revalidate"],
         options["max_cache"],
         options["min_free"],
+        registries=registries,
     )  # fmt: skip
 
 
-def _url_in(source: str) -> str | None:
+def _url_in(source: str, registries: RegistryOptions) -> str | None:
     """Return the URL of a source that names an origin."""
-    url = source if urls.is_http(source) else source.partition("=")[2]
-    return url if urls.is_http(url) else None
+    place = source if urls.is_http(source) or source.startswith(SCHEME) else source.partition("=")[2]
+    if place.startswith(SCHEME):
+        return parse_reference(place).base(plain_http=registries.plain_http)
+    return place if urls.is_http(place) else None
+
+
+def _registries(options: dict[str, Any]) -> RegistryOptions:
+    try:
+        if options["platform"] is not None:
+            parse_platform(options["platform"])
+    except UsageError as exc:
+        raise click.BadParameter(str(exc), param_hint="'--platform'") from None
+    return RegistryOptions(options["platform"], options["plain_http"])
 
 
 def _mirror(text: str) -> tuple[str, str]:

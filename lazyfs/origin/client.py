@@ -56,6 +56,15 @@ class Found:
     head: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A whole body, the headers that came with it, in lower case, and the URL where it was in the end."""
+
+    content: bytes
+    headers: Mapping[str, str]
+    url: str
+
+
 class Client:
     """Asks origins; one for each process. Close it with `aclose`. `nursery` runs what is done for several askers."""
 
@@ -193,6 +202,18 @@ class Client:
 
         *Raises*: OriginError, also when the body is over `limit` bytes.
         """
-        async with aclosing(await self._sender.follow(url, {}, demanded, Attempt())) as request:
-            page = await request.page(limit, self._counters)
-            return page, request.reply.headers.get("content-type", ""), request.reply.url
+        page = await self.fetch_document(url, limit, {})
+        assert page is not None
+        return page.content, page.headers.get("content-type", ""), page.url
+
+    async def fetch_document(self, url: str, limit: int, headers: Mapping[str, str]) -> Page | None:
+        """Return what is at `url`, asked for with some headers; None when it is still what If-None-Match names.
+
+        *Raises*: OriginError, also when the body is over `limit` bytes.
+        """
+        async with aclosing(await self._sender.follow(url, headers, demanded, Attempt())) as request:
+            if request.reply.status == 304 and "if-none-match" in headers:
+                request.ended_well()
+                return None
+            content = await request.page(limit, self._counters)
+            return Page(content, request.reply.headers, request.reply.url)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from lazyfs import entries, urls
 from lazyfs.errors import UsageError
 from lazyfs.given import GivenBlob
+from lazyfs.sources.reference import SCHEME, parse_reference
 from lazyfs.versions import starts_blob_id
 
 
@@ -19,11 +20,14 @@ class Form(enum.Enum):
     INDEX = "index"
     MANIFEST = "manifest"
     BLOB = "blob"
+    IMAGE = "image"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """One source; `place` is a URL or, for a manifest, perhaps a local path; `name` is where it appears, if it says.
+
+    For an image, `place` is its whole reference (reference.py).
 
     For a blob, `place` is its id, the start of it, or a path under a mount, until `given` says which blob it is.
     """
@@ -36,7 +40,7 @@ class Source:
     @property
     def remote(self) -> bool:
         """Whether it names an origin."""
-        return urls.is_http(self.place)
+        return self.form is Form.IMAGE or urls.is_http(self.place)
 
     @property
     def toml(self) -> bool:
@@ -52,10 +56,10 @@ class Source:
 def parse_source(text: str) -> Source:
     """Read `URL`, `NAME=URL`, `URL/`, `FILE.toml`, `FILE.jsonl` or a URL of such a file, `NAME=BLOB` or `NAME=PATH`.
 
-    *Raises*: UsageError with one line.
+    `oci://HOST[:PORT]/REPO[:TAG|@DIGEST]` and `NAME=oci://...` are images. *Raises*: UsageError with one line.
     """
-    if text.startswith("oci://"):
-        raise UsageError(f"{text}: registries are not supported yet; name the files' URLs or a manifest")
+    if text.startswith(SCHEME):
+        return Source(Form.IMAGE, str(parse_reference(text)))
     if urls.is_http(text):
         return _url_source(text, "")
     name, equals, url = text.partition("=")
@@ -63,13 +67,18 @@ def parse_source(text: str) -> Source:
         if reason := entries.unsafe(name):
             raise UsageError(f"{name!r} cannot be the name of a file: {reason}")
         return _url_source(url, name)
+    if equals and url.startswith(SCHEME):
+        if reason := entries.unsafe(name):
+            raise UsageError(f"{name!r} cannot be the name of a directory: {reason}")
+        return Source(Form.IMAGE, str(parse_reference(url)), name)
     if equals and (starts_blob_id(url) or url.startswith(("/", "./", "../"))):
         if reason := entries.unsafe(name):
             raise UsageError(f"{name!r} cannot be the name of a file: {reason}")
         return Source(Form.BLOB, url, name)
     if text.endswith((".toml", ".jsonl")):
         return Source(Form.MANIFEST, text)
-    raise UsageError(f"{text!r} is no source: name an http(s) URL, NAME=URL, FILE.toml, FILE.jsonl or NAME=BLOB")
+    forms = "an http(s) URL, NAME=URL, oci://IMAGE, FILE.toml, FILE.jsonl or NAME=BLOB"
+    raise UsageError(f"{text!r} is no source: name {forms}")
 
 
 def _url_source(url: str, name: str) -> Source:

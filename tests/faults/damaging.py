@@ -23,6 +23,7 @@ import trio
 
 from lazyfs.blob import Limits
 from lazyfs.errors import LazyfsError, StoreError, first_reason
+from lazyfs.filling import open_path
 from lazyfs.origin.client import ClientOptions
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import parse_source
@@ -361,7 +362,7 @@ async def _compare(
 
 async def _read(session: Session, name: str, offset: int, length: int) -> bytes:
     """Look a name up, open it, and read it to its end, or so far."""
-    handle = await session.vfs._open_path(name)
+    handle = await open_path(session.vfs, name)
     try:
         content = bytearray()
         while piece := await session.vfs.read(handle, offset + len(content), min(BLOCK, length - len(content))):

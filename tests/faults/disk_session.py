@@ -23,6 +23,7 @@ from lazyfs import records
 from lazyfs.blob import Limits
 from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.extents import Extent
+from lazyfs.filling import fill
 from lazyfs.session import Session, Settings, open_session
 from lazyfs.sources.spec import parse_source
 from lazyfs.store import Store, database
@@ -92,7 +93,7 @@ class Script:
         except LazyfsError as exc:
             raise Wrong(f"the reader got: {exc!r}") from exc
         with contextlib.suppress(StoreError):  # it says that the store does not take it
-            await session.vfs.fill(next(iter(self._contents)), lambda _present, _size: None)
+            await fill(session.vfs, next(iter(self._contents)), lambda _present, _size: None)
 
     async def _read(self, session: Session, name: str, content: bytes) -> None:
         vfs = session.vfs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.images import mounted, overlay
 from tests.mounts import Mount, Mounts, run
 from tests.servers import Nginx
 
@@ -54,17 +54,6 @@ def mount(images: Path, tmp_path: Path, mounts: Mounts) -> Iterator[Mount]:
     """A mount of all images."""
     with Nginx(tmp_path / "nginx", images) as nginx:
         yield mounts(nginx.url + "/")
-
-
-@contextlib.contextmanager
-def mounted(kind: str, source: str | Path, at: Path, *options: str) -> Iterator[Path]:
-    """Mount something at a new directory, and unmount it at the end; a loop device goes with its mount."""
-    at.mkdir()
-    run(["mount", "-t", kind, "-o", ",".join(options), source, at])
-    try:
-        yield at
-    finally:
-        run(["umount", at])
 
 
 def same(tree: Path, other: Path) -> None:
@@ -123,13 +112,3 @@ cp usr/bin/tool new/copy
 chmod 600 usr/bin/tool
 """
 """Changes of each kind to a tree."""
-
-
-@contextlib.contextmanager
-def overlay(lower: Path, writable: Path, at: Path) -> Iterator[Path]:
-    """Put a writable layer over a tree."""
-    for name in ("upper", "work"):
-        (writable / name).mkdir()
-    layers = (f"lowerdir={lower}", f"upperdir={writable / 'upper'}", f"workdir={writable / 'work'}")
-    with mounted("overlay", "overlay", at, *layers) as merged:
-        yield merged
