@@ -244,4 +244,6 @@ class _Tree:
                 if target[0] == "/":
                     del way[1:]
                 todo += reversed(target.split("/"))
+        if followed:  # else it is as long and deep as a member's path may be
+            bounds.path_of("/".join(name for name, _ in way[1:]))
         return way

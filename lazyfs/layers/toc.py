@@ -167,7 +167,9 @@ class _Entry:
 
     def number(self, key: str) -> int:
         """Return a number of at least 0; none is 0."""
-        value = self._found.get(key, 0)
+        value = self._found.get(key)
+        if value is None:
+            return 0
         if type(value) is not int:
             raise LayerError(f"its {key} is no number")
         return bounds.number(value, key)
