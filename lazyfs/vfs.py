@@ -47,7 +47,7 @@ from lazyfs.openfiles import OpenFiles
 from lazyfs.passthrough import Passthrough
 from lazyfs.problems import Problems
 from lazyfs.resolve import Resolver
-from lazyfs.rootfs.nodes import ImageDirectory, ImageFile, ImageRoot
+from lazyfs.rootfs.nodes import ImageDirectory, ImageFile, root_of
 from lazyfs.tree import Directory, File, Node, Pending, Tree, below
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 
@@ -116,7 +116,7 @@ class Vfs:
         """The trees of images, loaded with all that they need when there is one."""
         from lazyfs.rootfs.trees import ImageTrees
 
-        return ImageTrees(self.tree, self._blobs, self._nursery, self._mirrors)
+        return ImageTrees(self.tree, self.problems, self._blobs, self._nursery, self._mirrors)
 
     # Names come and go.
 
@@ -370,11 +370,20 @@ class Vfs:
         directory = self.node(inode)
         if not isinstance(directory, Directory):
             raise NameMissing(f"{directory.path}: not a directory")
-        if isinstance(directory, ImageRoot):
-            await self.rootfs.look(directory)
+        if isinstance(directory, ImageDirectory):
+            await self._look_at_image(directory)
         else:
             await self.listings.look(directory)
         return directory
+
+    async def _look_at_image(self, node: Node) -> None:
+        """See to it that an image's tree is there, and that its tag is asked for again, behind, when that is due."""
+        root = root_of(node)
+        if not root.grown:
+            await self.rootfs.look(root)
+        assert root.parent is not None
+        if root.attached:
+            await self.listings.look(root.parent)
 
     # Files.
 
@@ -385,6 +394,7 @@ class Vfs:
         """
         file = await self.settled(inode)
         if isinstance(file, ImageFile):
+            await self._look_at_image(file)
             return inode
         if not isinstance(file, File):
             raise NameMissing(f"{file.path}: not a file")
@@ -419,6 +429,8 @@ class Vfs:
 
     async def _keep_up(self, file: File, known: Known, began: float) -> None:
         """See to it that what a file was when it was opened is known, at once or behind. *Raises*: as `_check`."""
+        if file.entry.known is not None and file.parent is not None:
+            await self.listings.look(file.parent)  # only its directory can say that the name stands for another blob
         # The kernel may come by a name that it has not been told to forget yet: a reader who opens again after ESTALE.
         doubtful = not file.attached or self._resolver.doubts(known.url)
         if doubtful or (self._resolver.fresh_for == 0 and known.checked_at < began):

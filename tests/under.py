@@ -354,6 +354,11 @@ def errno_of_stat(path: str) -> int:
     return _errno_of(lambda: os.lstat(path))
 
 
+def errno_of_listing(path: str) -> int:
+    """List a directory and return the errno, 0 when it succeeds."""
+    return _errno_of(lambda: os.listdir(path))
+
+
 def _errno_of(call: Callable[[], object]) -> int:
     try:
         call()

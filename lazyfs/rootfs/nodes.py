@@ -20,7 +20,6 @@ from lazyfs.tree import Directory, Node, inode_number
 _TYPES: Final = {
     Type.FILE: stat.S_IFREG,
     Type.DIRECTORY: stat.S_IFDIR,
-    Type.SYMLINK: stat.S_IFLNK,
     Type.CHARACTER: stat.S_IFCHR,
     Type.BLOCK: stat.S_IFBLK,
     Type.FIFO: stat.S_IFIFO,
@@ -99,9 +98,17 @@ def image_node(node: Node) -> ImageNode | None:
     return node if isinstance(node, ImageDirectory | ImageFile) else None
 
 
+def root_of(node: Node) -> ImageRoot:
+    """Return the root of the tree that a node of an image is in."""
+    while not isinstance(node, ImageRoot):
+        assert node.parent is not None
+        node = node.parent
+    return node
+
+
 def mode_of(member: Member) -> int:
-    """Return type and permissions as `st_mode` has them."""
-    return _TYPES[member.type] | member.mode
+    """Return type and permissions as `st_mode` has them: on Linux, all symbolic links have the same."""
+    return stat.S_IFLNK | 0o777 if member.type is Type.SYMLINK else _TYPES[member.type] | member.mode
 
 
 @dataclass(slots=True)

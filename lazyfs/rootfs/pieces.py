@@ -63,8 +63,7 @@ class Pieces:
     async def _unpack(self, layer: Layer, piece: Piece, key: _Key) -> bytes:
         if max(piece.length, piece.stored, piece.skip) > LARGEST:
             raise LayerError(f"layer {layer.digest}: a piece of {max(piece.length, piece.stored, piece.skip)} bytes")
-        async with self._layers.packed(layer) as blob:
-            packed = await blob.read(piece.at, piece.stored)
+        packed = await self._layers.read(layer, piece.at, piece.stored)
         try:
             content = await trio.to_thread.run_sync(expanding.content, piece, packed)
         except LayerError as exc:

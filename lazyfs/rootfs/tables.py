@@ -83,9 +83,9 @@ class Tables:
 
     async def _read(self, layer: Layer) -> tuple[list[Member], Stream | None]:
         try:
-            async with self._layers.packed(layer) as blob:
-                members, stream = await self._from_table(layer, blob), None
-                if members is None:
+            members, stream = await self._from_table(layer), None
+            if members is None:
+                async with self._layers.packed(layer) as blob:
                     members, stream = await self._from_tar(layer, blob)
         except LayerError as exc:
             raise LayerError(f"layer {layer.digest}: {str(exc).removeprefix(f'layer {layer.digest}: ')}") from None
@@ -94,21 +94,26 @@ class Tables:
             self._keep(layer, "stream", await trio.to_thread.run_sync(stream.pack))
         return members, stream
 
-    async def _from_table(self, layer: Layer, blob: Blob) -> list[Member] | None:
+    async def _from_table(self, layer: Layer) -> list[Member] | None:
         """Read a layer's table of contents; None when it has none. *Raises*: LayerError."""
-        size, notes = blob.geometry.size, layer.annotations
+        size, notes = layer.size, layer.annotations
         place = zstdchunked.toc_place(notes, size)
         if place is None:
-            tail = await blob.read(max(0, size - TAIL), TAIL)
+            tail = await self._layers.read(layer, max(0, size - TAIL), TAIL)
             extent = estargz.toc_extent(tail[-estargz.FOOTER :], size)
             if extent is not None:
-                content = await _read_table(blob, *extent)
+                content = await self._read_table(layer, *extent)
                 return await trio.to_thread.run_sync(_estargz, content, extent[0], notes.get(estargz.TOC_DIGEST))
             place = zstdchunked.footer_place(tail, size)
         if place is None:
             return None
-        content = await _read_table(blob, place.offset, place.length)
+        content = await self._read_table(layer, place.offset, place.length)
         return await trio.to_thread.run_sync(_chunked, content, place, notes.get(zstdchunked.CHECKSUM))
+
+    async def _read_table(self, layer: Layer, offset: int, length: int) -> bytes:
+        if length > toc.TOC_MAX:
+            raise LayerError(f"its table of contents has {length} bytes, packed; at most {toc.TOC_MAX} are taken")
+        return await self._layers.read(layer, offset, length)
 
     async def _from_tar(self, layer: Layer, blob: Blob) -> tuple[list[Member], Stream]:
         """Read all the headers of a layer's tar. *Raises*: LayerError."""
@@ -118,12 +123,6 @@ class Tables:
 
     def _keep(self, layer: Layer, what: str, body: bytes) -> None:
         self._store.behind.note(partial(self._store.catalogue.remember_listing, _key(layer, what), body))
-
-
-async def _read_table(blob: Blob, offset: int, length: int) -> bytes:
-    if length > toc.TOC_MAX:
-        raise LayerError(f"its table of contents has {length} bytes, packed; at most {toc.TOC_MAX} are taken")
-    return await blob.read(offset, length)
 
 
 def _estargz(content: bytes, at: int, digest: str | None) -> list[Member]:
@@ -145,4 +144,4 @@ def _scan(blob: Blob, packing: Packing, shown: str) -> tuple[list[Member], Strea
 
 def _key(layer: Layer, what: str) -> str:
     """Return the name under which the catalogue keeps something of a layer; where it may be had is no part of it."""
-    return f"layer://{layer.digest}/{what}"
+    return f"layer://{layer.digest.removeprefix('sha256:')}/{what}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -17,6 +16,7 @@ from lazyfs.blobs import Blobs
 from lazyfs.errors import DeadlineExceeded, LazyfsError, first_reason
 from lazyfs.layers.members import Member
 from lazyfs.layers.merge import merge
+from lazyfs.problems import Problems
 from lazyfs.rootfs import nodes
 from lazyfs.rootfs.contents import Contents
 from lazyfs.rootfs.nodes import ImageFile, ImageRoot
@@ -36,9 +36,17 @@ AT_ONCE: Final = 4
 class ImageTrees:
     """The images' trees in `tree`. `nursery` runs what goes on when those who wait for it have left."""
 
-    def __init__(self, tree: Tree, blobs: Blobs, nursery: trio.Nursery, mirrors: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        problems: Problems,
+        blobs: Blobs,
+        nursery: trio.Nursery,
+        mirrors: Sequence[tuple[str, str]],
+    ) -> None:
         layers = OpenLayers(blobs, nursery, mirrors)
         self._tree = tree
+        self._problems = problems
         self._tables = Tables(blobs.store, layers, nursery)
         self._contents = Contents(layers, Pieces(layers, nursery), Streams(layers, self._tables))
         self._read_timeout = blobs.limits.read_timeout
@@ -54,7 +62,7 @@ class ImageTrees:
         if root.grown:
             return
         grow = partial(self._growing.do, f"{id(root)}", partial(self._grow, root))
-        self._nursery.start_soon(_quietly, grow)
+        self._nursery.start_soon(self._note_problems, root, grow)
         with trio.move_on_after(self._read_timeout):
             await grow()
             return
@@ -70,6 +78,17 @@ class ImageTrees:
     async def read_pieces(self, file: ImageFile, offset: int, length: int) -> list[memoryview]:
         """Return bytes of a file; as `Contents.read`."""
         return await self._contents.read(file, offset, length)
+
+    async def _note_problems(self, root: ImageRoot, grow: Callable[[], Awaitable[None]]) -> None:
+        """Wait to the end, whoever else does, and note why a tree cannot be shown."""
+        where = f"{root.path}/"
+        try:
+            await grow()
+        except LazyfsError as exc:
+            log.warning("/%s cannot be shown: %s", where, exc)
+            self._problems.add(where, str(exc))
+        else:
+            self._problems.solved(where)
 
     async def _grow(self, root: ImageRoot) -> None:
         tables: list[list[Member]] = [[] for _ in root.layers]
@@ -92,8 +111,3 @@ class ImageTrees:
         if root.attached and not root.grown:
             self._tree.graft(root, grown.children, grown.nodes)
             root.member, root.links, root.grown = grown.member, grown.links, True
-
-
-async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
-    with suppress(LazyfsError):  # those who wait hear of it
-        await work()

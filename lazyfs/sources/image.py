@@ -161,9 +161,13 @@ def _layer(entry: Any, what: str, base: str) -> Layer:
     if not _LAYER.fullmatch(found.media_type):
         raise SourceError(f"{what} is {_shown(found.media_type)}, not that of an image")
     said = entry.get("urls")
-    elsewhere = [url for url in said if isinstance(url, str) and urls.is_http(url)] if isinstance(said, list) else []
+    elsewhere = [url for url in said if isinstance(url, str) and _can_be_asked(url)] if isinstance(said, list) else []
     where = dict.fromkeys((f"{base}blobs/{found.digest}", *elsewhere))
     return Layer(found.digest, found.size, found.media_type, tuple(where), None, _texts(entry.get("annotations")))
+
+
+def _can_be_asked(url: str) -> bool:
+    return urls.is_http(url) and url.isascii() and urls.target(url) is not None
 
 
 def _descriptor(entry: Any, what: str) -> Descriptor:
