@@ -14,30 +14,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from lazyfs import urls
-from lazyfs.blobs import Blobs
 from lazyfs.entries import Entry, Kind, Refusal
 from lazyfs.errors import LazyfsError, SourceError
-from lazyfs.layers.layer import Layer
 from lazyfs.listings import LIST_AGAIN
 from lazyfs.shared import Shared
-from lazyfs.sources.image import Document, Image, with_config
+from lazyfs.sources.image import Document, Image
 from lazyfs.sources.reference import SCHEME, parse_reference
 from lazyfs.sources.registry import Registries
 from lazyfs.sources.spec import Source
 from lazyfs.tree import Directory
-from lazyfs.versions import Known, Version, blob_id_for
+from lazyfs.versions import Known, Version
 from lazyfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
-
-CONFIG_MAX: Final = 16 * 1024 * 1024
-"""Bytes of a config that are read into memory."""
 
 _BLOBS: Final = "#blobs"
 
@@ -45,26 +39,22 @@ _BLOBS: Final = "#blobs"
 class Images:
     """The images of a session. `nursery` runs what is done behind.
 
-    `on_change` is called with the path of an image that has been added, or is another one now. `fresh_for` and
-    `mirrors` are those of the settings.
+    `on_change` is called with the path of an image that has been added, or is another one now. `fresh_for`
+    is that of the settings.
     """
 
     def __init__(
         self,
         vfs: Vfs,
-        blobs: Blobs,
         registries: Registries,
         nursery: trio.Nursery,
         fresh_for: float,
-        mirrors: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.on_change: Callable[[str], None] = lambda path: None
         self._vfs = vfs
-        self._blobs = blobs
         self._registries = registries
         self._nursery = nursery
         self._fresh_for = max(fresh_for, LIST_AGAIN)
-        self._mirrors = mirrors
         self._mounted: dict[str, Image] = {}
         self._asking = Shared[Image](nursery)
         self._known: dict[str, tuple[float, Image]] = {}  # by reference: when it was asked for, by trio's clock
@@ -109,16 +99,6 @@ class Images:
             image = await self._asking.do(place, lambda: self._ask(place))
         return _blobs_of(image) if url.endswith(_BLOBS) else _documents_of(image)
 
-    async def layers(self, image: Image) -> tuple[Layer, ...]:
-        """Return an image's layers, the lowest first, with the digests of their tars: fetches its config.
-
-        *Raises*: OriginError, StoreError, SourceError.
-        """
-        try:
-            return with_config(image, await self._config(image))
-        except SourceError as exc:
-            raise SourceError(f"{image.reference}: {exc}") from None
-
     async def _ask(self, place: str) -> Image:
         image = await self._registries.image(parse_reference(place))
         _, before = self._known.get(place, (0.0, None))
@@ -147,19 +127,6 @@ class Images:
     def _note(self, path: str, place: str) -> None:
         self._mounted[path] = self._known[place][1]
         self.on_change(path)
-
-    async def _config(self, image: Image) -> bytes:
-        """Return an image's config, which has matched its digest when the last of it is read."""
-        if image.config.size > CONFIG_MAX:
-            raise SourceError(f"its config has {image.config.size} bytes, more than {CONFIG_MAX}")
-        entry = _blob(image, image.config.digest, image.config.size)
-        assert entry.known is not None
-        ways = urls.ways(entry.known.url, rules=self._mirrors)
-        blob = await self._blobs.open(blob_id_for("", entry.known.version, entry.digest), entry.known, ways)
-        try:
-            return bytes(await blob.read(0, image.config.size)) if image.config.size else b""
-        finally:
-            self._blobs.close(blob)
 
 
 def _documents_of(image: Image) -> list[Entry | Refusal]:

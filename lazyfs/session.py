@@ -94,7 +94,7 @@ class Session:
         from lazyfs.sources.registry import Registries
 
         registries = Registries(self.client, self.store, self._registries, self._mirrors)
-        images = Images(self.vfs, self.blobs, registries, self._nursery, self.resolver.fresh_for, self._mirrors)
+        images = Images(self.vfs, registries, self._nursery, self.resolver.fresh_for)
         images.on_change = self._show_rootfs
         return images
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyfs.errors import SourceError, UsageError
-from lazyfs.sources.image import Document, Image, pick, read_image, with_config
+from lazyfs.sources.image import Document, Image, pick, read_image
 from lazyfs.sources.platforms import Platform, choose, of_this_machine, parse_platform
 
 OCI = "application/vnd.oci.image."
@@ -143,27 +143,7 @@ def test_what_is_read_of_a_manifest() -> None:
     assert [layer.media_type for layer in image.layers] == kinds
     assert image.layers[3].urls == (f"{BASE}blobs/{DIGESTS[0]}", "https://else.example/x")
     assert (image.layers[3].annotations, image.annotations) == ({"a": "b"}, {"x": "y"})
-    assert image.layers[0].diff_id is None
     assert image.named.digest == image.manifest.digest
-
-
-@pytest.mark.parametrize(
-    ("rootfs", "reason"),
-    [
-        (None, "does not say"),
-        ({"type": "layers"}, "does not say"),
-        ({"diff_ids": ["md5:1"]}, "does not say"),
-        ({"diff_ids": []}, "speaks of 0 layers, its manifest of 1"),
-    ],
-)
-def test_a_config_that_is_not_the_manifests(rootfs: Any, reason: str) -> None:
-    with pytest.raises(SourceError, match=reason):
-        with_config(read(manifest()), json.dumps({"rootfs": rootfs}).encode())
-
-
-def test_a_config_has_the_digests_of_the_tars() -> None:
-    (layer,) = with_config(read(manifest()), json.dumps({"rootfs": {"diff_ids": [DIGESTS[2]]}}).encode())
-    assert (layer.digest, layer.diff_id) == (DIGESTS[0], DIGESTS[2])
 
 
 json_values = st.recursive(
