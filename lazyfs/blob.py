@@ -10,15 +10,11 @@
 
 Only bytes of checked blocks are answered. A read waits for the blocks it touches and for nothing else; what readahead
 launches beside it, it does not wait for.
-
-A block that failed is answered with the same error for `FAILED_FOR` seconds, because the kernel asks for the pages of
-a failed request one by one, and each would otherwise wait for a deadline of its own.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
@@ -29,19 +25,21 @@ import trio
 from lazyfs import urls
 from lazyfs.awake import Awake
 from lazyfs.blockuses import BlockUses
+from lazyfs.causes import Fetches, replaying
 from lazyfs.counters import Counters
 from lazyfs.derived import Unpack, fetcher_of
 from lazyfs.errors import DeadlineExceeded, DigestMismatch, LazyfsError, OriginOffline, StoreError
 from lazyfs.extents import Block, Extent, Geometry, runs
-from lazyfs.fetch import LONGEST_RUN, read_stored
+from lazyfs.failures import Failures
+from lazyfs.fetch import LONGEST_RUN, read_samples, read_stored
 from lazyfs.flight import Flight, FlightEnded, Hold
 from lazyfs.memory import CheckedBlocks
 from lazyfs.options import Limits as Limits
 from lazyfs.origin.client import Client
 from lazyfs.readahead import Budget, Readahead
+from lazyfs.replay import Run
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.layout import Layout
-from lazyfs.store.sampling import some_present
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, digest_of
 from lazyfs.ways import Ways
@@ -53,9 +51,6 @@ FAILED_FOR: Final = 3.0
 
 FILL_WORKERS: Final = 4
 """Runs fetched at a time when a whole blob is wanted."""
-
-SAMPLES: Final = 4
-"""Blocks that a mirror must have alike, where nothing else says that it has the same blob."""
 
 
 class Shared(Protocol):
@@ -69,6 +64,7 @@ class Shared(Protocol):
     memory: CheckedBlocks
     awake: Awake
     ahead: Budget
+    fetches: Fetches
 
     def forget_if_idle(self, blob: Blob) -> None:
         """Close a blob's files once nobody needs them."""
@@ -93,17 +89,20 @@ class Blob:
         self.closed = False
         self.given_out = False  # whether anybody has bytes of it
         self.lost = False  # whether its files have gone while they were not open
+        self.run: Run | None = None  # who records what is asked for, and knows what was in runs before
         self._file = file
         self._shared = shared
         self._local = unpack is not None  # its origin is no other host
         digest = digest_of(blob_id) is not None
-        self.ways = Ways(known, shared.client, shared.counters, shared.nursery, self._samples, digest=digest)
-        self._fetcher = fetcher_of(unpack)(shared.store, file, known, self.ways, shared.memory, shared.counters)
+        samples = partial(read_samples, file, shared.counters)
+        self.ways = Ways(known, shared.client, shared.counters, shared.nursery, samples, digest=digest)
+        common = shared.store, file, known, self.ways, shared.memory, shared.counters, shared.fetches
+        self._fetcher = fetcher_of(unpack)(*common)
         self._flights = self._fetcher.flights
-        self._fetcher.on_landed = self._launch_ahead
+        self._fetcher.on_landed = self.launch_ahead
         self._readahead = Readahead(file.geometry, shared.ahead)
         self._ahead: list[Hold] = []
-        self._failed: dict[int, tuple[float, LazyfsError]] = {}
+        self._failures = Failures(blob_id, FAILED_FOR)
         self._busy = 0  # tasks that need its files: readers, leaders of flights, who writes down what was read
         self._complete = file.complete()
         self._fills = 0  # who fill it now; while there are some, it is leased
@@ -125,6 +124,8 @@ class Blob:
         deadline = trio.current_time() + self._shared.limits.read_timeout
         holds: list[Hold] = []
         self._begin_use()
+        if self.run is not None:
+            self.run.on_read(extent)
         try:
             content = await self._stored_run(extent)
             if not self._complete:
@@ -254,18 +255,29 @@ class Blob:
         """
         if self._shared.client.offline and not self._local:
             return []
-        run, part = self._next_ahead()
+        (run, part), holds = self._next_ahead(), list[Hold]()
         if run and run.start <= demand.stop:
             self._ahead += self._launch(Extent(demand.start, run.stop), Urgency.READAHEAD, part)
-            return []
-        self._ahead += self._launch(run, Urgency.READAHEAD, part)
-        return self._launch(demand, Urgency.DEMAND)
+        else:
+            self._ahead += self._launch(run, Urgency.READAHEAD, part)
+            holds = self._launch(demand, Urgency.DEMAND)
+        self._launch_recorded()
+        return holds
 
-    def _launch_ahead(self) -> None:
+    def launch_ahead(self) -> None:
         """Launch what is to be fetched ahead now that something has come in."""
         if self.opens:
             run, part = self._next_ahead()
             self._ahead += self._launch(run, Urgency.READAHEAD, part)
+            self._launch_recorded()
+
+    def _launch_recorded(self) -> None:
+        """Launch what runs before have asked for, as far as it is its turn."""
+        if self.run is not None:
+            due = self._flights.due * self.geometry.block_size
+            for run in self.run.next(due, self.ways.pace, trio.current_time(), self._file.missing):
+                with replaying():
+                    self._ahead += self._launch(run, Urgency.PREFETCH)
 
     def _next_ahead(self) -> tuple[Extent, int]:
         """Return what to fetch ahead, and how many blocks of it in one request."""
@@ -351,12 +363,6 @@ class Blob:
         except OSError as exc:
             log.warning("blob %s: its map cannot be read: %s", self.blob_id, exc.strerror or exc)
 
-    async def _samples(self) -> list[tuple[Extent, Block]]:
-        """Return a few blocks that are in the store, any of them, and where they are."""
-        chosen = await trio.to_thread.run_sync(some_present, self._file, SAMPLES)
-        blocks = [(index, await read_stored(self._file, index, self._shared.counters)) for index in chosen]
-        return [(self.geometry.bytes_of(Extent(index, index + 1)), block) for index, block in blocks if block]
-
     async def _stored_run(self, run: Extent) -> Block | None:
         """Return several blocks in one piece, when all are in the store: that is what a sequential reader wants.
 
@@ -379,6 +385,8 @@ class Blob:
     def note_hits(self, run: Extent) -> None:
         """Note that blocks of the store were given out. *Raises*: StoreError."""
         self._shared.counters.blocks_hit += len(run)
+        if self.run is not None:
+            self.run.on_read(run)
         for index in run.blocks():
             self._uses.note(index)
 
@@ -403,7 +411,7 @@ class Blob:
                     self._shared.memory.add(key, block)
                 elif self._flights.find(index) is None:
                     self._complete = False
-                    self._refuse_failed(index)
+                    self._failures.refuse(index)
                     self._refuse_offline(Extent(index, index + 1))
                     self._take_off([index])
             if block is not None:
@@ -417,7 +425,7 @@ class Blob:
     async def _join(self, flight: Flight, index: int, deadline: float) -> Block | None:
         """Wait for a block of a flight; None when the flight ended without it: look again."""
         if index not in flight.landed:
-            self._refuse_failed(index)
+            self._failures.refuse(index)
         try:
             with trio.move_on_at(deadline):
                 if not flight.dying:
@@ -427,9 +435,9 @@ class Blob:
         except FlightEnded:
             return None
         except LazyfsError as exc:
-            raise self._failing(index, exc) from None
+            raise self._failures.noted(index, exc) from None
         _release(self._ahead)  # nobody reads on from here
-        raise self._failing(index, self._too_late())
+        raise self._failures.noted(index, self._too_late())
 
     def _store_fails(self, exc: OSError) -> StoreError:
         return StoreError(f"blob {self.blob_id}: the store fails: {exc.strerror or exc}")
@@ -437,20 +445,6 @@ class Blob:
     def _too_late(self) -> DeadlineExceeded:
         seconds = self._shared.limits.read_timeout
         return DeadlineExceeded(urls.redact(self.known.url), f"not delivered by the origin in {seconds:g} s")
-
-    def _failing(self, index: int, error: LazyfsError) -> LazyfsError:
-        """Note that a block has failed, for the pages that the kernel asks for next."""
-        now = trio.current_time()
-        self._failed = {other: noted for other, noted in self._failed.items() if noted[0] > now}
-        if index not in self._failed:
-            log.warning("blob %s, block %d: %s", self.blob_id, index, error)
-        self._failed[index] = (now + FAILED_FOR, error)
-        return error
-
-    def _refuse_failed(self, index: int) -> None:
-        until, error = self._failed.get(index, (-math.inf, None))
-        if error is not None and trio.current_time() < until:
-            raise error.with_traceback(None)
 
     def _refuse_offline(self, run: Extent) -> None:
         if self._shared.client.offline and not self._local and any(True for _ in self._file.missing(run)):
@@ -462,7 +456,7 @@ class Blob:
         if known.url == self.known.url and known.version != self.known.version:
             self.known = known
             self.ways.renew(known)
-            self._failed.clear()
+            self._failures.clear()
 
     def release(self) -> None:
         """Give up what was fetched for readers that have left: the last of them has closed the blob."""

@@ -12,12 +12,14 @@ import trio
 from lazyfs import urls
 from lazyfs.awake import Awake
 from lazyfs.blob import Blob, Limits
+from lazyfs.causes import Fetches
 from lazyfs.counters import Counters
 from lazyfs.derived import Unpack
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, StoreError, TooManyOpen
 from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
 from lazyfs.readahead import LARGEST, Budget
+from lazyfs.recording import Recorder
 from lazyfs.store import BlobFile, Store
 from lazyfs.store import layout as layouts
 from lazyfs.turns import Turns
@@ -45,6 +47,8 @@ class Blobs:
         # What is fetched ahead is in the store until it is read, or, where that is small, in memory.
         bound = store.quota.look().max_cache
         self.ahead = Budget(LARGEST if not bound or bound >= 2 * LARGEST else min(LARGEST, limits.memory // 2))
+        self.fetches = Fetches()
+        self._recorder: Recorder | None = None
         self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
         self.on_whole: Callable[[BlobFile], None] = lambda file: None
         self._open: dict[BlobId, Blob] = {}
@@ -52,6 +56,11 @@ class Blobs:
         self._wrong: dict[tuple[BlobId, str], tuple[float, DigestMismatch]] = {}
         self._opening = Turns[BlobId]()
         self._said_too_many = False
+
+    def record(self) -> None:
+        """Have what is read of blobs that are opened from here on recorded and, at the next time, replayed."""
+        replays = not self.client.offline
+        self._recorder = Recorder(self.store, self.nursery, self.ahead, replays=replays)
 
     async def open(
         self, blob_id: BlobId, known: Known, mirrors: Sequence[str] = (), unpack: Unpack | None = None
@@ -70,11 +79,12 @@ class Blobs:
             self._refuse_wrong(blob_id, (known.url, *mirrors))
             if blob is not None and (blob.lost or self.worth_another_try(blob)):
                 blob = None
+            cold = False
             if blob is None:
                 if len(self._open) >= self.awake.most_open:
                     raise self._too_many()
                 try:
-                    file = await trio.to_thread.run_sync(self._opened, blob_id, known)
+                    file, cold = await trio.to_thread.run_sync(self._opened, blob_id, known)
                 except OSError as exc:
                     if exc.errno in layouts.TOO_MANY_OPEN:
                         raise self._too_many() from None
@@ -91,12 +101,15 @@ class Blobs:
                 if (wrong := self._wrong.get((blob_id, url))) is not None and trio.current_time() < wrong[0]:
                     blob.ways.refuse(url, wrong[1])
             blob.opens += 1
+            if self._recorder is not None and blob.opens == 1 and unpack is None:  # else what it is made of is
+                blob.run = self._recorder.begin(blob, cold=cold)
             return blob
 
-    def _opened(self, blob_id: BlobId, known: Known) -> BlobFile:
+    def _opened(self, blob_id: BlobId, known: Known) -> tuple[BlobFile, bool]:
+        """Open a blob's files, and say whether nothing of it is in the store."""
         file = self.store.open_blob(blob_id, known.url, known.version.size, known.version)
         file.complete()  # here, since that may look through all of a large map; later looks go on from there
-        return file
+        return file, next(file.present(), None) is None
 
     def _too_many(self) -> TooManyOpen:
         """Return why no more can be opened; the log says it once, until one can."""
@@ -131,6 +144,9 @@ class Blobs:
         """Undo one `open`; what is under way for readers that have left is cancelled."""
         blob.opens -= 1
         if blob.opens == 0:
+            if blob.run is not None:
+                blob.run.end()
+                blob.run = None
             blob.release()
             self.forget_if_idle(blob)
 

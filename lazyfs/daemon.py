@@ -33,7 +33,7 @@ from typing import Final, NoReturn
 
 from lazyfs import link, mountinfo, privileges, urls
 from lazyfs.errors import LazyfsError
-from lazyfs.order import READY, Mount, pack, report, unpack
+from lazyfs.order import READY, REMARK, Mount, pack, report, unpack
 from lazyfs.origin import early
 from lazyfs.privileges import Capability
 from lazyfs.successor import GoOn, Handed, Successors
@@ -107,7 +107,8 @@ def run_in_background(mount: Mount) -> None:
         try:
             content = pack(mount)
             ours.sendall(_LENGTH.pack(len(content)) + content)
-            line = lines.readline().decode("utf-8", "surrogateescape").strip()
+            while (line := lines.readline().decode("utf-8", "surrogateescape").strip()).startswith(REMARK):
+                print(f"lazyfs: {line.removeprefix(REMARK)}", file=sys.stderr)
         except ConnectionError:  # it was killed
             line = ""
         except BaseException:

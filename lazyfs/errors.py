@@ -7,6 +7,7 @@
     │   └── TooManyOpen          as many blobs are open as descriptors allow            ENFILE
     ├── SourceError          where names come from: a manifest or index that cannot be read
     ├── LayerError           a layer of an image: damaged, or saying what no tree can hold   EIO
+    ├── ProfileRefused       what is to be fetched ahead: damaged, too large, of another blob
     └── ReadError            a look-up or a read that cannot be answered
         ├── NameMissing          no such name under the mount                          ENOENT
         │   └── InodeUnknown         the kernel has its number from another daemon         ESTALE
@@ -64,6 +65,10 @@ class SourceError(LazyfsError):
 
 class LayerError(LazyfsError):
     """A layer of an image, its table of contents or a piece of it is damaged or beyond what is taken."""
+
+
+class ProfileRefused(LazyfsError):
+    """A boot profile cannot be what it should be; without it all goes on."""
 
 
 class ReadError(LazyfsError):

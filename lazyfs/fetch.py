@@ -29,14 +29,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Final
 
 import trio
 
 from lazyfs.assembler import Assembler, Taker
+from lazyfs.causes import Fetches
 from lazyfs.commits import Commits
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch, LazyfsError, OriginBadAnswer, OriginError, StoreError
@@ -48,6 +49,7 @@ from lazyfs.origin.client import Answer
 from lazyfs.records import MISSING
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.room import Room
+from lazyfs.store.sampling import some_present
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Known, digest_of
 from lazyfs.ways import Ways
@@ -65,6 +67,9 @@ holder's death within 10."""
 ANSWER_FIRST: Final = 0.001
 """Seconds before a single block that somebody waits for is committed: the commit would take turns with the answer."""
 
+SAMPLES: Final = 4
+"""Blocks that a mirror must have alike, where nothing else says that it has the same blob."""
+
 PASS_TRIES: Final = 5
 """Times that a pass is begun again without a single new block; each costs the origin the whole blob."""
 
@@ -78,7 +83,14 @@ class Fetcher:
     """Leads the flights of one open blob."""
 
     def __init__(
-        self, store: Store, file: BlobFile, known: Known, ways: Ways, memory: CheckedBlocks, counters: Counters
+        self,
+        store: Store,
+        file: BlobFile,
+        known: Known,
+        ways: Ways,
+        memory: CheckedBlocks,
+        counters: Counters,
+        fetches: Fetches,
     ) -> None:
         self.flights = FlightTable()
         self._token = trio.lowlevel.current_trio_token()
@@ -90,6 +102,7 @@ class Fetcher:
         self._ways = ways
         self._memory = memory
         self._counters = counters
+        self._fetches = fetches
         self._pass: Flight | None = None
         self._pass_hold: Hold | None = None
         # Blocks whose lock this process has. A flight releases only what is in here, never a range, since the
@@ -308,7 +321,7 @@ class Fetcher:
         if not extent:  # the head is all there is of it
             await self._receive(flight, None, Assembler(geometry, extent.start - len(head), head))
             return
-        async with aclosing(await self._ways.ask(extent, flight.urgency)) as answer:
+        async with self._asked(flight, extent) as answer:
             body = answer.body.extent
             if body.start != extent.start or body.stop > extent.stop:  # the range was ignored
                 self.one_pass, head = True, b""
@@ -324,6 +337,13 @@ class Fetcher:
                 # It may be right, but asking on like that would never end.
                 raise OriginBadAnswer(self._ways.shown, "an answer without a single whole block")
             self._passes_begun = 0
+
+    @asynccontextmanager
+    async def _asked(self, flight: Flight, extent: Extent) -> AsyncIterator[Answer]:
+        with self._fetches.noting(self._file.blob_id, extent, flight.urgency()) as fetch:
+            async with aclosing(await self._ways.ask(extent, flight.urgency)) as answer:
+                fetch.answer = answer
+                yield answer
 
     def _begin_pass(self, flight: Flight) -> bool:
         """Make a flight the pass and widen it to all that is missing; False when another is, here or elsewhere.
@@ -460,3 +480,10 @@ async def read_stored(file: BlobFile, index: int, counters: Counters) -> bytearr
     except OSError:
         return None
     return block
+
+
+async def read_samples(file: BlobFile, counters: Counters) -> list[tuple[Extent, Block]]:
+    """Return a few blocks of the store, any of them, checked, and where they are."""
+    chosen = await trio.to_thread.run_sync(some_present, file, SAMPLES)
+    blocks = [(index, await read_stored(file, index, counters)) for index in chosen]
+    return [(file.geometry.bytes_of(Extent(index, index + 1)), block) for index, block in blocks if block]

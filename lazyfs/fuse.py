@@ -28,7 +28,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FlagT, FUSEError, InodeT, ReaddirToken, RequestContext
 
-from lazyfs import inorder, neighbours, shortcut
+from lazyfs import causes, inorder, neighbours, shortcut
 from lazyfs.attach import ALWAYS
 from lazyfs.errors import LazyfsError, NameMissing, errno_for
 from lazyfs.extents import Block
@@ -216,6 +216,8 @@ class Adapter(pyfuse3.Operations):
     @_translated
     async def read(self, fh: FileHandleT, off: int, size: int) -> Any:
         """Read from an open file; pyfuse3 takes any buffer."""
+        if native.LIBRARY is not None:
+            causes.reader.set(native.LIBRARY.last_pid)
         pieces = await self._pieces(fh, off, size)
         if len(pieces) == 1:
             return pieces[0]

@@ -30,7 +30,9 @@ from lazyfs import (
     order,
     privileges,
     process,
+    profiling,
     rights,
+    states,
     takeover,
     tuning,
 )
@@ -78,6 +80,8 @@ async def run(mount: Mount, supervised: Supervised, metrics: socket.socket | Non
         session.counters.daemon_restarts = supervised.legacy.restarts
         watched = await nursery.start(watch, session, mount, metrics)
         session.on_names = tuning.spare_what_stays
+        if mount.settings.profile:
+            session.blobs.record()
         supervised.refusal = takeover.refusal(wanted=mount.settings.takeover)
         serve = partial(nursery.start, _serve_fuse, session, mount, supervised, directory, nursery.cancel_scope)
         sources, changes = mount.sources, 0
@@ -98,6 +102,7 @@ async def run(mount: Mount, supervised: Supervised, metrics: socket.socket | Non
             async with trio.open_nursery() as meanwhile:
                 meanwhile.start_soon(trio.to_thread.run_sync, _load)
                 await _add_all(session, mount.sources)
+                await profiling.take_all(session, mount.sources, mount.settings.profiles, partial(_remark, caller))
             early.forget()
             await serve()
             supervised.note_order(order.pack(mount))
@@ -115,6 +120,11 @@ async def run(mount: Mount, supervised: Supervised, metrics: socket.socket | Non
             order.report(caller, READY)
         else:  # in the background it may be any service that has called the command: that one says itself what it is
             notify.ready(f"mounted at {mount.mountpoint}")
+
+
+def _remark(caller: int | None, line: str) -> None:
+    if caller is not None:
+        order.remark(caller, line)
 
 
 async def _end_without(caller: int, scope: trio.CancelScope) -> None:
@@ -278,7 +288,10 @@ def _operations(
     async def made_of(_request: Mapping[str, Any], _report: control.Report) -> Any:
         return mount.made_of
 
-    operations = (status, add, describe, led_to, remove, fetch, upgrade, made_of)
+    async def why(_request: Mapping[str, Any], _report: control.Report) -> Any:
+        return {"mountpoint": mount.mountpoint, "pid": os.getpid(), "fetches": await states.fetches(session)}
+
+    operations = (status, why, add, describe, led_to, remove, fetch, upgrade, made_of)
     return {operation.__name__: operation for operation in operations}
 
 

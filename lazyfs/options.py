@@ -108,7 +108,8 @@ class Settings:
     `fresh_for` the seconds for which what is known of a URL is not asked again; `max_cache` and `min_free` bytes, 0 for
     no bound, None for the one that the store has. Of mounts only: `scrub_rate` bytes a second, whether the kernel may
     read what is whole straight from the store (`passthrough`), whether the next daemon takes over when one dies
-    (`takeover`), `watch`, and the name of the user that the daemon runs as (`user`), None for who mounts.
+    (`takeover`), whether boot profiles are recorded and replayed (`profile`), and files and URLs of some (`profiles`),
+    `watch`, and the name of the user that the daemon runs as (`user`), None for who mounts.
     """
 
     store: Path
@@ -122,6 +123,8 @@ class Settings:
     scrub_rate: int = SCRUB_RATE
     passthrough: bool = True
     takeover: bool = True
+    profile: bool = True
+    profiles: tuple[str, ...] = ()
     watch: WatchOptions = field(default_factory=WatchOptions)
     registries: RegistryOptions = field(default_factory=RegistryOptions)
     user: str | None = None

@@ -31,6 +31,9 @@ from lazyfs.versions import Version
 READY: Final = "ready"
 """What the daemon tells its caller when the mount answers."""
 
+REMARK: Final = "remark: "
+"""What lines begin with that the caller is to show; the mount goes on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mount:
@@ -130,10 +133,19 @@ def _rebuilt(plain: Any) -> Any:
             return plain
 
 
+def remark(caller: int, line: str) -> None:
+    """Have the caller show a line."""
+    _tell(caller, REMARK + line)
+
+
 def report(caller: int, line: str) -> None:
     """Tell the caller how it went, and hang up; the descriptor's number stays taken, so nothing later is told twice."""
-    with contextlib.suppress(OSError):
-        os.write(caller, line.encode("utf-8", "surrogateescape") + b"\n")
+    _tell(caller, line)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, caller, inheritable=False)
     os.close(null)
+
+
+def _tell(caller: int, line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(caller, line.encode("utf-8", "surrogateescape") + b"\n")

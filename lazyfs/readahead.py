@@ -75,16 +75,19 @@ class _Stream:
 
 
 class Budget:
-    """What the windows of all blobs of a process may hold together, `limit` bytes: it must be kept until it is read."""
+    """What the windows of all blobs of a process may hold together, `limit` bytes: it must be kept until it is read.
+
+    A window is a stream's, or that of what a profile says (replay.py).
+    """
 
     def __init__(self, limit: int = LARGEST) -> None:
         self._limit = limit
-        self._used: OrderedDict[_Stream, float] = OrderedDict()  # when each grew last, the longest ago first
+        self._used: OrderedDict[object, float] = OrderedDict()  # when each grew last, the longest ago first
 
-    def share(self, stream: _Stream, now: float) -> int:
-        """Return the bytes that this stream's window may have, all active ones having the same."""
-        self._used[stream] = now
-        self._used.move_to_end(stream)
+    def share(self, user: object, now: float) -> int:
+        """Return the bytes that this user's window may have, all active ones having the same."""
+        self._used[user] = now
+        self._used.move_to_end(user)
         while self._used and next(iter(self._used.values())) < now - IDLE:
             self._used.popitem(last=False)
         return self._limit // len(self._used)

@@ -9,12 +9,16 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+import trio
+
 from lazyfs import urls
 from lazyfs.extents import runs
 from lazyfs.flight import FlightState
 from lazyfs.origin.client import OriginState
 from lazyfs.origin.tally import Tally
 from lazyfs.session import Session
+from lazyfs.tree import File
+from lazyfs.vfs import LOOKED_AT_ONCE
 
 LINES: Final = 100
 """Lines for each kind of thing; the log must not lose what was in it before."""
@@ -71,6 +75,18 @@ def numbers(session: Session) -> dict[str, Any]:
         "flights": sum(len(blob.flights) for blob in blobs),
         "blocks_evicted": session.store.evictor.evicted,
     }
+
+
+async def fetches(session: Session) -> list[dict[str, Any]]:
+    """Return the last fetches, the oldest first, each with a path that leads to its blob, if there is one now."""
+    found = [fetch.as_dict() for fetch in session.blobs.fetches]
+    blobs, paths = {fetch["blob"] for fetch in found}, dict[str, str]()
+    for number, node in enumerate(session.vfs.tree.nodes()):
+        if isinstance(node, File) and node.blob_id is not None and node.blob_id in blobs:
+            paths.setdefault(node.blob_id, node.path)
+        if number % LOOKED_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+    return [{**fetch, "path": paths.get(fetch["blob"])} for fetch in found]
 
 
 def lines(session: Session, locks: Iterable[str]) -> Iterator[str]:

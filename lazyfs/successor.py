@@ -11,7 +11,8 @@ where a supervisor and an interpreter of its own have 39.
 What is forked must be made of one piece. The supervisor has loaded some modules when the mount was made; when a file of
 the package has changed since, it loads no more of them, and forks no more: a new interpreter finds what is there now.
 
-Nothing that a fork could break is there: the supervisor has no threads, and to load a module opens nothing.
+Nothing that a fork could break is there: the supervisor has no threads, and what is loaded opens nothing, and starts
+nothing that stays.
 
 *Source*: fork(2); signal-safety(7).
 """

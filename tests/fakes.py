@@ -159,6 +159,12 @@ class FakeAnswer:
         self._piece = piece
         self._rest = memoryview(origin.content)[body.extent.start : body.extent.stop]
         self._left = len(self._rest) + 1 if fault.reset_after is None else fault.reset_after
+        self.url = URL
+
+    @property
+    def received(self) -> int:
+        """As `Answer.received`."""
+        return len(self.body.extent) - len(self._rest)
 
     async def aclose(self) -> None:
         """As `Answer.aclose`."""

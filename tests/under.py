@@ -140,6 +140,16 @@ def timed_reads_together(places: list[tuple[str, int]], length: int = 4096) -> l
     return found
 
 
+def timed_places(path: str, places: list[tuple[int, int]], pause: float = 0.0) -> float:
+    """Read from a file at some places, offset and length, with a pause before each; return the seconds it took."""
+    began = time.monotonic()
+    with open(path, "rb", buffering=0) as file:
+        for offset, length in places:
+            time.sleep(pause)
+            os.pread(file.fileno(), length, offset)
+    return time.monotonic() - began
+
+
 def _timed(fd: int, offset: int, length: int) -> Timed:
     began = time.monotonic()
     try:
@@ -467,6 +477,16 @@ def hold_and_read(path: str) -> bytes:
         os.write(1, b"!")
         os.read(0, 1)
         return file.read()
+
+
+def read_in_two_steps(path: str, first: list[int], then: list[int]) -> list[bytes]:
+    """Read pages, without the kernel's readahead; say so with a byte, and read others when standard input ends."""
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        pages = [os.pread(file.fileno(), 4096, offset) for offset in first]
+        os.write(1, b"!")
+        os.read(0, 1)
+        return pages + [os.pread(file.fileno(), 4096, offset) for offset in then]
 
 
 def read_through_takeovers(path: str, source: str, seconds: float) -> int:

@@ -10,92 +10,10 @@ from typing import Any
 
 import click
 
-from lazyfs import __version__, records, sizes
+from lazyfs import __version__, records
+from lazyfs.cli.values import Address, BlockSize, Mountpoint, Seconds, Size
 from lazyfs.errors import UsageError
 from lazyfs.options import WatchOptions, default_path
-
-
-class BlockSize(click.ParamType[int]):
-    """A size that blocks can have: bytes, or a number with K, M, G, T."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read a block size."""
-        try:
-            size = value if isinstance(value, int) else sizes.parse_size(value)
-        except UsageError as exc:
-            self.fail(str(exc), param, ctx)
-        if not records.valid_block_size(size):
-            self.fail(f"{value!r} is not a power of two from 64K to 8M", param, ctx)
-        return size
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes, or a number with K, M, G, T."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read a size."""
-        try:
-            return value if isinstance(value, int) else sizes.parse_size(value)
-        except UsageError as exc:
-            self.fail(str(exc), param, ctx)
-
-
-class Seconds(click.ParamType[float]):
-    """A time that can be waited for; `infinite` is a word for one without an end."""
-
-    name = "seconds"
-
-    def __init__(self, infinite: str = "") -> None:
-        self._infinite = infinite
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read a number of seconds, or the word for an infinite one."""
-        if self._infinite and value == self._infinite:
-            return float("inf")
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = -1.0
-        if not 0 <= seconds < float("inf"):
-            more = f", or {self._infinite}" if self._infinite else ""
-            self.fail(f"{value!r} is not a number of seconds, 0 or more{more}", param, ctx)
-        return seconds
-
-
-class Mountpoint(click.ParamType[Path]):
-    """A path that is not looked at, as `click.Path` would: who looks at a mount that is stuck waits for ever."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Take it as it is."""
-        return Path(value)
-
-
-class Address(click.ParamType[tuple[str, int]]):
-    """Where to listen: `PORT` on loopback, or `ADDR:PORT` with a numeric address, that of IPv6 in brackets."""
-
-    name = "address"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Read an address and a port."""
-        import ipaddress  # only here, since few say one
-
-        address, _, port = value.rpartition(":")
-        try:
-            found = ipaddress.ip_address("127.0.0.1" if address in ("", "localhost") else address.strip("[]"))
-        except ValueError:
-            found = None
-        brackets = address.startswith("[") and address.endswith("]")
-        if found is None or brackets != (found.version == 6) or not re.fullmatch("[0-9]{1,5}", port):
-            self.fail(f"{value!r} is no PORT, nor an address and a port, as in 127.0.0.1:9100", param, ctx)
-        if int(port) > 65535:
-            self.fail(f"{value!r}: ports go up to 65535", param, ctx)
-        return str(found), int(port)
 
 
 def _store_option(function: Any) -> Any:
@@ -170,6 +88,9 @@ def commands() -> None:
               help="Have the kernel read what is whole straight from the store, where it can.")  # fmt: skip
 @click.option("--takeover/--no-takeover", default=True,
               help="Have the next daemon take the mount over when one dies or hangs.")  # fmt: skip
+@click.option("--profile", "profiles", metavar="FILE|URL", multiple=True,
+              help="Take this boot profile in: what it names is fetched in front of who reads.")  # fmt: skip
+@click.option("--no-profile", is_flag=True, help="Neither record what is read first, nor fetch what was.")
 @click.option("--metrics", type=Address(), metavar="[ADDR:]PORT",
               help="Serve metrics for Prometheus there, on loopback if no address is said (port 0: any).")  # fmt: skip
 @click.option("--user", "--run-as", "user", metavar="NAME",
@@ -204,9 +125,12 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     if options["user"] is not None:
         _go_home_of(options["user"])
     settings = settings_of(_store_path(options["store"]), sources, options)
+    if options["no_profile"] and options["profiles"]:
+        raise click.UsageError("--profile is of no use with --no-profile")
     watch = WatchOptions(options["metrics"], options["log_format"] == "json", options["log_level"])
     of_mounts = {name: options[name] for name in ("scrub_rate", "passthrough", "takeover", "user")}
-    settings = replace(settings, watch=watch, **of_mounts)
+    profiles = tuple(map(mounting.profile_place, options["profiles"]))
+    settings = replace(settings, watch=watch, profile=not options["no_profile"], profiles=profiles, **of_mounts)
     mounting.mount(sources, mountpoint, settings, frozenset(fuse_options), foreground=options["foreground"])
 
 
@@ -288,12 +212,21 @@ def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **o
 @click.option("--watch", is_flag=True, help="Go on, and show what happens in each second.")
 @click.option("--interval", type=click.FloatRange(0.1, 3600), metavar="SECONDS",
               help="How often, with --watch; 1 if not said.")  # fmt: skip
+@click.option("--why", is_flag=True, help="Show what was fetched last, and what for.")
 @click.argument("mountpoint", required=False, type=Mountpoint())
-def status(mountpoint: Path | None, store: Path | None, as_json: bool, watch: bool, interval: float | None) -> None:
+def status(
+    mountpoint: Path | None, store: Path | None, as_json: bool, watch: bool, interval: float | None, why: bool
+) -> None:
     """Show the store and its mounts, or one mount."""
     if interval is not None and not watch:
         raise click.UsageError("--interval is of use only with --watch")
-    if watch:
+    if why and watch:
+        raise click.UsageError("--why goes without --watch")
+    if why:
+        from lazyfs.cli import reasons
+
+        reasons.show(mountpoint, _store_path(store), as_json=as_json)
+    elif watch:
         from lazyfs.cli import watching
 
         watching.watch(mountpoint, _store_path(store), interval or 1.0, as_json=as_json)
@@ -364,6 +297,47 @@ def unpin(store: Path | None, blobs: tuple[str, ...]) -> None:
     from lazyfs.cli import keeping
 
     keeping.unpin(blobs, _store_path(store))
+
+
+@commands.group()
+def profile() -> None:
+    """Boot profiles: which parts of a blob are read first, recorded by mounts, and fetched ahead at the next time.
+
+    PATH is a file under a mount, BLOB an id, or as much of it as ls shows.
+    """
+
+
+@profile.command("show")
+@_store_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("blob", metavar="PATH|BLOB")
+def show_profile(store: Path | None, blob: str, as_json: bool) -> None:
+    """Show the profile of a blob."""
+    from lazyfs.cli import profiling
+
+    profiling.show(blob, _store_path(store), as_json=as_json)
+
+
+@profile.command("export")
+@_store_option
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write it there, not to stdout.")  # fmt: skip
+@click.argument("blob", metavar="PATH|BLOB")
+def export_profile(store: Path | None, blob: str, output: Path | None) -> None:
+    """Write the profile of a blob down, for other hosts."""
+    from lazyfs.cli import profiling
+
+    profiling.export(blob, _store_path(store), output)
+
+
+@profile.command("import")
+@_store_option
+@click.argument("file", type=click.Path(path_type=Path))
+def import_profile(store: Path | None, file: Path) -> None:
+    """Take a profile from elsewhere into the store."""
+    from lazyfs.cli import profiling
+
+    profiling.take_in(file, _store_path(store))
 
 
 @commands.command()

@@ -47,6 +47,11 @@ def mount(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done: too late to end with another status
 
 
+def profile_place(text: str) -> str:
+    """Return where a profile is: a URL, or an absolute path, since the daemon works elsewhere."""
+    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+
+
 def unmount(mountpoint: Path, *, lazy: bool) -> None:
     """Unmount, and return when the daemon has ended, unless `lazy`. *Raises*: LazyfsError."""
     where = absolute(mountpoint)

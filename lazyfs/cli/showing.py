@@ -93,7 +93,7 @@ def list_blobs(store_path: Path, *, as_json: bool) -> None:
         ]
         for row in rows
     ]
-    _print_table(["BLOB", "SIZE", "CACHED", "LAST USED", "URL"], table)
+    print_table(["BLOB", "SIZE", "CACHED", "LAST USED", "URL"], table)
 
 
 def _present(store: Store, blob_id: BlobId) -> int:
@@ -127,8 +127,8 @@ def as_owner(store_path: Path) -> Iterator[None]:
         yield
 
 
-def mounts_of(store_path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Ask every mount of the store; return what they say, and a line for each that does not answer.
+def mounts_of(store_path: Path, op: str = "status") -> tuple[list[dict[str, Any]], list[str]]:
+    """Ask every mount of the store for something; return what they say, and a line for each that does not answer.
 
     A socket that nobody listens on is what a killed daemon left.
     """
@@ -141,7 +141,7 @@ def mounts_of(store_path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     for socket in running.sockets(store_path):
         mounted = mounted_with.get(os.path.realpath(socket))
         try:
-            found.append(ask(mounted, "status") if mounted else control.call(socket, "status"))
+            found.append(ask(mounted, op) if mounted else control.call(socket, op))
         except control.ControlError as exc:
             if mounted is None and isinstance(exc, control.Unreachable):
                 with contextlib.suppress(OSError):
@@ -196,7 +196,8 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _print_table(head: list[str], rows: list[list[str]]) -> None:
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """Print rows below their heads, in columns."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -54,6 +54,7 @@ class Library:
         )
         self._told = (Told * MOST_TOLD)()
         self._reply_with = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object)(("lazyfs_front_reply_with", self._library))
+        self._last_pid = ctypes.c_uint32.in_dll(self._library, "lazyfs_front_last_pid")
         self._stand_in = (ctypes.c_char * 1).in_dll(self._library, "lazyfs_front_stand_in")
 
     def want(self, passthrough: bool) -> None:
@@ -79,6 +80,11 @@ class Library:
     def last_request(self) -> int:
         """The number of the request that was read last; one that is sent again, to another process, has the same."""
         return int(self._library.lazyfs_front_last_request())
+
+    @property
+    def last_pid(self) -> int:
+        """The process whose request that is, as we see it; 0 for one of the kernel's own, or of another namespace."""
+        return self._last_pid.value
 
     @property
     def agreed(self) -> bool:

@@ -77,6 +77,7 @@ static char greeting[INIT_MOST]; /* the INIT request, as the kernel has sent it 
 static size_t greeting_length;
 static int served_before;    /* whether it was answered by another process */
 static uint64_t last_request; /* what was read last, as the kernel counts them */
+uint32_t lazyfs_front_last_pid; /* of the process whose request that is, 0 when the kernel does not say */
 static uint64_t next_handle; /* what the next open is answered with, when `next_backing` is not 0 */
 static int32_t next_backing;
 static Py_buffer pieces[MOST_PIECES]; /* what the next reply has in the place of the stand-in */
@@ -123,8 +124,10 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 	 */
 	if (got < 0 && errno == EAGAIN)
 		errno = EINTR;
-	if (got >= (ssize_t)sizeof(request->header))
+	if (got >= (ssize_t)sizeof(request->header)) {
 		last_request = request->header.unique & ~RESENT;
+		lazyfs_front_last_pid = request->header.pid;
+	}
 	if (got >= (ssize_t)sizeof(*request) && got <= INIT_MOST && request->header.opcode == INIT) {
 		greeting_length = got;
 		memcpy(greeting, buffer, got);

@@ -157,6 +157,16 @@ class Answer:
         self._counters = counters
         self._due = len(body.extent)
 
+    @property
+    def url(self) -> str:
+        """The URL that was asked."""
+        return self._request.url
+
+    @property
+    def received(self) -> int:
+        """How many bytes of `body.extent` have come so far."""
+        return len(self.body.extent) - max(self._due, 0)
+
     async def receive_into(self, *buffers: memoryview, sink: Sink | None = None) -> int:
         """Fill the start of some buffers, none empty, with the next bytes of the body; return how many, 0 at its end.
 

@@ -29,11 +29,15 @@ log = logging.getLogger(__name__)
 LOOK_AGAIN: Final = 2.0
 """Seconds for which nothing is looked up after a look-up that failed, since that may have taken a while."""
 
+PROFILES: Final = 1000
+"""Boot profiles that are kept, those that were recorded last; most have some KB."""
+
 _BLOB = "blob_id, url, size, block_size, complete, last_used"
 _TABLES = (
     ("names", "url_key", 'url_key, size, etag, last_modified, ranged, head, checked_at, "check"'),
     ("listings", "url_key", 'url_key, body, "check"'),
     ("blobs", "blob_id", _BLOB),
+    ("profiles", "blob_id", 'blob_id, body, "check"'),
 )
 """Each table, its key, and what a look for damage reads."""
 _OUTDATED = """
@@ -49,6 +53,12 @@ AND url_key NOT IN (SELECT url_key FROM versions JOIN blobs USING (blob_id))
 _LISTINGS_GONE = """
 DELETE FROM listings WHERE listed_at < ?
 AND NOT EXISTS (SELECT 1 FROM blobs WHERE substr(blobs.url, 1, length(listings.url)) = listings.url)
+"""
+
+_PROFILE = 'SELECT recorded_at, blob_id, body, "check" FROM profiles WHERE'
+
+_PROFILES_TOO_MANY = """
+DELETE FROM profiles WHERE rowid IN (SELECT rowid FROM profiles ORDER BY recorded_at DESC LIMIT -1 OFFSET ?)
 """
 
 _IS_COMPLETE = "SELECT complete FROM blobs WHERE blob_id = ?"
@@ -175,9 +185,33 @@ class Catalogue:
         )
 
     def forget_unused(self, before: float) -> int:
-        """Forget names and listings that nobody asked for since, and of which no blob is there; return how many."""
+        """Forget names and listings that nobody asked for since, and of which no blob is there, and old profiles.
+
+        Returns how many.
+        """
         gone = [(before,)]
-        return self._write_together((_NAMES_GONE, gone), (_LISTINGS_GONE, gone))
+        profiles = ("DELETE FROM profiles WHERE recorded_at < ?", gone)
+        return self._write_together((_NAMES_GONE, gone), (_LISTINGS_GONE, gone), profiles)
+
+    def profile(self, blob_id: BlobId, version: Version | None = None) -> tuple[float, bytes] | None:
+        """Return when a blob's boot profile was recorded, and what it is; None for none, and for a damaged one.
+
+        With `version`, that of another blob with the same strong ETag and size will do.
+        """
+        row = self._one(f"{_PROFILE} blob_id = ?", blob_id)
+        if row is None and version is not None and version.strong_etag is not None:
+            row = self._one(f"{_PROFILE} etag = ? AND size = ?", version.strong_etag, version.size)
+        return None if row is None or row_check(*row[1:-1]) != row[-1] else (row[0], bytes(row[2]))
+
+    def remember_profile(self, blob_id: BlobId, size: int, etag: str | None, body: bytes) -> None:
+        """Record a blob's boot profile in the place of the one there was. It stays when the blob goes."""
+        row = (blob_id, size, etag, body, time.time(), row_check(blob_id, body))
+        insertion = ("INSERT OR REPLACE INTO profiles VALUES (?, ?, ?, ?, ?, ?)", [row])
+        self._write_together(insertion, (_PROFILES_TOO_MANY, [(PROFILES,)]))
+
+    def profiled(self) -> list[BlobId]:
+        """Return the blobs that have a boot profile."""
+        return [BlobId(row[0]) for row in self._database.all("SELECT blob_id FROM profiles")]
 
     def version_of(self, blob_id: BlobId) -> tuple[str, Version] | None:
         """Return the key of the URL (urls.py) of which a blob is a version, and which; None when it is not known."""

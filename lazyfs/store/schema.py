@@ -65,6 +65,20 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID
         """,
     ),
+    (  # 4.
+        """
+        CREATE TABLE profiles (
+            blob_id     TEXT PRIMARY KEY,
+            size        INTEGER NOT NULL,
+            etag        TEXT,                -- a strong one: hosts with other URLs for the blob know it by that
+            body        BLOB NOT NULL,       -- profiles.py
+            recorded_at REAL NOT NULL,       -- seconds since the epoch
+            "check"     BLOB NOT NULL
+        )
+        """,
+        "CREATE INDEX profiles_by_etag ON profiles (etag, size)",
+        "CREATE INDEX profiles_by_date ON profiles (recorded_at)",
+    ),
 )
 
 PROBES: Final = (
@@ -72,6 +86,7 @@ PROBES: Final = (
     'SELECT url_key, url, body, listed_at, "check" FROM listings LIMIT 0',
     "SELECT blob_id, url, size, block_size, complete, last_used FROM blobs LIMIT 0",
     "SELECT blob_id, url_key, etag, last_modified FROM versions LIMIT 0",
+    'SELECT blob_id, size, etag, body, recorded_at, "check" FROM profiles LIMIT 0',
 )
 """Each fails when its table is not as it should be."""
 

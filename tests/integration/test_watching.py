@@ -179,7 +179,7 @@ def test_an_origin_that_fails_thousands_of_times_is_a_few_lines(
     log = Path(mount.status()["log"])
     mount.umount()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    for logger, count in ("lazyfs.problems", PROBLEMS_KEPT), ("lazyfs.blob", failing):
+    for logger, count in ("lazyfs.problems", PROBLEMS_KEPT), ("lazyfs.failures", failing):
         said = [line.get("more", 1) for line in lines if line["logger"] == logger]
         assert len(said) <= 6
         assert sum(said) == count, "all of them are accounted for"

@@ -15,6 +15,7 @@ from unittest import mock
 import trio
 
 from lazyfs import records
+from lazyfs.causes import Fetches
 from lazyfs.counters import Counters
 from lazyfs.errors import DigestMismatch
 from lazyfs.extents import Extent
@@ -59,7 +60,8 @@ def fetch(*blocks: int, wrong: bool = False, ranged: bool = True) -> Body:
         memory, counters = CheckedBlocks(0), Counters()
 
         async def main() -> None:
-            fetcher = Fetcher(host.store, host.blob, origin.known, cast("Ways", origin), memory, counters)
+            ways = cast("Ways", origin)
+            fetcher = Fetcher(host.store, host.blob, origin.known, ways, memory, counters, Fetches())
             flight = fetcher.flights.launch(blocks)
             await fetcher.lead(flight)
             with contextlib.suppress(DigestMismatch):

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazyfs.errors import StoreError
-from lazyfs.store.catalogue import BlobRow, Catalogue
+from lazyfs.store.catalogue import PROFILES, BlobRow, Catalogue
 from lazyfs.store.locks import StoreLocks
 from lazyfs.versions import BlobId, Known, Version, blob_id_for
 from tests.unit.stores import in_processes
@@ -49,6 +49,46 @@ def test_nothing_secret_is_on_the_disk(tmp_path: Path) -> None:
         catalogue.remember_listing(URL, b"listing")
         catalogue.add_blob(BlobId("url-" + "0" * 64), URL, 1, 65536)
     assert all(b"secret" not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_profiles_are_found_by_id_or_by_etag_and_size_and_outlive_their_blobs(tmp_path: Path) -> None:
+    one, other = BlobId("url-" + "0" * 64), BlobId("url-" + "1" * 64)
+    with opened(tmp_path) as catalogue:
+        catalogue.add_blob(one, URL, 9, 65536)
+        catalogue.remember_profile(one, 9, '"e"', b"old")
+        catalogue.remember_profile(one, 9, '"e"', b"new")
+        catalogue.drop_blob(one)
+        found = catalogue.profile(one)
+        assert found is not None
+        assert found[1] == b"new"
+        assert catalogue.profile(other, Version(9, '"e"')) == found
+        for version in (None, Version(9), Version(9, 'W/"e"'), Version(8, '"e"')):
+            assert catalogue.profile(other, version) is None
+        catalogue.forget_unused(found[0])
+        assert catalogue.profiled() == [one]
+        catalogue.forget_unused(found[0] + 1)
+        assert catalogue.profiled() == []
+
+
+def test_only_the_last_profiles_are_kept(tmp_path: Path) -> None:
+    ids = [BlobId(f"url-{number:064x}") for number in range(PROFILES + 3)]
+    with opened(tmp_path) as catalogue:
+        for blob_id in ids:
+            catalogue.remember_profile(blob_id, 1, None, b"")
+        assert sorted(catalogue.profiled()) == ids[3:]
+
+
+def test_a_profile_that_rots_is_none(tmp_path: Path) -> None:
+    blob_id = BlobId("url-" + "0" * 64)
+    with opened(tmp_path) as catalogue:
+        catalogue.remember_profile(blob_id, 9, None, b"body")
+    with contextlib.closing(sqlite3.connect(tmp_path / "catalogue.db")) as rotten, rotten:
+        rotten.execute("UPDATE profiles SET body = 'bodx'")
+    with opened(tmp_path) as catalogue:
+        assert catalogue.profile(blob_id) is None
+        assert catalogue.damaged_rows() == 1
+        catalogue.drop_damaged_rows()
+        assert catalogue.profiled() == []
 
 
 def test_listings(tmp_path: Path) -> None:

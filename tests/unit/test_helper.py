@@ -31,11 +31,12 @@ def test_words_come_in_any_order() -> None:
 
 def test_options_are_those_of_the_command() -> None:
     options = ("rw", "max_cache=1G", "read-timeout=5", "offline", "no_passthrough", "source=B", "allow_other",
-               "x-systemd.automount", "noexec", "header=A: b=c", "header=D: e", "comment=x")  # fmt: skip
+               "x-systemd.automount", "noexec", "header=A: b=c", "header=D: e", "comment=x",
+               "profile=/a", "profile=http://h/b", "no_profile")  # fmt: skip
     assert translated(Call("A", "/mnt", options)) == (
         ["A", "B"],
         ["--max-cache=1G", "--read-timeout=5", "--offline", "--no-passthrough", "--allow-other", "-onoexec",
-         "--header=A: b=c", "--header=D: e"],
+         "--header=A: b=c", "--header=D: e", "--profile=/a", "--profile=http://h/b", "--no-profile"],
     )  # fmt: skip
 
 

@@ -1,0 +1,95 @@
+"""What the options of the commands take: sizes, times, places."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lazyfs import records, sizes
+from lazyfs.errors import UsageError
+
+
+class BlockSize(click.ParamType[int]):
+    """A size that blocks can have: bytes, or a number with K, M, G, T."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a block size."""
+        try:
+            size = value if isinstance(value, int) else sizes.parse_size(value)
+        except UsageError as exc:
+            self.fail(str(exc), param, ctx)
+        if not records.valid_block_size(size):
+            self.fail(f"{value!r} is not a power of two from 64K to 8M", param, ctx)
+        return size
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, or a number with K, M, G, T."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a size."""
+        try:
+            return value if isinstance(value, int) else sizes.parse_size(value)
+        except UsageError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+class Seconds(click.ParamType[float]):
+    """A time that can be waited for; `infinite` is a word for one without an end."""
+
+    name = "seconds"
+
+    def __init__(self, infinite: str = "") -> None:
+        self._infinite = infinite
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a number of seconds, or the word for an infinite one."""
+        if self._infinite and value == self._infinite:
+            return float("inf")
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < float("inf"):
+            more = f", or {self._infinite}" if self._infinite else ""
+            self.fail(f"{value!r} is not a number of seconds, 0 or more{more}", param, ctx)
+        return seconds
+
+
+class Mountpoint(click.ParamType[Path]):
+    """A path that is not looked at, as `click.Path` would: who looks at a mount that is stuck waits for ever."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Take it as it is."""
+        return Path(value)
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    """Where to listen: `PORT` on loopback, or `ADDR:PORT` with a numeric address, that of IPv6 in brackets."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Read an address and a port."""
+        import ipaddress  # only here, since few say one
+
+        address, _, port = value.rpartition(":")
+        try:
+            found = ipaddress.ip_address("127.0.0.1" if address in ("", "localhost") else address.strip("[]"))
+        except ValueError:
+            found = None
+        brackets = address.startswith("[") and address.endswith("]")
+        if found is None or brackets != (found.version == 6) or not re.fullmatch("[0-9]{1,5}", port):
+            self.fail(f"{value!r} is no PORT, nor an address and a port, as in 127.0.0.1:9100", param, ctx)
+        if int(port) > 65535:
+            self.fail(f"{value!r}: ports go up to 65535", param, ctx)
+        return str(found), int(port)
