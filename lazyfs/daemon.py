@@ -12,7 +12,7 @@
 What a daemon may do without, it gives up when it has its order, before it starts a thread that stays (rights.py).
 
 A caller that goes before that (Ctrl-C) takes the daemon with it. A daemon that takes over from another one has no
-caller: `python -m lazyfs.daemon` with the descriptors that its supervisor passes on.
+caller: its supervisor forks it, or starts `python -m lazyfs.daemon` with words for what it hands on (successor.py).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from lazyfs import link, mountinfo, privileges, urls
 from lazyfs.errors import LazyfsError
 from lazyfs.order import READY, REMARK, Mount, pack, report, unpack
 from lazyfs.origin import early
-from lazyfs.privileges import Capability, Rights
+from lazyfs.privileges import Capability
+from lazyfs.successor import GoOn, Handed, Successors
 
 log = logging.getLogger(__name__)
 
@@ -159,27 +159,43 @@ def _supervise(end: socket.socket, daemon: int) -> int:
 
     show_as(link.SUPERVISOR)  # the command line may hold secrets
     os.chdir("/")
-    return Supervisor(end, daemon).run()
+    return Supervisor(end, daemon, Successors(_load)).run()
 
 
-def _take_over(words: Sequence[str]) -> NoReturn:
+def _load() -> GoOn:
+    """Load all that a daemon is made of which takes over, and what it uses at once for most sources.
+
+    The supervisor has nothing of it before.
+    """
+    import encodings.idna  # noqa: F401 - for the name of the first host that is asked
+
+    import lazyfs.fuse
+    import lazyfs.logs
+    import lazyfs.mount
+    import lazyfs.sources.index
+    import lazyfs.sources.manifest
+    import lazyfs.supervised  # noqa: F401
+
+    return _take_over
+
+
+def _take_over(handed: Handed) -> NoReturn:
     """Serve a mount that another daemon has served.
 
-    The words say with which rights, and under which numbers what is handed on is open. All else has passed through the
-    hands of that other daemon, and is looked at without any other rights.
+    All but what the supervisor hands us has passed through the hands of that other daemon, and is looked at without any
+    other rights.
     """
     gc.disable()
     try:
-        given = {name: value for name, _, value in (word.partition("=") for word in words)}
         from lazyfs.supervised import Supervised
 
-        supervised = Supervised(socket.socket(fileno=int(given["link"])))
-        privileges.take_on(Rights(given.get("user"), Capability(int(given.get("keep", 0)))))
+        supervised = Supervised(socket.socket(fileno=handed.link))
+        privileges.take_on(handed.rights)
         from lazyfs.logs import log_to
         from lazyfs.mount import run_to_end
 
-        metrics = int(given["metrics"]) if "metrics" in given else None
-        supervised.inherit(int(given["device"]), int(given["journal"]), metrics, stands_by="stand-by" in words)
+        metrics = handed.metrics if handed.metrics >= 0 else None
+        supervised.inherit(handed.device, handed.journal, metrics, stands_by=handed.stands_by)
         mount = unpack(supervised.legacy.order)
         if mount.foreground:
             log_to(logging.StreamHandler(), mount.settings.watch)
@@ -248,4 +264,4 @@ def _keep_only(caller: int) -> int:
 
 
 if __name__ == "__main__":
-    _take_over(sys.argv[1:])
+    _take_over(Handed.of(sys.argv[1:]))

@@ -7,7 +7,7 @@ Both directories are listed like those of web servers, at URLs that are referenc
 so names come and go, are asked for again, and are there without the registry as theirs are. When a tag has moved, all
 directories of the image are listed anew.
 
-The images are in `Images.mounted`; what of an image takes a request is asked for with `layers`.
+The images are in `Images.mounted`; their layers, which take a request, are asked for with `layers`.
 """
 
 from __future__ import annotations
@@ -19,24 +19,19 @@ from typing import Final
 
 import trio
 
-from lazyfs.blobs import Blobs
 from lazyfs.entries import Entry, Kind, Refusal
 from lazyfs.errors import LazyfsError, SourceError
-from lazyfs.layers.layer import Layer
 from lazyfs.listings import LIST_AGAIN
 from lazyfs.shared import Shared
-from lazyfs.sources.image import Document, Image, with_config
+from lazyfs.sources.image import Document, Image
 from lazyfs.sources.reference import SCHEME, parse_reference
 from lazyfs.sources.registry import Registries
 from lazyfs.sources.spec import Source
 from lazyfs.tree import Directory
-from lazyfs.versions import Known, Version, blob_id_for
+from lazyfs.versions import Known, Version
 from lazyfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
-
-CONFIG_MAX: Final = 16 * 1024 * 1024
-"""Bytes of a config that are read into memory."""
 
 _BLOBS: Final = "#blobs"
 
@@ -44,19 +39,30 @@ _BLOBS: Final = "#blobs"
 class Images:
     """The images of a session. `nursery` runs what is done behind.
 
-    `mounted` has the image of each path under the mount, "" for the mount itself, as it is now; `on_change` is called
-    with a path when it has another image.
+    `on_change` is called with the path of an image that has been added, or is another one now. `fresh_for`
+    is that of the settings.
     """
 
-    def __init__(self, vfs: Vfs, blobs: Blobs, registries: Registries, nursery: trio.Nursery) -> None:
-        self.mounted: dict[str, Image] = {}
+    def __init__(
+        self,
+        vfs: Vfs,
+        registries: Registries,
+        nursery: trio.Nursery,
+        fresh_for: float,
+    ) -> None:
         self.on_change: Callable[[str], None] = lambda path: None
         self._vfs = vfs
-        self._blobs = blobs
         self._registries = registries
         self._nursery = nursery
+        self._fresh_for = max(fresh_for, LIST_AGAIN)
+        self._mounted: dict[str, Image] = {}
         self._asking = Shared[Image](nursery)
         self._known: dict[str, tuple[float, Image]] = {}  # by reference: when it was asked for, by trio's clock
+
+    @property
+    def mounted(self) -> dict[str, Image]:
+        """The images as they are now, by their paths under the mount: "" for the mount itself."""
+        return {path: image for path, image in self._mounted.items() if self._directory(path, image) is not None}
 
     async def add(self, source: Source) -> str:
         """Take an image in, and return its path. *Raises*: OriginError, SourceError: then nothing of it is left."""
@@ -73,7 +79,7 @@ class Images:
             await self._vfs.listings.refresh(directory, source.place, patient=False)
             self._note(path, source.place)
         except BaseException:
-            if path not in self.mounted:
+            if path not in self._mounted:
                 directory.urls.remove(source.place)
                 if there is None:
                     self._vfs.take_away(directory)
@@ -89,31 +95,25 @@ class Images:
         if kept:
             self._known[place] = -math.inf, await self._registries.kept(parse_reference(place))
         at, image = self._known.get(place, (-math.inf, None))
-        if image is None or (not kept and trio.current_time() - at >= LIST_AGAIN and url == place):
+        if image is None or (not kept and trio.current_time() - at >= self._fresh_for):
             image = await self._asking.do(place, lambda: self._ask(place))
         return _blobs_of(image) if url.endswith(_BLOBS) else _documents_of(image)
-
-    async def layers(self, image: Image) -> tuple[Layer, ...]:
-        """Return an image's layers, the lowest first, with the digests of their tars: fetches its config.
-
-        *Raises*: OriginError, StoreError, SourceError.
-        """
-        try:
-            return with_config(image, await self._config(image))
-        except SourceError as exc:
-            raise SourceError(f"{image.reference}: {exc}") from None
 
     async def _ask(self, place: str) -> Image:
         image = await self._registries.image(parse_reference(place))
         _, before = self._known.get(place, (0.0, None))
         self._known[place] = trio.current_time(), image
-        if before is not None and before.manifest.digest != image.manifest.digest:
+        if before is not None and before.named.digest != image.named.digest:
             log.info("%s leads to another image now", place)
-            for path, mounted in list(self.mounted.items()):
+            for path, mounted in self.mounted.items():
                 if mounted.reference == place:
                     self._note(path, place)
                     self._nursery.start_soon(self._list_again, path)
         return image
+
+    def _directory(self, path: str, image: Image) -> Directory | None:
+        node = self._vfs.tree.find(path)
+        return node if isinstance(node, Directory) and image.reference in node.urls else None
 
     async def _list_again(self, path: str) -> None:
         for below in (path, f"{path}/blobs/sha256"):
@@ -125,20 +125,8 @@ class Images:
                     log.info("could not list again: %s", exc)
 
     def _note(self, path: str, place: str) -> None:
-        self.mounted[path] = self._known[place][1]
+        self._mounted[path] = self._known[place][1]
         self.on_change(path)
-
-    async def _config(self, image: Image) -> bytes:
-        """Return an image's config, which has matched its digest when the last of it is read."""
-        if image.config.size > CONFIG_MAX:
-            raise SourceError(f"its config has {image.config.size} bytes, more than {CONFIG_MAX}")
-        entry = _blob(image, image.config.digest, image.config.size)
-        assert entry.known is not None
-        blob = await self._blobs.open(blob_id_for("", entry.known.version, entry.digest), entry.known)
-        try:
-            return bytes(await blob.read(0, image.config.size)) if image.config.size else b""
-        finally:
-            self._blobs.close(blob)
 
 
 def _documents_of(image: Image) -> list[Entry | Refusal]:

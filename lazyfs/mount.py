@@ -52,6 +52,12 @@ from lazyfs.watching import Watched, watch
 
 log = logging.getLogger(__name__)
 
+HEAD_START: Final = 0.1
+"""Seconds for the names of the last daemon to come in before the kernel is answered: thousands do, and wait no longer.
+
+When all that has waited is answered meanwhile, they take four times as long, and who opens a file waits for them.
+"""
+
 GRACE: Final = 5.0
 """Seconds for which a detached mount still serves those who have files open."""
 
@@ -84,20 +90,20 @@ async def run(mount: Mount, supervised: Supervised, metrics: socket.socket | Non
             await _restore(session, sources, supervised.legacy.changes)
             sources, changes = (), len(supervised.legacy.changes)
             await supervised.turn()
-        if inherits := supervised.device is not None:
+        if supervised.device is not None:
             session.vfs.inherit(supervised.legacy)
-            await serve()
-            await nursery.start(supervised.answer)
-        async with trio.open_nursery() as meanwhile:
-            meanwhile.start_soon(trio.to_thread.run_sync, _load)
-            if inherits:
-                await _restore(session, sources, supervised.legacy.changes[changes:])
-            else:
+            async with trio.open_nursery() as meanwhile:
+                meanwhile.start_soon(_complete, session, sources, supervised.legacy.changes[changes:])
+                with trio.move_on_after(HEAD_START):
+                    await session.vfs.complete.wait()
+                await serve()
+                await nursery.start(supervised.answer)
+        else:
+            async with trio.open_nursery() as meanwhile:
+                meanwhile.start_soon(trio.to_thread.run_sync, _load)
                 await _add_all(session, mount.sources)
                 await profiling.take_all(session, mount.sources, mount.settings.profiles, partial(_remark, caller))
-        early.forget()
-        session.vfs.complete.set()
-        if not inherits:
+            early.forget()
             await serve()
             supervised.note_order(order.pack(mount))
             if metrics is not None:
@@ -137,6 +143,12 @@ async def _add_all(session: Session, sources: tuple[Source, ...]) -> None:
     async with trio.open_nursery() as nursery:
         for source in sources:
             nursery.start_soon(session.add, source)
+
+
+async def _complete(session: Session, sources: tuple[Source, ...], changes: Sequence[Mapping[str, Any]]) -> None:
+    """Take in what the last daemon had; who asks for a name waits for that."""
+    await _restore(session, sources, changes)
+    session.vfs.complete.set()
 
 
 async def _restore(session: Session, sources: tuple[Source, ...], changes: Sequence[Mapping[str, Any]]) -> None:

@@ -38,7 +38,8 @@ class Limits:
 class CredentialOptions:
     """What the user gives. The headers, of files too, go to the origins in `named`, and to no other.
 
-    Paths are absolute. `command` is a shell's command line; `netrc` may be missing, and then has nothing.
+    Paths are absolute. `command` is a shell's command line; `netrc` may be missing, and then has nothing, and so may
+    `auth_files`, which have the logins for registries.
     """
 
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -46,6 +47,7 @@ class CredentialOptions:
     named: frozenset[Place] = frozenset()
     netrc: Path | None = None
     command: str | None = field(default=None, repr=False)
+    auth_files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

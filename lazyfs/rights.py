@@ -112,6 +112,7 @@ def _named(mount: Mount) -> Iterator[Path]:
     client = mount.settings.client
     transport, credentials = client.transport, client.credentials
     yield from credentials.header_files
+    yield from credentials.auth_files
     for path in (credentials.netrc, transport.ca_file, transport.client_certificate, transport.client_key):
         if path is not None:
             yield path

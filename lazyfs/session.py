@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 MANY: Final = 10_000
 """Names that come in between two calls of `on_names`."""
 
+LISTED_AT_ONCE: Final = 100
+"""Directories whose listings are taken in at a time, in turns with what the kernel asks meanwhile."""
+
 ADD_AGAIN: Final = 15.0
 """Seconds until a source that another daemon had is tried again."""
 
@@ -91,7 +94,7 @@ class Session:
         from lazyfs.sources.registry import Registries
 
         registries = Registries(self.client, self.store, self._registries, self._mirrors)
-        images = Images(self.vfs, self.blobs, registries, self._nursery)
+        images = Images(self.vfs, registries, self._nursery, self.resolver.fresh_for)
         images.on_change = self._show_rootfs
         return images
 
@@ -121,12 +124,17 @@ class Session:
             looked_at = set[Directory]()
             while unlisted := [directory for directory in self._indexes() if directory not in looked_at]:
                 looked_at.update(unlisted)
-                for directory in unlisted:
-                    with suppress(LazyfsError):  # nobody has looked at it yet
-                        await self.vfs.listings.refresh(directory, patient=False)
+                for start in range(0, len(unlisted), LISTED_AT_ONCE):
+                    async with trio.open_nursery() as nursery:
+                        for directory in unlisted[start : start + LISTED_AT_ONCE]:
+                            nursery.start_soon(self._restore_listing, directory)
         for root in [node for node in self.vfs.tree.nodes() if isinstance(node, ImageRoot)]:
-            with suppress(LazyfsError):  # as above
+            with suppress(LazyfsError):  # as for a listing
                 await self.vfs.rootfs.look_kept(root)
+
+    async def _restore_listing(self, directory: Directory) -> None:
+        with suppress(LazyfsError):  # nobody has looked at it yet
+            await self.vfs.listings.refresh(directory, patient=False)
 
     async def _list(self, url: str) -> list[Entry | Refusal]:
         if url.startswith(SCHEME):

@@ -1,9 +1,10 @@
 """The process that holds a mount and the rights to it for its daemon, and starts the next one when one dies or hangs.
 
 While anybody has the FUSE descriptor open, the kernel keeps the mount, and who reads from it waits. So a process that
-does next to nothing holds it: no threads, no HTTP, hardly any imports. It also keeps the rights that the daemon, which
-reads what strangers send, has given up (privileges.py). Where to mount, and as whom the next daemon runs, it hears
-once, before the first one hears from anybody else: from then on a daemon can have it do this for that mount only.
+does next to nothing holds it: no threads, no HTTP, hardly any imports until a daemon has died. It also keeps the rights
+that the daemon, which reads what strangers send, has given up (privileges.py). Where to mount, and as whom the next
+daemon runs, it hears once, before the first one hears from anybody else: from then on a daemon can have it do this for
+that mount only.
 
     daemon ── "charge" ─▶ gives up what itself does not need for that
            ── "mount" ──▶ mounts, and hands the descriptor over, with the journal (journal.py)
@@ -12,7 +13,7 @@ once, before the first one hears from anybody else: from then on a daemon can ha
 
       dead, or no answer ── killed ── has the mount gone? ── yes ── the end
                                         └ no ── too many deaths? ── yes ── unmounted: errors rather than hanging
-                                                  └ no ── a new interpreter, with descriptor and journal
+                                                  └ no ── the next one, with descriptor and journal (successor.py)
 
 A daemon that ends by itself, with status 0, was asked to: then this ends, too. If the mount is not to outlive its
 daemon (takeover.py), there is no journal, and this ends with the daemon in any case.
@@ -40,7 +41,6 @@ import select
 import signal
 import socket
 import struct
-import sys
 import time
 from collections import deque
 from typing import Any, Final
@@ -50,6 +50,7 @@ from lazyfs.attach import CannotMount, attach, close_backing, detach, open_backi
 from lazyfs.child import HANGS, Child, is_ready
 from lazyfs.privileges import Capability, Rights
 from lazyfs.process import open_as_many_files_as_allowed, show_as
+from lazyfs.successor import Handed, Successors
 
 DEATHS: Final = 5
 WITHIN: Final = 60.0
@@ -77,7 +78,8 @@ _TO_SAY: Final = signal.SIGUSR1
 class Supervisor:
     """Holds one mount. `daemon` is the process id of its first daemon, a child, which has the other end of `end`."""
 
-    def __init__(self, end: socket.socket, daemon: int) -> None:
+    def __init__(self, end: socket.socket, daemon: int, successors: Successors) -> None:
+        self._successors = successors
         self._daemon = Child(daemon, end)
         self._next: Child | None = None  # the daemon of an upgrade
         self._next_until = 0.0  # when it must have got further
@@ -296,22 +298,14 @@ class Supervisor:
             self._lingering.append(child.pid)
         return -signal.SIGKILL if code is None else code
 
-    def _start(self, *more: str) -> Child:
-        """Start a new interpreter, so that it loads what is installed now."""
+    def _start(self, *, stands_by: bool = False) -> Child:
+        """Start the next daemon, or, beside the one that serves, the one that is to replace it."""
         ours, theirs = link.pair()
-        passed = {"link": theirs.fileno(), "device": self._device, "journal": self._journal, "metrics": self._metrics}
-        passed = {name: fd for name, fd in passed.items() if fd >= 0}
-        for fd in passed.values():
-            os.set_inheritable(fd, True)
-        rights = [f"keep={self._rights.keep:d}", *([f"user={self._rights.user}"] if self._rights.user else [])]
-        # The last words are only for room: the daemon shows itself in `ps` as it did when the command had forked it.
-        words = [*(f"{name}={fd}" for name, fd in passed.items()), *rights, *more, "lazyfs mount", self._mountpoint]
-        words = [sys.executable, "-P", "-m", "lazyfs.daemon", *words]
-        child = Child(os.posix_spawn(sys.executable, words, _environment()), ours)
-        for fd in passed.values():
-            os.set_inheritable(fd, False)
-        theirs.close()
-        return child
+        with theirs:
+            handed = Handed(
+                theirs.fileno(), self._device, self._journal, self._metrics, self._rights, stands_by=stands_by
+            )
+            return Child(self._successors.start(handed, self._mountpoint), ours)
 
     # An upgrade.
 
@@ -320,7 +314,7 @@ class Supervisor:
             child.send({"op": "not upgraded", "why": "an upgrade is under way"})
             return
         self._say(f"an upgrade: starting the next daemon beside this one (pid {child.pid})")
-        self._next = self._start("stand-by")
+        self._next = self._start(stands_by=True)
         self._next_until = time.monotonic() + PREPARED_WITHIN
 
     def _switch(self, child: Child) -> None:
@@ -333,6 +327,7 @@ class Supervisor:
         last, self._daemon, self._next, self._stopped = self._daemon, child, None, False
         last.tell(signal.SIGKILL)
         self._bury(last)
+        self._successors.upgraded()
         self._say(f"upgraded: the daemon (pid {child.pid}) has taken over from pid {last.pid}")
 
     def _go_back(self, why: str) -> None:
@@ -365,12 +360,6 @@ class Supervisor:
 
     def _as_daemon(self) -> contextlib.AbstractContextManager[None]:
         return privileges.acting_as(self._user.uid, self._user.gid) if self._user else contextlib.nullcontext()
-
-
-def _environment() -> dict[str, str]:
-    """Return ours, with this package where it will be looked for."""
-    here = __file__.rpartition("/lazyfs/")[0]
-    return {**os.environ, "PYTHONPATH": ":".join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
 
 
 def _words(code: int) -> str:

@@ -429,6 +429,8 @@ class Vfs:
 
     async def _keep_up(self, file: File, known: Known, began: float) -> None:
         """See to it that what a file was when it was opened is known, at once or behind. *Raises*: as `_check`."""
+        if file.entry.known is not None and file.parent is not None:
+            await self.listings.look(file.parent)  # only its directory can say that the name stands for another blob
         # The kernel may come by a name that it has not been told to forget yet: a reader who opens again after ESTALE.
         doubtful = not file.attached or self._resolver.doubts(known.url)
         if doubtful or (self._resolver.fresh_for == 0 and known.checked_at < began):

@@ -223,6 +223,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def is_daemon(pid: int) -> bool:
+    """Say whether a supervisor's child is a daemon: `import trio` has ldconfig run, which is its child, too."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return alive(pid) and (words[0] == b"lazyfs" or b"lazyfs.daemon" in words)
+    return False
+
+
 def wait_for_end(pids: Sequence[int], timeout: float = PATIENCE) -> None:
     """Wait until processes, which need not be our children, have ended. *Raises*: TimeoutError."""
     deadline = time.monotonic() + timeout

@@ -105,7 +105,8 @@ def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     """Mount SOURCE... at MOUNTPOINT, read-only.
 
     Returns when the mount answers; its daemon goes on in the background. SOURCE is a file's URL or NAME=URL, a
-    directory index (a URL that ends in a slash), or a manifest (FILE.toml, FILE.jsonl, or its URL).
+    directory index (a URL that ends in a slash), a manifest (FILE.toml, FILE.jsonl, or its URL), or an image in a
+    registry (oci://HOST/REPO:TAG).
 
     \b
     lazyfs mount https://example.org/disk.img /mnt/x
@@ -414,6 +415,8 @@ def _go_home_of(name: str) -> None:
     if os.geteuid() != 0:
         raise click.BadParameter("only root can run a daemon as another user", param_hint="'--user'")
     os.environ["HOME"] = user.home
+    for name in [name for name in os.environ if name.startswith("XDG_")]:  # directories of who has called
+        del os.environ[name]
 
 
 def _store_path(given: Path | None) -> Path:

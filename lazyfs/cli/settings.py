@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lazyfs import urls
+from lazyfs import privileges, urls
 from lazyfs.errors import UsageError
 from lazyfs.options import (
     ENVIRONMENT,
@@ -93,7 +95,26 @@ def _credentials(options: dict[str, Any], named: frozenset[Place]) -> Credential
         except (UsageError, OSError) as exc:
             raise click.BadParameter(str(exc), param_hint="'--header-file'") from None
     netrc = options["netrc_file"].expanduser().absolute()
-    return CredentialOptions(tuple(headers), tuple(files), named, netrc, options["credential_command"])
+    user = options.get("user")
+    logins = tuple(auth_files(os.getuid() if user is None else privileges.user_called(user).uid))
+    return CredentialOptions(tuple(headers), tuple(files), named, netrc, options["credential_command"], logins)
+
+
+def auth_files(uid: int) -> Iterator[Path]:
+    """Yield where a user's logins for registries may be, in skopeo's order: containers' tools' files, then docker's.
+
+    *Source*: containers-auth.json(5); containers/image, pkg/docker/config/config.go.
+    """
+    said = os.environ
+    if given := said.get("REGISTRY_AUTH_FILE"):
+        yield Path(given).absolute()
+        return
+    runtime, home = said.get("XDG_RUNTIME_DIR"), Path("~").expanduser()
+    yield Path(f"{runtime}/containers/auth.json" if runtime else f"/run/containers/{uid}/auth.json").absolute()
+    yield Path(said.get("XDG_CONFIG_HOME") or home / ".config").absolute() / "containers/auth.json"
+    yield Path(said.get("DOCKER_CONFIG") or home / ".docker").absolute() / "config.json"
+    if uid == 0:
+        yield Path("/etc/containers/auth.json")
 
 
 def _transport(options: dict[str, Any], named: frozenset[Place]) -> TransportOptions:

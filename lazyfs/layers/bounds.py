@@ -28,6 +28,8 @@ TEXT_MAX = 256 * 1024 * 1024
 PIECES_EACH = 4
 """Pieces of content, on the average of as many members as there may be."""
 
+# What a host says of files, and what overlayfs, with our tree below, would obey. umoci leaves them out, too.
+_HOSTS = ("security.selinux", "system.nfs4_acl", "trusted.overlay.")
 _OWNER_MAX = 2**32 - 2  # the last one means "leave it as it is" to chown
 _MAJOR_MAX, _MINOR_MAX = 2**12 - 1, 2**20 - 1
 
@@ -107,7 +109,7 @@ def _normal(text: str) -> str:
 
 
 def xattrs(pairs: dict[str, bytes]) -> tuple[tuple[str, bytes], ...]:
-    """Return extended attributes in the order of their names.
+    """Return extended attributes in the order of their names, without those that are not for a layer to say.
 
     *Raises*: LayerError, for one that the kernel would not take.
     """
@@ -116,7 +118,7 @@ def xattrs(pairs: dict[str, bytes]) -> tuple[tuple[str, bytes], ...]:
             raise LayerError(f"an extended attribute cannot have the name {shown(name)}")
         if len(value) > XATTR_SIZE_MAX:
             raise LayerError(f"the extended attribute {shown(name)} has {len(value)} bytes; {XATTR_SIZE_MAX} may be")
-    return tuple(sorted((_normal(name), value) for name, value in pairs.items()))
+    return tuple(sorted((_normal(name), value) for name, value in pairs.items() if not name.startswith(_HOSTS)))
 
 
 def number(value: int, what: str, most: int = SIZE_MAX) -> int:

@@ -1,6 +1,6 @@
-"""One layer of an image, as its manifest and its config name it.  Pure.
+"""One layer of an image, as its manifest names it.  Pure.
 
-*Source*: OCI image-spec v1.1, descriptor.md, manifest.md and config.md; Docker image manifest version 2, schema 2.
+*Source*: OCI image-spec v1.1, descriptor.md, and manifest.md; Docker image manifest version 2, schema 2.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 class Layer:
     """A layer: its blob's `digest` (`sha256:HEX`) and `size` in bytes, and where it may be had, in order.
 
-    `diff_id` is the digest of the uncompressed tar; `annotations` say where an eStargz or a zstd:chunked layer has its
-    table of contents.
+    `annotations` say where an eStargz or a zstd:chunked layer has its table of contents.
     """
 
     digest: str
     size: int
     media_type: str
     urls: tuple[str, ...]
-    diff_id: str | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)

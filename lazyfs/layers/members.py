@@ -54,7 +54,8 @@ class Member:
 
     Paths, targets and names of attributes are `str`, bytes that are not UTF-8 as surrogate escapes (PEP 383).
     `mode` is the permission bits with setuid, setgid and sticky, no type. `target` is where a symbolic link leads, as
-    it is written, or the path of the file of which a hard link is another name.
+    it is written, or the path of the file of which a hard link is another name. `pieces` make up all of a file's
+    content, one after the other. A whiteout is a member as others are: `merge` knows it by its name.
     *Units*: `size` bytes; `mtime_ns` nanoseconds since the epoch; `device` major and minor number.
     """
 

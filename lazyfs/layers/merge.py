@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 
 from lazyfs.errors import LayerError
 from lazyfs.layers import bounds
+from lazyfs.layers.growth import uncollected
 from lazyfs.layers.members import Member, Type
 
 IMPLIED = Member("", Type.DIRECTORY, 0o755)
@@ -66,9 +67,10 @@ def merge(layers: Iterable[Iterable[Member]], *, most: int = bounds.MEMBERS_MAX)
     *Raises*: LayerError, for layers that do not fit together; what iterating over `layers` raises.
     """
     tree = _Tree(most)
-    for index, layer in enumerate(layers):
-        tree.put(index, layer)
-    _count(tree.root)
+    with uncollected():
+        for index, layer in enumerate(layers):
+            tree.put(index, layer)
+        _count(tree.root)
     return tree.root
 
 
@@ -242,4 +244,6 @@ class _Tree:
                 if target[0] == "/":
                     del way[1:]
                 todo += reversed(target.split("/"))
+        if followed:  # else it is as long and deep as a member's path may be
+            bounds.path_of("/".join(name for name, _ in way[1:]))
         return way

@@ -25,6 +25,7 @@ import xxhash
 
 from lazyfs.errors import LayerError
 from lazyfs.layers import bounds, expanding
+from lazyfs.layers.growth import uncollected
 from lazyfs.layers.members import Member, Packing, Piece, Type
 
 VERSION = 1
@@ -94,7 +95,8 @@ def unpack(packed: bytes | memoryview) -> list[Member]:
         raise LayerError("the layer's kept table of contents is damaged")
     try:
         columns = _Columns(expanding.expand(Packing.ZSTD, packed[_HEAD.size :], length))
-        found = list(_members(columns))
+        with uncollected():
+            found = list(_members(columns))
         columns.end()
     except (LayerError, ValueError, IndexError, struct.error) as exc:
         raise LayerError(f"the layer's kept table of contents is damaged: {exc}") from exc

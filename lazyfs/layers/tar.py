@@ -167,7 +167,8 @@ class _Headers:
     def _member(self, info: tarfile.TarInfo, block: bytes) -> Member:
         said = self._said
         if self._name is None:
-            name = said.get("GNU.sparse.name", said.get("path"))
+            name = said.get("GNU.sparse.name") if self._sparse_form() is not None else None
+            name = name or said.get("path")
             self._name = pax.text(name) if name else _ustar_name(info, block)
         kind = _TYPES[info.type]
         if info.type == tarfile.AREGTYPE and self._name.endswith("/"):
@@ -203,20 +204,30 @@ class _Headers:
         size = stored
         if info.type == tarfile.GNUTYPE_SPARSE:
             runs, size = sparse.old(block, reader.block)
-        elif said.get("GNU.sparse.major") == b"1" and said.get("GNU.sparse.minor", b"0") == b"0":
+        elif self._sparse_form() == 1:
             before = reader.at
             runs = sparse.in_front(reader.block)
             stored -= reader.at - before
-        elif "GNU.sparse.major" not in said or said["GNU.sparse.major"] == b"0":
+        elif self._sparse_form() == 0:
             runs = sparse.in_records(self._records)
         at = reader.at
         reader.skip(bounds.number(stored, "size"))
         if runs is None:
             return stored, (Piece(0, stored, at, stored),) if stored else ()
-        for key in ("GNU.sparse.size", "GNU.sparse.realsize"):
+        for key in ("GNU.sparse.realsize", "GNU.sparse.size"):
             if key in said:
                 size = pax.number(said[key], "size")
         return size, sparse.pieces(runs, size, at, stored)
+
+    def _sparse_form(self) -> int | None:
+        """Return the major number of the form in which PAX says a sparse file, if it does."""
+        version = self._said.get("GNU.sparse.major"), self._said.get("GNU.sparse.minor")
+        if version == (b"1", b"0"):
+            return 1
+        if version in ((b"0", b"0"), (b"0", b"1")):
+            return 0
+        maps = version == (None, None) and any(key in self._said for key in ("GNU.sparse.map", "GNU.sparse.offset"))
+        return 0 if maps else None
 
 
 def _ustar_name(info: tarfile.TarInfo, block: bytes) -> str:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from lazyfs import times
 from lazyfs.errors import LayerError
 from lazyfs.layers import bounds
+from lazyfs.layers.growth import uncollected
 from lazyfs.layers.members import Member, Packing, Piece, Type
 from lazyfs.layers.sparse import zeros
 
@@ -47,7 +48,11 @@ def parse(text: bytes, packing: Packing, end: int, *, most: int = bounds.MEMBERS
     """
     if len(text) > TOC_MAX:
         raise LayerError(f"the table of contents has {len(text)} bytes; at most {TOC_MAX} are taken")
-    table = _Table(packing, end, most)
+    with uncollected():
+        return _parse(text, _Table(packing, end, most))
+
+
+def _parse(text: bytes, table: _Table) -> list[Member]:
     try:
         # Each entry is taken when its object ends, and None stays in its place: only one of them is a dict at a time.
         outer = json.loads(text, object_hook=table.take)
@@ -162,7 +167,9 @@ class _Entry:
 
     def number(self, key: str) -> int:
         """Return a number of at least 0; none is 0."""
-        value = self._found.get(key, 0)
+        value = self._found.get(key)
+        if value is None:
+            return 0
         if type(value) is not int:
             raise LayerError(f"its {key} is no number")
         return bounds.number(value, key)

@@ -5,7 +5,9 @@
     200     ── accepted(url, sent)  so that a refusal elsewhere is not one of everything
     401     ── answer(url, ...)     what to send now
                 ├ Bearer, with a realm    a token of that token server, which may want the login
-                └ any other               the login: the credential command's, else the netrc file's
+                └ any other               the login: the credential command's, else a file's
+
+What a registry asked for at one URL goes with all requests for the same repository from then on.
 
 They are those of the process that asks, read when it needs them, and never in the store or among arguments. How they
 are obtained is in grants.py.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import trio
 
@@ -24,9 +27,9 @@ from lazyfs import urls
 from lazyfs.errors import OriginDenied, UsageError
 from lazyfs.options import CredentialOptions as CredentialOptions
 from lazyfs.origin.challenges import Challenge, parse_challenges
-from lazyfs.origin.grants import LOGIN_REMEDY, FetchPage, Grant, Grants, Lack, Recent, Wanted
+from lazyfs.origin.grants import FetchPage, Grant, Grants, Lack, Recent, Wanted
 from lazyfs.origin.headerfiles import HeaderFiles
-from lazyfs.origin.logins import Logins, NoLogin, Place, shown
+from lazyfs.origin.logins import Logins, NoLogin, shown
 
 
 class Credentials:
@@ -48,9 +51,9 @@ class Credentials:
     ) -> None:
         self._options = options
         self._files = HeaderFiles(options.header_files)
-        self._grants = Grants(Logins(options.command, options.netrc), fetch_token, nursery, clock)
-        self._by_url = Recent[str, Wanted]()  # only tokens; a login is for the whole origin
-        self._by_origin = Recent[Place, Wanted]()  # the login, where it was asked for
+        self._grants = Grants(Logins(options.command, options.netrc, options.auth_files), fetch_token, nursery, clock)
+        self._tokens = Recent[str, Wanted]()  # by URL, or by repository of a registry
+        self._logins = Recent[Wanted, Wanted]()  # the login of an origin, or of a repository, where it was asked for
 
     def headers(self, url: str) -> list[tuple[str, str]]:
         """Return the user's own headers for `url`, but for Authorization, which `authorization` gives out."""
@@ -64,7 +67,7 @@ class Credentials:
         """
         if (own := self._own_authorization(url)) is not None:
             return own
-        wanted = self._by_url.get(url) or self._by_origin.get(urls.origin_of(url))
+        wanted = self._tokens.get(_key(url)) or self._logins.get(_login_for(url))
         if wanted is None:
             return None
         return await self._obtain(url, wanted, None, (), 401)
@@ -83,19 +86,21 @@ class Credentials:
                 return own
             raise OriginDenied(urls.redact(url), "it refuses the Authorization that --header or --header-file gives")
         challenges = parse_challenges(www_authenticate)
-        wanted = _wanted_by(place, challenges)
+        wanted = _wanted_by(url, challenges)
         if sent is not None and (status == 403 or _insufficient(challenges)):
             # It knows who asks and keeps them out: only a token of another scope could help.
-            if wanted.token_url is None or wanted == self._by_url.get(url):
+            if wanted.token_url is None or wanted == self._tokens.get(_key(url)):
                 reason = f"the credentials for {shown(place)} are not enough for it (HTTP {status})"
+                if self._grants.is_anonymous(wanted, sent):
+                    reason = f"it is not for everybody, and there are no credentials: {wanted.remedy}"
                 raise OriginDenied(urls.redact(url), reason)
         elif sent is not None and _fits(sent.partition(" ")[0].lower(), challenges):  # else it wants something else
-            self._grants.refuse(place, sent, url)
+            self._grants.refuse(wanted, sent, url)
         return await self._obtain(url, wanted, sent, challenges, status)
 
     def accepted(self, url: str, sent: str) -> None:
         """Note that a request with this Authorization was answered with neither 401 nor 403."""
-        self._grants.accept(urls.origin_of(url), sent)
+        self._grants.accept(_login_for(url), sent)
 
     def _own(self, url: str) -> list[tuple[str, str]]:
         if urls.origin_of(url) not in self._options.named:
@@ -117,40 +122,52 @@ class Credentials:
         try:
             grant = await self._grant(wanted, challenges, status)
         except NoLogin as exc:
-            self._by_url.drop(url)
+            self._tokens.drop(_key(url))
             if wanted.token_url is None:
-                self._by_origin.drop(wanted.place)
+                self._logins.drop(wanted.login)
             raise OriginDenied(urls.redact(url), str(exc)) from None
         if grant.authorization == sent or self._grants.is_refused(wanted.place, grant.authorization, url):
             raise OriginDenied(urls.redact(url), f"it refuses the credentials for {shown(wanted.place)}")
         if grant.login is None:
-            self._by_url.put(url, wanted)
+            self._tokens.put(_key(url), wanted)
         else:
-            self._by_url.drop(url)
-            self._by_origin.put(wanted.place, Wanted(wanted.place))
+            self._tokens.drop(_key(url))
+            self._logins.put(wanted.login, wanted.login)
         return grant.authorization
 
     async def _grant(self, wanted: Wanted, challenges: Sequence[Challenge], status: int) -> Grant:
         """Return a grant that answers the challenges. *Raises*: NoLogin."""
         got = await self._grants.obtain(wanted)
         if isinstance(got, Lack):
-            raise NoLogin(_missing(wanted.place, challenges, status, got.note))
+            raise NoLogin(_missing(wanted, challenges, status, got.note))
         if wanted.token_url is None and got.login is not None and not _fits(got.login.scheme, challenges):
             note = f"{got.login.source} has {got.login.scheme.capitalize()}"
-            raise NoLogin(_missing(wanted.place, challenges, status, note))
+            raise NoLogin(_missing(wanted, challenges, status, note))
         return got
 
 
-def _wanted_by(place: Place, challenges: Sequence[Challenge]) -> Wanted:
+def _login_for(url: str) -> Wanted:
+    """Return the login that a URL may want: that of its origin, or of its repository where it is a registry's."""
+    return Wanted(urls.origin_of(url), None, urls.repository_of(url))
+
+
+def _key(url: str) -> str:
+    """Return what tokens are known by: one is for a URL, or for all of a repository."""
+    login = _login_for(url)
+    return f"{login.place} {login.repository}" if login.repository else url
+
+
+def _wanted_by(url: str, challenges: Sequence[Challenge]) -> Wanted:
     """Return what to answer challenges with: the first token server's token, else the login.
 
     An origin on https is not believed when it names a token server that is not: a password would go there in clear.
     """
+    login = _login_for(url)
     for challenge in challenges:
-        url = challenge.token_url
-        if url is not None and (place[0] != "https" or urls.origin_of(url)[0] == "https"):
-            return Wanted(place, url)
-    return Wanted(place)
+        token_url = challenge.token_url
+        if token_url is not None and (login.place[0] != "https" or urls.origin_of(token_url)[0] == "https"):
+            return replace(login, token_url=token_url)
+    return login
 
 
 def _fits(scheme: str, challenges: Sequence[Challenge]) -> bool:
@@ -163,10 +180,11 @@ def _insufficient(challenges: Sequence[Challenge]) -> bool:
     return any(challenge.parameters.get("error") == "insufficient_scope" for challenge in challenges)
 
 
-def _missing(place: Place, challenges: Sequence[Challenge], status: int, note: str) -> str:
+def _missing(wanted: Wanted, challenges: Sequence[Challenge], status: int, note: str) -> str:
     """Say what is missing and where it may be put."""
+    place = wanted.place
     if _fits("basic", challenges):
-        words = f"a username and password for {shown(place)}: {LOGIN_REMEDY}"
+        words = f"a username and password for {shown(place)}: {wanted.remedy}"
     elif _fits("bearer", challenges):
         remedy = "name a --credential-command that has one, or put it into a --header-file"
         words = f"a bearer token for {shown(place)}: {remedy}"

@@ -1,7 +1,7 @@
 """What proves to origins who asks: obtained once for all who wait, kept while it is good, renewed before it expires.
 
     a token    asked of a token server, as the user where there is a login, else as nobody
-    a login    the credential command's, else the netrc file's (logins.py)
+    a login    the credential command's, for a registry else one of its tools', else the netrc file's (logins.py)
 
 All of it is in memory only: a token until it expires or is refused, a login likewise. What was refused is not given out
 again for `REFUSED_FOR`: however many reads come, a wrong password is not sent more often than that. It is refused for
@@ -37,7 +37,8 @@ and a mount lives for months; and not every read, since a few wrong passwords lo
 
 RECENT_MAX: Final = 4096
 
-LOGIN_REMEDY: Final = "put them into the netrc file, or name a --credential-command"
+_REMEDY: Final = "put them into the netrc file, or name a --credential-command"
+_REGISTRYS_REMEDY: Final = "log in with docker, podman or skopeo, or name a --credential-command"
 
 FetchPage = Callable[[str, Mapping[str, str]], Awaitable[bytes]]
 
@@ -71,20 +72,38 @@ class Recent(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an origin asked for: a token of this URL, which has service and scope in it; without one, the login."""
+    """What an origin asked for: a token of this URL, which has service and scope in it; without one, the login.
+
+    For a registry it is for one `repository`, since users may have a login for each.
+    """
 
     place: Place
     token_url: str | None = field(default=None, repr=False)
+    repository: str = ""
+
+    @property
+    def login(self) -> Wanted:
+        """The login that goes with it, or that it is."""
+        return Wanted(self.place, None, self.repository)
+
+    @property
+    def remedy(self) -> str:
+        """What to do when there is no login."""
+        return _REGISTRYS_REMEDY if self.repository else _REMEDY
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What may be sent, until when, and the login that it is, or None for a token. *Units*: UTC seconds."""
+    """What may be sent, until when, and the login that it is, or None for a token. *Units*: UTC seconds.
+
+    A token may be `anonymous`: there was no login to ask for it with.
+    """
 
     authorization: str = field(repr=False)
     expires: float | None
     renew_at: float | None
     login: Login | None
+    anonymous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +138,23 @@ class Grants:
         """
         return self._current(wanted) or await self._obtain_anew(wanted)
 
-    def accept(self, place: Place, authorization: str) -> None:
+    def accept(self, wanted: Wanted, authorization: str) -> None:
         """Note that an origin let somebody in with this."""
-        if self._login(place, authorization) is not None:
-            self._accepted.put((place, authorization), True)
+        if self._login(wanted, authorization) is not None:
+            self._accepted.put((wanted.place, authorization), True)
 
-    def refuse(self, place: Place, authorization: str, url: str | None = None) -> None:
+    def is_anonymous(self, wanted: Wanted, authorization: str) -> bool:
+        """Say whether this is a token that was asked for as nobody."""
+        grant = self._grants.get(wanted)
+        return grant is not None and grant.authorization == authorization and grant.anonymous
+
+    def refuse(self, wanted: Wanted, authorization: str, url: str | None = None) -> None:
         """Note that an origin refused this for `url`, or its token server did; a login is asked for anew."""
+        place = wanted.place
         accepted = url is not None and self._accepted.get((place, authorization))
         self._refused.put((place, authorization, url if accepted else None), self._clock())
-        if login := self._login(place, authorization):
-            self._grants.drop(Wanted(place))
+        if login := self._login(wanted, authorization):
+            self._grants.drop(wanted.login)
             if not accepted:  # or the command would lose what is right elsewhere
                 self._to_erase[place] = login
 
@@ -138,8 +163,8 @@ class Grants:
         when = self._refused.get((place, authorization, url))
         return when is not None and self._clock() < when + REFUSED_FOR
 
-    def _login(self, place: Place, authorization: str) -> Login | None:
-        grant = self._grants.get(Wanted(place))
+    def _login(self, wanted: Wanted, authorization: str) -> Login | None:
+        grant = self._grants.get(wanted.login)
         return grant.login if grant is not None and grant.authorization == authorization else None
 
     def _current(self, wanted: Wanted) -> Grant | None:
@@ -157,7 +182,7 @@ class Grants:
         return grant
 
     async def _obtain_anew(self, wanted: Wanted) -> Grant | Lack:
-        key = f"{wanted.place} {wanted.token_url or ''}"
+        key = f"{wanted.place} {wanted.repository} {wanted.token_url or ''}"
         if wanted.token_url is None:
             return await self._work.do(key, partial(self._log_in, wanted))
         return await self._work.do(key, partial(self._fetch_token, wanted, wanted.token_url))
@@ -179,7 +204,7 @@ class Grants:
                 self._grants.put(wanted, replace(old, renew_at=self._renew_at(old.expires)))
 
     async def _log_in(self, wanted: Wanted) -> Grant | Lack:
-        """Ask the command, then the netrc file; a command whose login was refused is told so first."""
+        """Ask the command, then look into files; a command whose login was refused is told so first."""
         place = wanted.place
         while True:
             if rejected := self._to_erase.get(place):
@@ -189,8 +214,9 @@ class Grants:
             if place not in self._to_erase:  # else it was refused while this was under way
                 break
         refused = []
-        for login in (said, await self._logins.from_netrc(place)):
-            if isinstance(login, Login):
+        files = partial(self._logins.from_auth_files, place, wanted.repository)
+        for ask in (None, files, partial(self._logins.from_netrc, place)):  # the next one only for want of a login
+            if isinstance(login := await ask() if ask else said, Login):
                 if not self.is_refused(place, login.authorization):
                     return self._keep(wanted, login.authorization, login.expires, login)
                 refused.append(login.source)
@@ -203,7 +229,7 @@ class Grants:
 
         A bearer token of the command's is for the origin itself: there is nothing to ask the token server then.
         """
-        own, host = Wanted(wanted.place), shown(wanted.place)
+        own, host = wanted.login, shown(wanted.place)
         for _ in range(2):
             got = await self.obtain(own)
             login = got.login if isinstance(got, Grant) else None
@@ -218,19 +244,21 @@ class Grants:
                 status = exc.status
             else:
                 token, expires = parse_token(token_url, page, self._clock())
-                return self._keep(wanted, f"Bearer {token}", expires, None)
+                return self._keep(wanted, f"Bearer {token}", expires, None, anonymous=asker is None)
             if asker is None:
                 note = f" ({got.note})" if isinstance(got, Lack) and got.note else ""
-                raise NoLogin(f"its token server wants a username and password for {host}: {LOGIN_REMEDY}{note}")
+                raise NoLogin(f"its token server wants a username and password for {host}: {wanted.remedy}{note}")
             if status == 403:
                 raise NoLogin(f"the credentials for {host} are not enough for its token server (HTTP 403)")
-            self.refuse(wanted.place, asker)
+            self.refuse(wanted, asker)
         raise NoLogin(f"its token server refuses the credentials for {host}")
 
-    def _keep(self, wanted: Wanted, authorization: str, expires: float | None, login: Login | None) -> Grant:
+    def _keep(
+        self, wanted: Wanted, authorization: str, expires: float | None, login: Login | None, *, anonymous: bool = False
+    ) -> Grant:
         if self.is_refused(wanted.place, authorization):
             raise NoLogin(f"the credentials for {shown(wanted.place)} are refused")
-        grant = Grant(authorization, expires, self._renew_at(expires), login)
+        grant = Grant(authorization, expires, self._renew_at(expires), login, anonymous)
         self._grants.put(wanted, grant)
         return grant
 

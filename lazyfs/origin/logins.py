@@ -1,4 +1,5 @@
-"""Where the user's own logins come from: the credential command, then the netrc file; read when they are needed.
+"""Where the user's own logins come from: the credential command, the files of registries' tools (authfiles.py), the
+netrc file; each is asked or read when it is needed.
 
 The command speaks git's helper protocol: it is run as `sh -c 'CMD get'`, reads what is wanted and writes what it has,
 a `key=value` a line. Any of git's helpers will do, such as `git credential-cache`.
@@ -15,50 +16,25 @@ Nothing of what it writes reaches a message or a log, nor does anything on its s
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import netrc
-import os
 import re
-import signal
 import stat
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from lazyfs.errors import LazyfsError
-
-COMMAND_TIMEOUT: Final = 30.0
-"""Seconds that a credential command may take; it is killed then, and whatever it has started."""
+from lazyfs.origin.authfiles import find_login
+from lazyfs.origin.login import Login as Login
+from lazyfs.origin.login import NoLogin as NoLogin
+from lazyfs.origin.login import Place as Place
+from lazyfs.origin.login import basic, has_controls, may_end_a_header
+from lazyfs.origin.login import shown as shown
+from lazyfs.origin.programs import COMMAND_TIMEOUT as COMMAND_TIMEOUT
+from lazyfs.origin.programs import run
 
 _OUTPUT_MAX: Final = 64 * 1024
-
-_REAP_TIMEOUT: Final = 2.0
-"""Seconds in which what was killed is gone, unless it hangs in the kernel."""
-
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-
-Place = tuple[str, str, int]
-"""Scheme, host, port: `urls.origin_of`."""
-
-
-class NoLogin(LazyfsError):
-    """Why there are no credentials; an OriginDenied to whoever asked, with the URL that was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """What proves to one origin who asks; `source` says where it is from, `expires` is in UTC seconds."""
-
-    scheme: str
-    authorization: str = field(repr=False)
-    source: str
-    expires: float | None = None
-    said: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """What the command said, to be said back to it when the origin refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +43,7 @@ class Logins:
 
     command: str | None = field(repr=False)
     netrc_file: Path | None
+    auth_files: tuple[Path, ...] = ()
 
     async def from_command(self, place: Place, now: float) -> Login | str:
         """Ask the command; a text says why it has none, empty when it just has none. `now` is in UTC seconds.
@@ -75,7 +52,7 @@ class Logins:
         """
         if self.command is None:
             return ""
-        status, output = await _run(f"{self.command} get", _described(place, ()), _OUTPUT_MAX)
+        status, output = await self._run("get", _described(place, ()), _OUTPUT_MAX)
         if status is None:
             return f"the credential command did not end within {COMMAND_TIMEOUT:g} s"
         if status:
@@ -85,7 +62,18 @@ class Logins:
     async def erase(self, place: Place, login: Login) -> None:
         """Tell the command that the origin refused what it gave. *Cancellation*: kills the command."""
         if self.command is not None and login.said:
-            await _run(f"{self.command} erase", _described(place, login.said), 0)
+            await self._run("erase", _described(place, login.said), 0)
+
+    async def _run(self, word: str, stdin: bytes, limit: int) -> tuple[int | None, bytes]:
+        # The one shell of lazyfs, since it is a command line that the user gives (git does the same).
+        return await run(["sh", "-c", f"{self.command} {word}"], "the credential command", stdin, limit)
+
+    async def from_auth_files(self, place: Place, repository: str) -> Login | None:
+        """Return what registries' tools have for a repository; nothing for an origin that is none, without a look.
+
+        *Cancellation*: kills the helper that is asked.
+        """
+        return await find_login(self.auth_files, place, repository) if repository else None
 
     async def from_netrc(self, place: Place) -> Login | None:
         """Return what the netrc file has for this very host; its `default` is for no host.
@@ -97,18 +85,11 @@ class Logins:
         return await trio.to_thread.run_sync(_read_netrc, self.netrc_file, place[1])
 
 
-def shown(place: Place) -> str:
-    """Return the host, with its port unless that is the usual one: the form of messages, and of git's `host=`."""
-    scheme, host, port = place
-    host = f"[{host}]" if ":" in host else host
-    return host if port == {"http": 80, "https": 443}.get(scheme) else f"{host}:{port}"
-
-
 def _described(place: Place, said: tuple[tuple[str, str], ...]) -> bytes:
     """Return what the command reads."""
     # The path is left out, as git does unless told otherwise (credential.useHttpPath).
     lines = [("capability[]", "authtype"), ("protocol", place[0]), ("host", shown(place)), *said]
-    if _CONTROL.search(place[1]):
+    if has_controls(place[1]):
         raise NoLogin("the host's name cannot be said to a credential command")
     return "".join(f"{key}={value}\n" for key, value in lines).encode("utf-8", "surrogateescape") + b"\n"
 
@@ -141,25 +122,12 @@ def _login_of(said: dict[str, str], now: float) -> Login | str:
     if expires is not None and expires <= now:
         return "what the credential command has is out of date"
     if scheme and credential:
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", scheme) or not _may_end_a_header(credential):
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", scheme) or not may_end_a_header(credential):
             raise NoLogin("the credential command wrote what cannot stand in a header")
         return Login(scheme.lower(), f"{scheme} {credential}", source, expires, fields)
     if username is None or password is None:
         return ""
-    return Login("basic", _basic(username, password, source), source, expires, fields)
-
-
-def _basic(username: str, password: str, source: str) -> str:
-    """Return the Authorization of a username and password. *Source*: RFC 7617 §2: no control characters, no colon."""
-    if _CONTROL.search(username + password):
-        raise NoLogin(f"{source} has a username or password with control characters in it")
-    if ":" in username:
-        raise NoLogin(f"{source} has a username with a colon in it")
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
-
-
-def _may_end_a_header(text: str) -> bool:
-    return text.isascii() and text.isprintable() and text == text.strip()
+    return Login("basic", basic(username, password, source), source, expires, fields)
 
 
 def _read_netrc(path: Path, host: str) -> Login | None:
@@ -188,67 +156,5 @@ def _read_netrc(path: Path, host: str) -> Login | None:
     hosts.pop("default", None)
     for machine, (username, _, password) in hosts.items():
         if machine.lower() == host and password:
-            return Login("basic", _basic(username, password, source), source)
+            return Login("basic", basic(username, password, source), source)
     return None
-
-
-async def _run(command: str, stdin: bytes, limit: int) -> tuple[int | None, bytes]:
-    """Run a command through the shell; return its status, None when it was killed for its time, and its output.
-
-    *Units*: `limit` is the most bytes that it may write; with 0 its output is not looked at. *Raises*: NoLogin.
-    """
-    try:
-        # The one shell of lazyfs, since it is a command line that the user gives (git does the same). A session of its
-        # own makes it a process group that can be killed as one, and keeps it from a terminal nobody expects it at.
-        process = await trio.lowlevel.open_process(
-            ["sh", "-c", command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if limit else subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except OSError as exc:
-        raise NoLogin(f"the credential command cannot be run: {exc.strerror}") from None
-    output = bytearray()
-    status: int | None = None
-    try:
-        with trio.move_on_after(COMMAND_TIMEOUT):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_tell, process, stdin)
-                while process.stdout is not None and len(output) <= limit:
-                    if not (piece := await process.stdout.receive_some(4096)):
-                        break
-                    output += piece
-                if len(output) <= limit:
-                    status = await process.wait()
-    finally:
-        if status is None:
-            await _kill(process)
-        await _close(process.stdin)
-        await _close(process.stdout)
-    if len(output) > limit:
-        raise NoLogin("the credential command writes too much")
-    return status, bytes(output)
-
-
-async def _tell(process: trio.Process, stdin: bytes) -> None:
-    """Send what the command may read; it need not."""
-    assert process.stdin is not None
-    with contextlib.suppress(trio.BrokenResourceError):
-        await process.stdin.send_all(stdin)
-    await _close(process.stdin)
-
-
-async def _kill(process: trio.Process) -> None:
-    """Kill the command and what it has started. It is not reaped yet, so its process group is no other's."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with trio.move_on_after(_REAP_TIMEOUT, shield=True):
-        await process.wait()
-
-
-async def _close(stream: trio.abc.AsyncResource | None) -> None:
-    """Close a pipe, also when cancelled: it is closed at once either way."""
-    if stream is not None:
-        with trio.CancelScope(shield=True):
-            await stream.aclose()

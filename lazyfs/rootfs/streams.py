@@ -3,7 +3,7 @@
 A layer that is a plain tar is that stream itself. One that is compressed as a whole, without a table of contents, has
 another blob in the store, of what it unpacks to, filled like any other blob, block by block, as it is read. Its origin
 is the layer's own blob, with what the first pass over that has found out. That has matched its digest when the pass is
-over, so nothing is checked against the tar's own (`diff_id`).
+over, so nothing is checked against the tar's own digest (the config's `diff_ids`), and no config is fetched.
 
     read ── block of the unpacked blob ── missing: from the point before it, unpack the layer's bytes ── commit
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lazyfs import urls
@@ -89,7 +89,7 @@ class Descriptor:
 class Image:
     """An image, by its manifest. `base` is the URL of its repository, with a slash at its end.
 
-    `layers` are the lowest first, and have no `diff_id` until the config was read (`with_config`).
+    `layers` are the lowest first.
     """
 
     reference: str
@@ -145,25 +145,18 @@ def read_image(reference: str, base: str, index: Document | None, manifest: Docu
     return Image(reference, base, index, manifest, config, layers, _texts(content.get("annotations")))
 
 
-def with_config(image: Image, config: bytes) -> tuple[Layer, ...]:
-    """Return the layers of an image with their `diff_id`, which its config has. *Raises*: SourceError."""
-    rootfs = _object(config, "its config").get("rootfs")
-    found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
-    if not isinstance(found, list) or not all(_is_digest(each) for each in found):
-        raise SourceError("its config does not say what its layers are")
-    if len(found) != len(image.layers):
-        raise SourceError(f"its config speaks of {len(found)} layers, its manifest of {len(image.layers)}")
-    return tuple(replace(layer, diff_id=diff_id) for layer, diff_id in zip(image.layers, found, strict=True))
-
-
 def _layer(entry: Any, what: str, base: str) -> Layer:
     found = _descriptor(entry, what)
     if not _LAYER.fullmatch(found.media_type):
         raise SourceError(f"{what} is {_shown(found.media_type)}, not that of an image")
     said = entry.get("urls")
-    elsewhere = [url for url in said if isinstance(url, str) and urls.is_http(url)] if isinstance(said, list) else []
+    elsewhere = [url for url in said if isinstance(url, str) and _can_be_asked(url)] if isinstance(said, list) else []
     where = dict.fromkeys((f"{base}blobs/{found.digest}", *elsewhere))
-    return Layer(found.digest, found.size, found.media_type, tuple(where), None, _texts(entry.get("annotations")))
+    return Layer(found.digest, found.size, found.media_type, tuple(where), _texts(entry.get("annotations")))
+
+
+def _can_be_asked(url: str) -> bool:
+    return urls.is_http(url) and url.isascii() and urls.target(url) is not None
 
 
 def _descriptor(entry: Any, what: str) -> Descriptor:

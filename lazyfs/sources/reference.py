@@ -66,7 +66,8 @@ def parse_reference(text: str) -> Reference:
     repository, colon, tag = named.partition(":")
     match = _DOMAIN.fullmatch(domain)
     if match is None or not _is_port(match["port"]) or not _is_host(match["host"]):
-        raise UsageError(f"{_shown(text)}: {_shown(domain)!r} is no registry: write {SCHEME}HOST[:PORT]/REPO[:TAG]")
+        shown = _shown(domain.rpartition("@")[2])
+        raise UsageError(f"{_shown(text)}: {shown!r} is no registry: write {SCHEME}HOST[:PORT]/REPO[:TAG]")
     if not slash or not repository:
         hint = f"; on Docker Hub: {SCHEME}{_HUB}/{domain}" if "." not in domain and ":" not in domain else ""
         raise UsageError(f"{_shown(text)}: it names no repository: write {SCHEME}HOST[:PORT]/REPO[:TAG]{hint}")

@@ -7,8 +7,7 @@ What a digest names never changes, so it is asked for once. What a tag leads to 
 was when the registry is not. Blobs are none of this module's: they are fetched like all others, when somebody reads
 them.
 
-*Source*: OCI distribution-spec v1.1, "Pulling manifests" and "Pulling blobs"; Docker-Content-Digest: RFC 9530 is of
-the same mind, that header is older.
+*Source*: OCI distribution-spec v1.1, "Pulling manifests" and "Legacy Docker support HTTP headers".
 """
 
 from __future__ import annotations

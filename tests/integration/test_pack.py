@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import random
 import socket
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests import trees, under
-from tests.containers import run_container, shell_tree
-from tests.images import mounted, mounted_file, overlay
+from tests.images import mounted, mounted_image
 from tests.mounts import Mounts, lazyfs, on_mount
+from tests.registries import Registry, layer, make_image
 from tests.servers import Nginx
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices and mounts images")
@@ -72,7 +71,7 @@ def test_the_image_holds_the_tree(loop: bool, tree: Path, tmp_path: Path, mounts
     with Nginx(tmp_path / "nginx", docroot) as nginx:
         mount = mounts(f"{nginx.url}/tree.erofs", options=[] if loop else ["--no-passthrough"])
         file, at = mount.path("tree.erofs"), tmp_path / "image"
-        with attached(file, at, loop=loop):
+        with mounted_image("erofs", file, at, loop=loop):
             assert on_mount(trees.described, str(at)) == trees.described(str(tree))
 
 
@@ -93,10 +92,21 @@ def test_a_directory_of_a_mount_is_packed_without_what_the_mount_says_of_it(
     mount = mounts(nginx.url + "/")
     assert "user.lazyfs.url" in dict(on_mount(trees.described, mount.path("some"))["file"].attributes)
     image = packed(mount.path("some"), tmp_path / "image.erofs")
-    with attached(image, tmp_path / "at", loop=True) as at:
+    with mounted_image("erofs", image, tmp_path / "at") as at:
         found = trees.described(str(at))
     assert sorted(found) == [".", "file"]
     assert found["file"].attributes == ()
+
+
+@needs_root
+def test_the_rootfs_of_an_image_is_packed(tree: Path, tmp_path: Path, mounts: Mounts) -> None:
+    (tree / "socket").unlink()  # which no layer holds
+    with Registry(tmp_path / "registry") as registry:
+        registry.push(make_image(tmp_path / "layout", [layer(tree, "none")]), "team/app:1")
+        mount = mounts(registry.image("team/app:1"))
+        image = packed(mount.path("rootfs"), tmp_path / "image.erofs")
+        with mounted_image("erofs", image, tmp_path / "at") as at:
+            assert on_mount(trees.described, mount.path("rootfs")) == trees.described(str(at))
 
 
 def test_what_cannot_be_read_is_not_packed(docroot: Path, tmp_path: Path, mounts: Mounts, nginx: Nginx) -> None:
@@ -129,32 +139,6 @@ def test_no_room_leaves_nothing(tree: Path, tmp_path: Path) -> None:
     with mounted("tmpfs", "tmpfs", tmp_path / "small", "size=1m") as small:
         refused(tree, small / "image", "No space left on device")
         assert list(small.iterdir()) == []
-
-
-@needs_root
-@pytest.mark.parametrize("loop", [True, False], ids=["loop", "file"])
-def test_a_container_runs_from_a_lazy_image(loop: bool, docroot: Path, tmp_path: Path, mounts: Mounts) -> None:
-    tree = shell_tree(tmp_path / "tree")
-    for number in range(10):
-        (tree / f"unread{number}").write_bytes(random.Random(number).randbytes(5_000_000))
-    packed(tree, docroot / "tree.erofs")
-    with Nginx(tmp_path / "nginx", docroot) as nginx:
-        mount = mounts(f"{nginx.url}/tree.erofs", options=[] if loop else ["--no-passthrough"])
-        file, at = mount.path("tree.erofs"), tmp_path / "image"
-        with (
-            attached(file, at, loop=loop) as lower,
-            mounted("tmpfs", "tmpfs", tmp_path / "writable", "size=64m") as writable,
-            overlay(lower, writable, tmp_path / "root") as root,
-        ):
-            done = run_container(root, tmp_path, "/bin/sh", "-c", "echo hello | cat; id -u; echo new >/tmp/written")
-            assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n0\n", "")
-            assert (writable / "upper/tmp/written").read_text() == "new\n"
-        assert nginx.body_bytes() < 0.2 * (docroot / "tree.erofs").stat().st_size
-
-
-def attached(image: str | Path, at: Path, *, loop: bool) -> AbstractContextManager[Path]:
-    """Mount an image; from the file itself the kernel does so only where passthrough is off."""
-    return mounted("erofs", image, at, "ro", "loop") if loop else mounted_file("erofs", str(image), at)
 
 
 def refused(tree: Path | str, image: Path, why: str) -> None:

@@ -176,6 +176,7 @@ def test_a_supervisor_hears_once_what_it_may_do(tmp_path: Path) -> None:
 _TURNED = """
 import json, os, signal, sys
 from lazyfs import link, mountinfo
+from lazyfs.successor import Successors
 from lazyfs.supervisor import Supervisor
 base = sys.argv[1]
 ours, theirs = link.pair()
@@ -200,7 +201,7 @@ if daemon == 0:
     link.send(theirs, {"op": "no backing", "id": 1 << 70})
     signal.pause()
 theirs.close()
-supervisor = Supervisor(ours, daemon)
+supervisor = Supervisor(ours, daemon, Successors(lambda: None))
 assert supervisor.run() == 1, "a daemon that says what makes no sense is killed"
 rights = supervisor._rights
 print(json.dumps({**json.loads(os.read(out, 65536)), "rights": [rights.user, int(rights.keep)]}))

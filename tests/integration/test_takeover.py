@@ -106,7 +106,7 @@ def started(mount: Mount, last: int) -> int | None:
         with contextlib.suppress(ValueError, OSError):
             supervisor = mount.supervisor
             for pid in map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()):
-                if pid != last and real.alive(pid):
+                if pid != last and real.is_daemon(pid):
                     return pid
         assert time.monotonic() < deadline
         time.sleep(0.01)

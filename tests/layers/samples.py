@@ -110,6 +110,9 @@ def sealed(header: bytes) -> bytes:
     return header[:148] + b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * 32) + header[156:]
 
 
+_KINDS = (*["reg"] * 3, *["dir"] * 3, *["out"] * 2, "fifo", "symlink", "hardlink", "opaque")
+
+
 def image(dice: random.Random) -> list[bytes]:
     """Return random layers whose few names meet: over each other, through links, as whiteouts."""
     known: list[str] = []

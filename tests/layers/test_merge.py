@@ -169,6 +169,12 @@ def test_links_that_lead_around_are_refused() -> None:
     assert "lead around" in refusal([*chain, *(file(f"s0/{n}") for n in range(400))], most=1000)
 
 
+def test_links_that_lead_to_what_no_member_could_be_called_are_refused() -> None:
+    assert "256 bytes" in refusal([symlink("a", "x" * 256), file("a/b")])
+    deep = "/".join(["d"] * 1500)
+    assert "too long" in refusal([symlink("a", deep), symlink("b", f"a/{deep}"), file("b/c")], most=10_000)
+
+
 def test_links_of_directories() -> None:
     root = merge([[directory("a/b"), file("a/c"), directory("d")]])
     assert {path: node.links for path, node in walk(root) if isinstance(node, Directory)} == {

@@ -101,11 +101,14 @@ def change(top: Path) -> None:
     os.link(top / "etc/conf.d/b", top / "etc/conf.d/c")
 
 
+XATTRS = ("security.selinux", "system.nfs4_acl", "trusted.overlay.opaque", "trusted.overlay.redirect", "user.overlay.x")
+"""All but the last are not for a layer to say."""
+
 THIRD: list[tuple[str, writing.Entry]] = [
     ("./", {"type": "dir", "mode": 0o711, "mtime": 1}),
     ("opaque/new", {"mtime": 5, "mode": 0o600}),
     ("opaque/deep/", {"type": "dir", "mode": 0o750, "mtime": 6}),
-    ("opaque/deep/new", {"uid": 9}),
+    ("opaque/deep/new", {"uid": 9, "pax_headers": {f"SCHILY.xattr.{name}": "y" for name in XATTRS}}),
     ("opaque/.wh..wh..opq", {}),  # after its siblings
     (".wh.gone", {}),
     ("bin/.wh.tool-2", {}),

@@ -96,7 +96,7 @@ def outlive(scene: Scene, plan: Plan) -> Outcome:
                 break
             time.sleep(max(0.0, due - time.monotonic() + dice.uniform(0, plan.every / 10)))
             try:
-                last = _end_one(stage, plan.ways[number % len(plan.ways)], last, outcome)
+                last = _end_one(stage, plan.ways[number % len(plan.ways)], supervisor, last, outcome)
             except (TimeoutError, LazyfsError, AssertionError, ProcessLookupError) as exc:
                 outcome.wrong.append(f"after {len(outcome.takeovers)} takeovers: {exc}")
                 break
@@ -114,17 +114,18 @@ def outlive(scene: Scene, plan: Plan) -> Outcome:
     return outcome
 
 
-def _end_one(stage: Stage, way: Way, last: int, outcome: Outcome) -> int:
+def _end_one(stage: Stage, way: Way, supervisor: int, last: int, outcome: Outcome) -> int:
     """Have the daemon end, and return the next one."""
     status = keeping.status(stage.mount)
     if status["pid"] != last:
         outcome.wrong.append(f"the daemon {last} has ended by itself")
         last = status["pid"]
     outcome.past += status["counters"]["passthrough_opens"]
-    began = time.monotonic()
+    began, waited = time.monotonic(), keeping.waited(supervisor)
     way(stage)
     found = keeping.next_daemon(stage.mount, last, PATIENCE)
-    outcome.takeovers.append(Takeover(began, time.monotonic() - began, keeping.waited(found)))
+    waited = keeping.waited(found) + keeping.waited(supervisor) - waited
+    outcome.takeovers.append(Takeover(began, time.monotonic() - began, waited))
     return found
 
 

@@ -1,7 +1,7 @@
 """`tools/outlive`: a mount whose daemons are killed, stopped or upgraded under load, and outlives all of them.
 
 Ends with 1 when a call failed, a byte was wrong, a call took longer than it may, or something was left. What an idle
-process was held up by meanwhile is taken off, and what the next daemon waited for a processor.
+process was held up by meanwhile is taken off, and what the next daemon and its supervisor waited for a processor.
 """
 
 from __future__ import annotations

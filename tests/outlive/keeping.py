@@ -17,7 +17,7 @@ from typing import Any, Final
 from lazyfs import control, mountinfo
 from lazyfs.cli import mounting
 from lazyfs.journal import Legacy, read
-from tests.mounts import Mount, alive, wait_for_end
+from tests.mounts import Mount, alive, is_daemon, wait_for_end
 
 ASK_AGAIN: Final = 0.01
 """Seconds between two attempts to reach the next daemon."""
@@ -58,7 +58,7 @@ def next_child(supervisor: int, last: int, patience: float) -> int:
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         for pid in children(supervisor):
-            if pid != last and alive(pid):
+            if pid != last and is_daemon(pid):
                 return pid
         time.sleep(ASK_AGAIN)
     raise TimeoutError(f"no daemon but {last} was started for {patience:g} s")

@@ -12,7 +12,10 @@ from tests.outlive.loads import Seen
 
 @dataclass(frozen=True)
 class Takeover:
-    """From a death, at `began` (monotonic), to the next daemon's answer; so long it `waited` for a processor."""
+    """From a death, at `began` (monotonic), to the next daemon's answer.
+
+    So long that and its supervisor `waited` for a processor.
+    """
 
     began: float
     seconds: float
@@ -75,7 +78,7 @@ class Outcome:
             taken, waited = ([getattr(one, name) for one in self.takeovers] for name in ("seconds", "waited"))
             found += [
                 f"  {len(taken)} takeovers: median {statistics.median(taken):.2f} s, longest {max(taken):.2f} s",
-                f"  of that the daemon waited for a processor: {statistics.median(waited):.2f} s, {max(waited):.2f} s",
+                f"  of that no processor was free for it: {statistics.median(waited):.2f} s, {max(waited):.2f} s",
                 f"  {self.past} opens went past the daemons",
             ]
         for name in ("before", "after", "rest"):

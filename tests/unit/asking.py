@@ -98,7 +98,7 @@ class Here:
 
 
 def with_credentials(**options: Any) -> Callable[[Callable[[Here], Awaitable[None]]], Callable[[Path], None]]:
-    """Make a test of one that gets a `Here`. Of `command`, `netrc`, `header`, the text is what is in it."""
+    """Make a test of one that gets a `Here`. Of commands and files, the text is what is in them."""
 
     def decorate(test: Callable[[Here], Awaitable[None]]) -> Callable[[Path], None]:
         def run(tmp_path: Path) -> None:
@@ -113,6 +113,10 @@ def with_credentials(**options: Any) -> Callable[[Callable[[Here], Awaitable[Non
             if (text := given.pop("header_file", None)) is not None:
                 given["header_files"] = (tmp_path / "headers",)
                 (tmp_path / "headers").write_text(text)
+
+            if (text := given.pop("auth_file", None)) is not None:
+                given["auth_files"] = (tmp_path / "auth.json",)
+                (tmp_path / "auth.json").write_text(text)
 
             async def main() -> None:
                 async with trio.open_nursery() as nursery:

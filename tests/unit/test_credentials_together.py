@@ -119,6 +119,9 @@ class FakeLogins:
     async def erase(self, place: Place, login: Login) -> None:
         self.asked.append(f"erase {login.authorization}")
 
+    async def from_auth_files(self, place: Place, repository: str) -> None:
+        return None
+
     async def from_netrc(self, place: Place) -> None:
         return None
 
@@ -142,7 +145,7 @@ def test_what_is_refused_while_it_is_asked_for() -> None:
             nursery.start_soon(obtain)
             await wait_all_tasks_blocked()
             assert logins.asked == ["get", "get"], "which renews it"
-            held.refuse(PLACE, "old")
+            held.refuse(Wanted(PLACE), "old")
             nursery.start_soon(obtain)
             await wait_all_tasks_blocked()
             await logins.says.send("old")

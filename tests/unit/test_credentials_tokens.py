@@ -88,13 +88,21 @@ async def test_a_refused_token_is_not_returned_again(here: Here) -> None:
 @with_credentials()
 async def test_a_good_token_that_is_not_enough(here: Here) -> None:
     first = await here.answer()
-    assert "not enough for it (HTTP 401)" in await here.denied(BEARER + ',error="insufficient_scope"', first)
+    reason = await here.denied(BEARER + ',error="insufficient_scope"', first)
+    assert "it is not for everybody, and there are no credentials" in reason
     assert await here.credentials.authorization(URL) == first
     assert "it refuses" in await here.denied(BEARER + ',error="insufficient_scope"', first, OTHER)
     wider = BEARER.replace(":a:pull", ":a:*")
     assert await here.answer(wider + ',error="insufficient_scope"', first) == "Bearer s3cret-2"
     assert await here.answer(wider, "Bearer s3cret-2", status=401) == "Bearer s3cret-3"
-    assert "not enough" in await here.denied(wider, "Bearer s3cret-3", status=403)
+    assert "there are no credentials" in await here.denied(wider, "Bearer s3cret-3", status=403)
+
+
+@with_credentials(netrc=NETRC)
+async def test_a_users_token_that_is_not_enough(here: Here) -> None:
+    first = await here.answer()
+    reason = await here.denied(BEARER + ',error="insufficient_scope"', first)
+    assert reason == "the credentials for registry.example are not enough for it (HTTP 401)"
 
 
 def refusing(status: int, *passwords: str) -> Callable[[Mapping[str, str]], object]:
