@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import os
 import shutil
 import signal
@@ -115,18 +116,20 @@ def _say(root: Path, work: Path) -> None:
 
 
 def _layer(directory: Path) -> Layer:
-    """Return the image's one layer; the first time it is made and kept."""
-    kept = directory / "container.tar"
-    if not kept.exists():
+    """Return the image's one layer; the first time it is made, which takes a few minutes, and kept."""
+    kept, described = directory / "container.estargz", directory / "container.json"
+    if not described.exists():
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="making-", dir=directory) as work:
             listed, made = Path(work) / "sources.list", Path(work) / "debian.tar"
             listed.write_text(apt_sources())
             words = ["mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "--mode=root"]
             run([*words, release(), made, listed], _PATIENCE)
-            made.rename(kept)
-    written = writing.estargz(kept.read_bytes(), chunk=4 * MIB)
-    return Layer(written.blob, digest_of(gzip.decompress(written.blob)), annotations=written.annotations)
+            written = writing.estargz(made.read_bytes(), chunk=4 * MIB)
+        kept.write_bytes(written.blob)
+        described.write_text(json.dumps([digest_of(gzip.decompress(written.blob)), written.annotations]))
+    diff_id, annotations = json.loads(described.read_text())
+    return Layer(kept.read_bytes(), diff_id, annotations=annotations)
 
 
 def _parser() -> argparse.ArgumentParser:
