@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,9 @@ MBIT: Final = 125_000
 
 PACKAGES: Final = "python3,perl,git,gcc,curl,ca-certificates"
 """What makes it an image as people have them, some 500 MB unpacked."""
+
+TOGETHER: Final = 8
+"""Containers that are started at once."""
 
 NAME: Final = "team/debian:1"
 
@@ -65,14 +69,15 @@ def main() -> None:
         with Registry(work / "registry") as registry:
             registry.push(made, NAME)
             with Linked(registry.port, options.rtt / 1000, options.rate * MBIT) as link:
+                host = link.url.removeprefix("http://")
                 for number in range(options.rounds):
                     here = work / f"round{number}"
                     here.mkdir()
-                    host = link.url.removeprefix("http://")
                     starts["lazy, cold"].append(_lazy(here, "cold", host))
                     starts["lazy, second"].append(_lazy(here, "second", host))
                     starts["pull, unpack, run"].append(_pulled(here, host, layer))
                     shutil.rmtree(here)
+                together = _together(work, host)
     print(
         f"an image of {len(layer.content) / 1e6:.0f} MB",
         "| start | s | MB fetched | of all |",
@@ -85,6 +90,16 @@ def main() -> None:
     pairs = zip(starts["pull, unpack, run"], starts["lazy, cold"], strict=True)
     ratio = statistics.median(pulled.seconds / lazy.seconds for pulled, lazy in pairs)
     print(f"a cold start comes {ratio:.1f} times sooner")
+    print(f"{TOGETHER} at once, on one store, took {together.seconds:.2f} s and {together.fetched / 1e6:.2f} MB in all")
+
+
+def _together(work: Path, host: str) -> Start:
+    """Start several at once, each from a mount of its own, on one store."""
+    (here := work / "together").mkdir()
+    began = time.monotonic()
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        starts = list(pool.map(lambda number: _lazy(here, f"start{number}", host), range(TOGETHER)))
+    return Start(time.monotonic() - began, sum(start.fetched for start in starts))
 
 
 def _lazy(here: Path, name: str, host: str) -> Start:
