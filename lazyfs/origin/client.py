@@ -203,17 +203,13 @@ class Client:
         *Raises*: OriginError, also when the body is over `limit` bytes.
         """
         page = await self.fetch_document(url, limit, {})
-        assert page is not None
         return page.content, page.headers.get("content-type", ""), page.url
 
-    async def fetch_document(self, url: str, limit: int, headers: Mapping[str, str]) -> Page | None:
-        """Return what is at `url`, asked for with some headers; None when it is still what If-None-Match names.
+    async def fetch_document(self, url: str, limit: int, headers: Mapping[str, str], method: str = "GET") -> Page:
+        """Return what is at `url`, asked for with some headers; by HEAD, all but its content.
 
         *Raises*: OriginError, also when the body is over `limit` bytes.
         """
-        async with aclosing(await self._sender.follow(url, headers, demanded, Attempt())) as request:
-            if request.reply.status == 304 and "if-none-match" in headers:
-                request.ended_well()
-                return None
+        async with aclosing(await self._sender.follow(url, headers, demanded, Attempt(), method=method)) as request:
             content = await request.page(limit, self._counters)
             return Page(content, request.reply.headers, request.reply.url)

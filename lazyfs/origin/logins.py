@@ -1,5 +1,6 @@
-"""Where the user's own logins come from: the credential command, the files of registries' tools (authfiles.py), the
-netrc file; each is asked or read when it is needed.
+"""Where the user's own logins come from: the credential command, files of registries' tools, the netrc file.
+
+Each is asked or read when it is needed; the tools' files have a module of their own (authfiles.py).
 
 The command speaks git's helper protocol: it is run as `sh -c 'CMD get'`, reads what is wanted and writes what it has,
 a `key=value` a line. Any of git's helpers will do, such as `git credential-cache`.

@@ -138,15 +138,16 @@ class Sender:
         attempt: Attempt,
         *,
         for_token: bool = False,
+        method: str = "GET",
     ) -> Request:
-        """Send a GET to a URL and follow its redirects; never from https to http.
+        """Send a GET or a HEAD to a URL and follow its redirects; never from https to http.
 
         `for_token`: the headers are a secret, which goes to the URL's own origin, and nothing else of ours goes along.
         """
         here, seen = url, {url}
         for _ in range(MAX_HOPS + 1):
             if not for_token:
-                request = await self._introduce(url, here, headers, urgency, attempt)
+                request = await self._introduce(url, here, headers, urgency, attempt, method)
             else:
                 request = await self._send(url, here, _kept_to(url, here, headers), urgency, attempt)
             moved = request.moved()
@@ -171,12 +172,12 @@ class Sender:
                 raise OriginRefused(urls.redact(url), exc.reason, request.reply.status) from None
 
     async def _introduce(
-        self, url: str, here: str, headers: Mapping[str, str], urgency: Urgent, attempt: Attempt
+        self, url: str, here: str, headers: Mapping[str, str], urgency: Urgent, attempt: Attempt, method: str
     ) -> Request:
-        """Send a GET with what is known to be wanted there, and answer when more is asked for."""
+        """Send a request with what is known to be wanted there, and answer when more is asked for."""
         sent = await self._credentials.authorization(here)
         for last in (False, False, True):
-            request = await self._send(url, here, self._with_own(here, headers, sent), urgency, attempt)
+            request = await self._send(url, here, self._with_own(here, headers, sent), urgency, attempt, method)
             status = request.reply.status
             if status not in (401, 403):
                 if sent is not None:
@@ -203,8 +204,9 @@ class Sender:
         headers: Sequence[tuple[str, str]],
         urgency: Urgent,
         attempt: Attempt,
+        method: str = "GET",
     ) -> Request:
-        """Send a GET for `url` to `here`, when it is its turn."""
+        """Send a request for `url` to `here`, when it is its turn."""
         if self._options.offline:
             raise OriginOffline(urls.redact(url), "not in the store, and --offline forbids asking the origin")
         place = urls.origin_of(here)
@@ -215,7 +217,7 @@ class Sender:
         try:
             attempt.sent.set()
             self._counters.origin_requests += 1
-            reply = await self._transport.send(here, headers)
+            reply = await self._transport.send(here, headers, method)
         except BaseException as exc:
             slot.release()
             slots.tally.unanswered(exc)

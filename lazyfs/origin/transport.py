@@ -158,15 +158,15 @@ class Transport:
         )
         trio.socket.set_custom_hostname_resolver(wire.Lookups())
 
-    async def send(self, url: str, headers: Sequence[tuple[str, str]]) -> Reply:
-        """Send a GET and return the head of its answer.
+    async def send(self, url: str, headers: Sequence[tuple[str, str]], method: str = "GET") -> Reply:
+        """Send a GET or a HEAD and return the head of its answer.
 
         *Raises*: OriginUnreachable, Unconnected among them; OriginRefused for a URL that cannot be asked for.
         *Cancellation*: at any time; it closes the connection.
         """
         patience = wire.CONNECT_TIMEOUT + wire.HEAD_TIMEOUT
         with _transport_errors(url), trio.move_on_after(patience):  # httpx bounds only each piece of a head
-            request = self._http.build_request("GET", _parsed(url), headers=list(headers), extensions={"url": url})
+            request = self._http.build_request(method, _parsed(url), headers=list(headers), extensions={"url": url})
             return Reply(url, await self._http.send(request, stream=True))
         raise OriginUnreachable(urls.redact(url), f"no answer for {patience:g} s")
 
@@ -256,7 +256,7 @@ class _Wire(httpx.AsyncBaseTransport):
         """Send a request. *Raises*: WireError."""
         place = urls.origin_of(str(request.url))
         target = urls.target(request.extensions["url"]) or request.url.raw_path
-        exchange, head = await self._pool.exchange(place, target, request.headers.raw)
+        exchange, head = await self._pool.exchange(place, target, request.headers.raw, request.method)
         stream, extensions = _WireStream(exchange), {"exchange": exchange}
         return httpx.Response(head.status, headers=head.headers, stream=stream, extensions=extensions)
 

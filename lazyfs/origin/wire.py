@@ -6,7 +6,8 @@ time for each byte). Heads are parsed by h11, and so are bodies that are chunked
 
 The pool is a list of idle connections; nothing waits in it, so nothing is lost when a request is
 cancelled: its connection is closed, and that is all. An idle connection may be closed by its server just as it is
-taken; a request on one that ends before any byte of an answer is sent again on another, since a GET may be repeated.
+taken; a request on one that ends before any byte of an answer is sent again on another, since a GET, like a HEAD, may
+be repeated.
 One that is silent is not: all may be, of a host that is out of reach by now, and each would cost a time-out.
 
 *Source*: RFC 9112 §6 (bodies), §9.3 (persistence).
@@ -107,10 +108,10 @@ class Exchange:
         self._due: int | None = None  # bytes of the body not yet received; None where h11 has to find the end
         self._reusable = False
 
-    async def begin(self, target: bytes, headers: Headers) -> Head:
-        """Send a GET and return the head of its answer. *Raises*: WireError."""
+    async def begin(self, target: bytes, headers: Headers, method: str) -> Head:
+        """Send a request without a body and return the head of its answer. *Raises*: WireError."""
         try:
-            request = h11.Request(method=b"GET", target=target, headers=list(headers))
+            request = h11.Request(method=method, target=target, headers=list(headers))
         except h11.LocalProtocolError:
             raise Unsendable("no HTTP request") from None  # not in h11's words, which quote a header
         message = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
@@ -120,7 +121,7 @@ class Exchange:
                 event = await self._next_event()
                 if isinstance(event, h11.Response):
                     break
-        self._frame(event)
+        self._frame(event, empty=method == "HEAD")
         return Head(event.status_code, list(event.headers.raw_items()))
 
     async def receive_into(self, *buffers: memoryview, sink: Sink | None = None) -> int:
@@ -155,11 +156,11 @@ class Exchange:
         """Whether this may be sent again: the connection was an idle one, and not a byte has come."""
         return self._reused and not self._heard
 
-    def _frame(self, response: h11.Response) -> None:
-        """Find out how the body ends; with a length, h11 is done with it."""
+    def _frame(self, response: h11.Response, *, empty: bool) -> None:
+        """Find out how the body ends, unless it is `empty` whatever is said; with a length, h11 is done with it."""
         headers = dict(response.headers)
         self._reusable = response.http_version >= b"1.1" and b"close" not in headers.get(b"connection", b"").lower()
-        if response.status_code in (204, 304):
+        if empty or response.status_code in (204, 304):
             length = 0
         elif b"transfer-encoding" not in headers and b"content-length" in headers:
             length = int(headers[b"content-length"])  # h11 has checked that there is one, and that it is a number
@@ -207,14 +208,16 @@ class Pool:
         self._trust = trust
         self._idle: list[tuple[float, Place, Connection]] = []  # those idle longest first
 
-    async def exchange(self, place: Place, target: bytes, headers: Headers) -> tuple[Exchange, Head]:
-        """Send a GET to an origin and return the exchange with the answer's head. *Raises*: WireError."""
+    async def exchange(
+        self, place: Place, target: bytes, headers: Headers, method: str = "GET"
+    ) -> tuple[Exchange, Head]:
+        """Send a GET or a HEAD to an origin and return the exchange with the answer's head. *Raises*: WireError."""
         while True:
             connection = self._take(place) or await self._begun(place)
             reused = connection is not None
             exchange = Exchange(self, place, connection or await self._connect(place), reused=reused)
             try:
-                return exchange, await exchange.begin(target, headers)
+                return exchange, await exchange.begin(target, headers, method)
             except Closed:
                 exchange.close()
                 if not exchange.unanswered:

@@ -1,13 +1,15 @@
 """Asking registries for images, and keeping what they say.
 
     TAG ──► index or manifest ──► manifest for the platform      each checked against its digest
-              └ asked again with If-None-Match                    └ kept together in the catalogue
+              └ asked again by HEAD                               └ kept together in the catalogue
 
-What a digest names never changes, so it is asked for once. What a tag leads to is asked for again, and is there as it
-was when the registry is not. Blobs are none of this module's: they are fetched like all others, when somebody reads
-them.
+What a digest names never changes, so it is asked for once. What a tag leads to is asked for again, by its digest alone
+as long as that is the same: a GET of a manifest counts against the pulls that Docker Hub allows, a HEAD does not. It is
+there as it was when the registry is not. Blobs are none of this module's: they are fetched like all others, when
+somebody reads them.
 
-*Source*: OCI distribution-spec v1.1, "Pulling manifests" and "Legacy Docker support HTTP headers".
+*Source*: OCI distribution-spec v1.1, "Pulling manifests" and "Legacy Docker support HTTP headers"; docker docs,
+"Pull usage and limits".
 """
 
 from __future__ import annotations
@@ -18,10 +20,19 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Final
 from urllib.parse import urlencode
 
 from lazyfs import urls
-from lazyfs.errors import DigestMismatch, OriginError, OriginOffline, OriginRefused, OriginUnreachable, SourceError
+from lazyfs.errors import (
+    DigestMismatch,
+    OriginBadAnswer,
+    OriginError,
+    OriginOffline,
+    OriginRefused,
+    OriginUnreachable,
+    SourceError,
+)
 from lazyfs.options import RegistryOptions
 from lazyfs.origin.client import Client
 from lazyfs.sources.image import ACCEPT, DOCUMENT_MAX, Document, Image, pick, read_image
@@ -30,6 +41,9 @@ from lazyfs.sources.reference import Reference
 from lazyfs.store import Store
 
 log = logging.getLogger(__name__)
+
+_HEADERS: Final = {"accept": ACCEPT}
+_DIGEST: Final = "docker-content-digest"
 
 
 class Registries:
@@ -71,38 +85,39 @@ class Registries:
 
     async def _ask(self, reference: Reference, kept: Image | None) -> Image:
         base = reference.base(plain_http=self._options.plain_http)
-        named = await self._fetch(reference, base, reference.wanted, kept)
-        if kept is not None and (named is None or named.digest == kept.named.digest):
+        if kept is not None and await self._digest(f"{base}manifests/{reference.wanted}") == kept.named.digest:
             return kept
-        assert named is not None
+        named = await self._fetch(reference, base, reference.wanted)
         with _about(reference):
             if not named.is_index:
                 image = read_image(str(reference), base, None, named)
             else:
                 chosen = pick(named, self._platform)
-                manifest = await self._fetch(reference, base, chosen.digest, None)
-                assert manifest is not None
+                manifest = await self._fetch(reference, base, chosen.digest)
                 image = read_image(str(reference), base, named, manifest)
         body = _pack(image)
         self._store.behind.note(partial(self._store.catalogue.remember_listing, self._key(reference), body))
         return image
 
-    async def _fetch(self, reference: Reference, base: str, wanted: str, kept: Image | None) -> Document | None:
-        """Return the document that a tag or a digest names; None when it is still what was kept."""
-        headers = {"accept": ACCEPT}
-        if kept is not None:
-            headers["if-none-match"] = f'"{kept.named.digest}"'
+    async def _digest(self, url: str) -> str:
+        """Return the digest that a registry says a tag has; empty when it does not say."""
+        try:
+            page = await self._client.fetch_document(url, 0, _HEADERS, "HEAD")
+        except (OriginRefused, OriginBadAnswer):
+            return ""  # it may know no HEAD; what is wrong a GET will tell
+        return page.headers.get(_DIGEST, "")
+
+    async def _fetch(self, reference: Reference, base: str, wanted: str) -> Document:
+        """Return the document that a tag or a digest names."""
         errors: list[OriginError] = []
         ways = urls.ways(f"{base}manifests/{wanted}", rules=self._mirrors)
         for url in sorted(ways, key=self._client.resting):
             try:
-                page = await self._client.fetch_document(url, DOCUMENT_MAX, headers)
-                if page is None:
-                    return None
+                page = await self._client.fetch_document(url, DOCUMENT_MAX, _HEADERS)
                 found = Document.of(page.content, page.headers.get("content-type", ""))
                 with _about(reference):
                     _ = found.is_index  # what is none need not match
-                for said in (wanted, page.headers.get("docker-content-digest", "")):
+                for said in (wanted, page.headers.get(_DIGEST, "")):
                     if said.startswith("sha256:") and said != found.digest:
                         raise DigestMismatch(str(reference), f"what the registry sent is not {said}")
                 return found

@@ -71,9 +71,9 @@ def _make(work: Path, variant: str) -> None:
     """Make all of it in `served` there."""
     tree, served, sources = work / "tree", work / "served", work / "sources"
     served.mkdir()
-    sources.write_text(_sources())
+    sources.write_text(apt_sources())
     options = [f"--variant={variant}", f"--include={PACKAGES}", "--mode=root"]
-    run(["mmdebstrap", *options, _release(), tree, sources], _PATIENCE)
+    run(["mmdebstrap", *options, release(), tree, sources], _PATIENCE)
     unit = tree / "etc/systemd/system/booted.service"
     unit.write_text(_UNIT)
     run(["systemctl", "--root", tree, "enable", unit.name])
@@ -87,7 +87,7 @@ def _make(work: Path, variant: str) -> None:
     shutil.rmtree(tree)
 
 
-def _sources() -> str:
+def apt_sources() -> str:
     """Return apt's sources of Debian itself, in the form of one line each."""
     line = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
     found = run(["apt-get", "indextargets", "--format", line, "Created-By: Packages", "Origin: Debian"]).stdout
@@ -95,7 +95,7 @@ def _sources() -> str:
     return found
 
 
-def _release() -> str:
+def release() -> str:
     """Return what this Debian calls itself; that is what is made, too."""
     lines = Path("/etc/os-release").read_text().splitlines()
     return next(line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME="))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ from lazyfs.origin.credentials import CredentialOptions
 from lazyfs.origin.transport import TransportOptions
 from lazyfs.versions import Version
 from tests.faults.asking import BLOB, PIECE, client, count, expected, fetch, pinned, run, saying
-from tests.servers import MisbehavingOrigin
+from tests.servers import MisbehavingOrigin, Nginx
 
 
 def test_each_request_is_a_plain_get_of_one_range(origin: MisbehavingOrigin) -> None:
@@ -145,6 +146,22 @@ def test_a_page_that_is_too_large_is_not_asked_for_again(origin: MisbehavingOrig
                 await asker.fetch_page(origin.plain(BLOB), 1000)
 
     run(main)
+
+
+def test_a_head_has_the_length_of_a_body_that_does_not_come(nginx: Nginx, docroot: Path) -> None:
+    (docroot / "page").write_bytes(b"a page")
+
+    async def main() -> None:
+        async with client() as asker:
+            page = await asker.fetch_document(f"{nginx.url}/page", 0, {"accept": "text/x"}, "HEAD")
+            assert (page.content, page.headers["content-length"]) == (b"", "6")
+            page = await asker.fetch_document(f"{nginx.url}/page", 6, {})
+            assert page.content == b"a page"
+            with pytest.raises(OriginRefused):
+                await asker.fetch_document(f"{nginx.url}/none", 0, {}, "HEAD")
+
+    run(main)
+    assert [request.method for request in nginx.requests()] == ["HEAD", "GET", "HEAD"]
 
 
 def test_cookies_are_not_kept(origin: MisbehavingOrigin) -> None:

@@ -144,6 +144,11 @@ def test_an_image_is_known_by_its_manifest_and_nothing_else_is_asked_for(
     assert shown["user.lazyfs.cached"] == str(BLOCK)
     mount.umount()
 
+    front.forget()
+    mount = mounts(image_at(front, "team/app:1"))
+    assert on_mount(under.read, mount.path("manifest.json")) == made.manifest
+    assert [(request.method, request.uri) for request in front.requests()] == [("HEAD", "/v2/team/app/manifests/1")]
+
 
 @pytest.mark.parametrize("made_by", ["docker", "umoci"])
 def test_images_of_other_makes(made_by: str, registry: Registry, tree: Path, tmp_path: Path, mounts: Mounts) -> None:

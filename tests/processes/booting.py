@@ -41,29 +41,28 @@ def boot(size: int, wanted: int, seed: int) -> list[tuple[int, int]]:
 
 def main() -> None:
     """Measure, and print."""
-    options = _parser().parse_args()
-    rate = options.mbit * 125_000
+    options = parser().parse_args()
     with tempfile.TemporaryDirectory(prefix="lazyfs-booting-", dir=options.work) as name:
         directory = Path(name)
         try:
-            took, fetched = _run(directory, options, rate)
+            took, fetched = run(directory, options)
         finally:
             Leftovers.below(directory).remove()
             reap()
     alone = statistics.median(took["without"])
     for way in WAYS:
         seconds, received = statistics.median(took[way]), statistics.median(fetched[way])
+        least, rounds = received / _rate(options), " ".join(f"{each:.2f}" for each in took[way])
         print(
             f"{way:8} {seconds:6.2f} s  {seconds / alone:4.2f}  {received / MIB:6.1f} MiB fetched"
-            f"  ({received / rate:.2f} s on the link)  rounds: {' '.join(f'{each:.2f}' for each in took[way])}"
+            f"  ({least:.2f} s on the link)  rounds: {rounds}"
         )
 
 
-def _run(
-    directory: Path, options: argparse.Namespace, rate: float
-) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
-    docroot, size = directory / "docroot", options.size * MIB
-    docroot.mkdir()
+def run(directory: Path, options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
+    """Return the seconds that each way took, and the bytes that it fetched, round by round."""
+    docroot, size = directory / "boots" / "docroot", options.size * MIB
+    docroot.mkdir(parents=True)
     with (docroot / "image").open("wb") as file:
         for _ in range(options.size):
             file.write(random.randbytes(MIB))
@@ -74,7 +73,7 @@ def _run(
     took: dict[str, list[float]] = {way: [] for way in WAYS}
     fetched: dict[str, list[int]] = {way: [] for way in WAYS}
     mounts = Mounts(directory)
-    with Nginx(directory / "nginx", docroot, http=LASTING) as nginx, Linked(nginx.port, options.rtt, rate) as link:
+    with Nginx(docroot.parent / "nginx", docroot, http=LASTING) as nginx, _linked(nginx, options) as link:
         url = f"{link.url}/image"
         for way in ("right", "wrong"):
             mount = mounts(url, store=directory / f"recorded-{way}")
@@ -91,6 +90,14 @@ def _run(
     return took, fetched
 
 
+def _linked(nginx: Nginx, options: argparse.Namespace) -> Linked:
+    return Linked(nginx.port, options.rtt, _rate(options))
+
+
+def _rate(options: argparse.Namespace) -> float:
+    return float(options.mbit * 125_000)
+
+
 def _read(mount: Mount, places: list[tuple[int, int]], pause: float) -> float:
     return start(under.timed_places, mount.path("image"), places, pause).result(LONGEST)
 
@@ -101,7 +108,8 @@ def _export(store: Path, to: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the words of the command line."""
     parser = argparse.ArgumentParser(prog="tools/boot-profile", description=__doc__)
     parser.add_argument("--size", type=int, default=512, help="MiB of the image (512)")
     parser.add_argument("--read", type=int, default=12, help="MiB that the boot reads (12)")
