@@ -37,8 +37,8 @@ class Form:
 FORMS: Final = {
     "raw": Form(RAW),
     "qcow2": Form(QCOW2),
-    "raw, no passthrough": Form(RAW, ("--no-passthrough",)),
-    "raw, TLS": Form(RAW, tls=True),
+    "raw-no-passthrough": Form(RAW, ("--no-passthrough",)),
+    "raw-tls": Form(RAW, tls=True),
 }
 
 

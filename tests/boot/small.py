@@ -50,16 +50,16 @@ def make(package: Path, work: Path, served: Path) -> None:
     run(["dpkg-deb", "-x", package, work])
     (kernel,) = (work / "boot").glob("vmlinuz-*")
     kernel.rename(served / KERNEL_FILE)
-    for name in ("bin", "dev"):
+    for name in ("bin", "dev", "sbin"):
         (work / name).mkdir()
     busybox = shutil.which("busybox")
     assert busybox is not None, "busybox is not installed; tools/test installs it"
     shutil.copy(busybox, work / "bin" / "busybox")
-    (work / "init").write_text(_INIT)
-    (work / "init").chmod(0o755)
+    (work / "sbin" / "init").write_text(_INIT)
+    (work / "sbin" / "init").chmod(0o755)
     run(["mkfs.ext4", "-q", "-d", work, served / DISK_FILE, "160M"])
 
 
 def machine(mount: str) -> Machine:
     """Return the machine whose kernel and disk are in a directory."""
-    return Machine(f"{mount}/{KERNEL_FILE}", f"{mount}/{DISK_FILE}", device="nvme", root="/dev/nvme0n1 init=/init")
+    return Machine(f"{mount}/{KERNEL_FILE}", f"{mount}/{DISK_FILE}", device="nvme", root="/dev/nvme0n1")
