@@ -78,6 +78,11 @@ class Directory(Node):
         self.removed: set[str] = set()  # names taken away by hand, which no index brings back
         self.listed_at: float | None = None  # trio's clock; None until every index has been listed once
 
+    @property
+    def version(self) -> str:
+        """What tells it apart from another directory that had its path before."""
+        return ""
+
     def changed(self) -> None:
         """Note that it has other names, or shows others."""
         self.changes += 1
@@ -266,10 +271,15 @@ class Tree:
     def graft(self, directory: Directory, children: dict[str, Node], nodes: dict[int, Node]) -> None:
         """Add all that is below a directory, which has nothing yet, at once: its children, and all nodes by inode.
 
+        One whose inode the kernel still has from a node of the same path, which was detached, takes that one's place.
         They count neither as files nor by their size: their bytes are those of other files.
         """
-        for number in nodes.keys() & self._inodes.keys():  # hardly ever
-            node = nodes.pop(number)
+        for number in nodes.keys() & self._inodes.keys():
+            node, there = nodes[number], self._inodes[number]
+            if type(node) is type(there) and node.path == there.path and not there.attached:
+                node.lookups = there.lookups
+                continue
+            del nodes[number]
             while node.inode in self._inodes or node.inode in nodes:
                 node.inode = node.inode % (1 << 63) + 2
             nodes[node.inode] = node
@@ -326,6 +336,8 @@ def _announced_version(node: Node) -> str:
     """What tells apart the versions of a node that is visible before its origin was asked."""
     if isinstance(node, File):
         return node.entry.digest or f"{node.entry.size} {node.entry.mtime_ns} {redact(node.entry.url or '')}"
+    if isinstance(node, Directory):
+        return node.version
     return node.target if isinstance(node, Symlink) else ""
 
 

@@ -1,8 +1,9 @@
 """The names of an image's merged tree as nodes of a mount's.  Pure.
 
 They are added all at once, and never change: an image whose tag has moved is another image, with other nodes. The inode
-number of one is a hash of its path and of the layer that it comes from, so what a new image has in common with the old
-one keeps its pages in the kernel, and another daemon gives the same numbers.
+number of a file is a hash of its path and of the layer that it comes from, so what a new image has in common with the
+old one keeps its pages in the kernel; that of a directory is one of its path and of all layers, so that nobody who is
+in the old one finds names of the new one there. Another daemon gives the same numbers.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ class ImageRoot(ImageDirectory):
         super().__init__(name, parent, merge.IMPLIED, 2)
         self.layers = layers
         self.grown = False
+
+    @property
+    def version(self) -> str:
+        """The digests of its layers."""
+        return " ".join(layer.digest for layer in self.layers)
 
 
 class ImageFile(Node):
@@ -124,6 +130,7 @@ class Grown:
 def grow(root: ImageRoot, merged: merge.Directory) -> Grown:
     """Make the nodes of an image; `root` is not changed. May be called in any thread."""
     grown = Grown(merged.member, merged.links)
+    version = root.version
     files: dict[merge.Node, ImageFile] = {}  # those that have several names
     waiting: list[tuple[ImageDirectory, dict[str, Node], merge.Directory]] = [(root, grown.children, merged)]
     while waiting:
@@ -132,10 +139,12 @@ def grow(root: ImageRoot, merged: merge.Directory) -> Grown:
             node = children[name] = _node(name, directory, child, files, root.layers)
             if isinstance(node, ImageLink):
                 continue
-            if isinstance(node, ImageDirectory):
+            if isinstance(node, ImageFile):
+                number = inode_number(node.path, node.layer.digest)
+            else:
                 assert isinstance(child, merge.Directory)
                 waiting.append((node, node.children, child))
-            number = inode_number(node.path, root.layers[child.layer].digest if child.layer >= 0 else "")
+                number = inode_number(node.path, version)
             while number in grown.nodes:
                 number = number % (1 << 63) + 2
             node.inode = number
