@@ -276,10 +276,13 @@ class Leftovers:
 
     @classmethod
     def settled(cls, directory: Path) -> Leftovers:
-        """The same, once loop devices that are on their way out have gone: the kernel lets go of them after umount."""
+        """The same, once what is on its way out has gone.
+
+        The kernel lets go of loop devices after umount, and a command that fails does not wait for its daemon's end.
+        """
         for _ in range(50):
             left = cls.below(directory)
-            if left.mounts or not left.loops:
+            if left.mounts or not (left.loops or left.daemons):
                 break
             time.sleep(0.05)
         return left

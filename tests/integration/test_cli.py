@@ -281,7 +281,7 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, until: str, number: 
 
     assert demo.returncode == 130
     assert list(tmp_path.iterdir()) == []
-    assert not Leftovers.below(tmp_path)
+    assert not Leftovers.settled(tmp_path)
 
 
 def _demo(directory: Path) -> subprocess.Popen[str]:
