@@ -153,7 +153,7 @@ def test_a_failure_is_one_line_and_leaves_nothing(world: World, words: str, stat
     assert done.stderr.count("\n") == 1, done.stderr
     for text in says:
         assert world.word(text) in done.stderr
-    assert not Leftovers.below(world.base)
+    assert not Leftovers.settled(world.base)
 
 
 def test_a_failure_shows_no_secret(world: World) -> None:
@@ -253,7 +253,7 @@ def test_an_interrupted_mount_takes_its_daemon_with_it(tmp_path: Path) -> None:
         assert mounting.returncode == 130
         assert errors.strip() == ""
         origin.wait(url, most_open=0)
-        assert not Leftovers.below(tmp_path)
+        assert not Leftovers.settled(tmp_path)
 
 
 def test_the_demo_shows_what_it_says_and_leaves_nothing(tmp_path: Path) -> None:
