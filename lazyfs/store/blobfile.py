@@ -344,13 +344,15 @@ class BlobFile:
             trash.set_aside(layout, self.blob_id, self.files.lock)
 
     def present_bytes(self) -> int:
-        """Return how many bytes of the blob are marked present; reads the whole map."""
-        total, count = self.geometry.blocks, sum(records.count_entries(self._encoded(run)) for run in self.mapped())
-        if not count:
-            return 0
-        tail = self.entries(Extent(total - 1, total))[0] != records.MISSING
-        short = self.geometry.block_size - self.geometry.length(total - 1) if tail else 0
-        return count * self.geometry.block_size - short
+        """Return how many bytes of the blob are marked present; reads the whole map, each entry once."""
+        total = 0
+        for run in self.mapped():
+            encoded = self._encoded(run)
+            total += records.count_entries(encoded) * self.geometry.block_size
+            last = encoded[(len(run) - 1) * records.ENTRY_SIZE :]
+            if run.stop == self.geometry.blocks and records.count_entries(last):
+                total -= self.geometry.block_size - self.geometry.length(run.stop - 1)
+        return total
 
     def sync(self) -> None:
         """Make what was committed so far survive a power loss. *Raises*: OSError."""

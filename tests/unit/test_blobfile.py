@@ -44,6 +44,22 @@ def test_what_was_committed_is_there_for_the_next(layout: Layout) -> None:
         assert all(bytes(blob.read(index, wait=True) or b"") == block(blob, index) for index in range(4))
 
 
+def test_present_bytes_are_those_of_one_moment(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may evict the last block while they are counted: never more are told than there can be."""
+    with opened(layout, 1000) as blob:
+        fill(blob)
+        count = records.count_entries
+
+        def counted(data: bytes) -> int:
+            found = count(data)
+            blob.forget(0)
+            return found
+
+        monkeypatch.setattr(records, "count_entries", counted)
+        assert blob.present_bytes() == 1000
+        assert blob.present_bytes() == 0
+
+
 def test_present_bytes_with_and_without_the_short_last_block(layout: Layout) -> None:
     with opened(layout) as blob:
         blob.record(3, *blob.write(3, block(blob, 3)))
