@@ -8,7 +8,6 @@ of it ends by itself. It takes root, mmdebstrap, docker-registry, skopeo, umoci 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import shutil
@@ -26,8 +25,9 @@ from tests.boot.debian import apt_sources, default_directory, release
 from tests.containers import run_container
 from tests.images import overlay
 from tests.layers import writing
+from tests.layers.writing import diff_id
 from tests.mounts import Mounts, run
-from tests.registries import Layer, Registry, digest_of, make_image
+from tests.registries import Layer, Registry, make_image
 from tools.benching.origin import Linked
 
 MIB: Final = 1024 * 1024
@@ -142,9 +142,9 @@ def _layer(directory: Path) -> Layer:
             run([*words, release(), made, listed], _PATIENCE)
             written = writing.estargz(made.read_bytes(), chunk=4 * MIB)
         kept.write_bytes(written.blob)
-        described.write_text(json.dumps([digest_of(gzip.decompress(written.blob)), written.annotations]))
-    diff_id, annotations = json.loads(described.read_text())
-    return Layer(kept.read_bytes(), diff_id, annotations=annotations)
+        described.write_text(json.dumps([diff_id(written), written.annotations]))
+    digest, annotations = json.loads(described.read_text())
+    return Layer(kept.read_bytes(), digest, annotations=annotations)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
 import hashlib
 import os
 import random
@@ -34,7 +33,7 @@ MIB = 1024 * 1024
 def estargz(plain: bytes, chunk: int = 4096) -> Layer:
     """Return a tar as an eStargz layer."""
     written = writing.estargz(plain, chunk=chunk)
-    return Layer(written.blob, digest_of(gzip.decompress(written.blob)), annotations=written.annotations)
+    return Layer(written.blob, writing.diff_id(written), annotations=written.annotations)
 
 
 def zstd_chunked(plain: bytes) -> Layer:

@@ -55,6 +55,12 @@ def digest(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
+def diff_id(estargz: Written) -> str:
+    """Return the digest of what an eStargz layer unpacks to: a tar with some members of its own."""
+    with gzip.open(io.BytesIO(estargz.blob)) as file:  # gzip.decompress copies all that is left for every member
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
 def estargz(layer: bytes, *, chunk: int = 4096, shared: int = 0, legacy: bool = False) -> Written:
     """Return an eStargz layer with pieces of `chunk` bytes.
 
