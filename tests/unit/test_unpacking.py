@@ -179,6 +179,7 @@ def test_a_damaged_layer_is_refused_or_does_not_matter(
         pass
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_what_was_kept_by_another_version_is_of_no_use(kept: bytes) -> None:
     """It is made again."""
