@@ -34,7 +34,7 @@ class NotBooted(Exception):
 class Machine:
     """What is booted: paths of a kernel, perhaps of an initrd, and of a disk, whose `form` is raw or qcow2.
 
-    `device` is what QEMU shows the disk as, and `root` what the kernel then calls it.
+    `device` is what QEMU shows the disk as, and `root` what the kernel then calls it; `written` says whether it may be.
     """
 
     kernel: str | Path
@@ -43,6 +43,7 @@ class Machine:
     initrd: str | Path | None = None
     device: str = "virtio-blk-pci"
     root: str = "/dev/vda"
+    written: bool = True
 
 
 def boot(machine: Machine, overlay: Path, within: float = LIMIT) -> float:
@@ -82,6 +83,7 @@ def _words(machine: Machine, overlay: Path) -> Words:
     words: list[str | Path] = ["qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-no-reboot", "-nic", "none"]
     words += ["-display", "none", "-monitor", "none", "-serial", "stdio"]
     words += ["-kernel", machine.kernel, *(["-initrd", machine.initrd] if machine.initrd else [])]
-    words += ["-append", f"root={machine.root} rw console=ttyS0 panic=-1 quiet"]
+    mode = "rw" if machine.written else "ro"
+    words += ["-append", f"root={machine.root} {mode} console=ttyS0 panic=-1 quiet"]
     words += ["-drive", f"if=none,id=disk,format=qcow2,file={overlay}"]
     return [*words, "-device", f"{machine.device},drive=disk,serial=disk"]
