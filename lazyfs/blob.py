@@ -102,7 +102,7 @@ class Blob:
         self._fetcher.on_landed = self.launch_ahead
         self._readahead = Readahead(file.geometry, shared.ahead)
         self._ahead: list[Hold] = []
-        self._failures = Failures(blob_id, FAILED_FOR)
+        self._failures = Failures[int](FAILED_FOR, f"blob {blob_id}, block {{}}: ".format)
         self._busy = 0  # tasks that need its files: readers, leaders of flights, who writes down what was read
         self._complete = file.complete()
         self._fills = 0  # who fill it now; while there are some, it is leased
@@ -379,14 +379,17 @@ class Blob:
             except BlockingIOError:
                 content = await trio.to_thread.run_sync(partial(self._file.read_run, run, wait=True))
         if content is not None:
-            self.note_hits(run)
+            self._note_hits(run)
         return content
 
     def note_hits(self, run: Extent) -> None:
-        """Note that blocks of the store were given out. *Raises*: StoreError."""
-        self._shared.counters.blocks_hit += len(run)
+        """Note that somebody has read blocks of the store by another way. *Raises*: StoreError."""
         if self.run is not None:
             self.run.on_read(run)
+        self._note_hits(run)
+
+    def _note_hits(self, run: Extent) -> None:
+        self._shared.counters.blocks_hit += len(run)
         for index in run.blocks():
             self._uses.note(index)
 

@@ -1,4 +1,4 @@
-"""The blocks of a blob that have failed a moment ago, and how: who asks for one again hears the same at once.
+"""What has failed a moment ago, by block or by piece, and how: who asks for it again hears the same at once.
 
 The kernel asks for the pages of a failed request one by one, and each would otherwise wait for a deadline of its own.
 """
@@ -7,35 +7,41 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 import trio
 
 from lazyfs.errors import LazyfsError
-from lazyfs.versions import BlobId
 
 log = logging.getLogger(__name__)
 
+K = TypeVar("K", bound=Hashable)
 
-class Failures:
-    """Those of one blob. *Units*: `lasts` seconds, from when a block has failed last."""
 
-    def __init__(self, blob_id: BlobId, lasts: float) -> None:
-        self._blob_id = blob_id
+class Failures(Generic[K]):
+    """Those of one kind of thing, of which the log says `where` it is, if the error does not.
+
+    *Units*: `lasts` seconds, from when one has failed last.
+    """
+
+    def __init__(self, lasts: float, where: Callable[[K], str] = lambda key: "") -> None:
         self._lasts = lasts
-        self._failed: dict[int, tuple[float, LazyfsError]] = {}  # until when, and how
+        self._where = where
+        self._failed: dict[K, tuple[float, LazyfsError]] = {}  # until when, and how
 
-    def noted(self, index: int, error: LazyfsError) -> LazyfsError:
-        """Note that a block has failed, and return the error."""
+    def noted(self, key: K, error: LazyfsError) -> LazyfsError:
+        """Note that something has failed, and return the error."""
         now = trio.current_time()
         self._failed = {other: noted for other, noted in self._failed.items() if noted[0] > now}
-        if index not in self._failed:
-            log.warning("blob %s, block %d: %s", self._blob_id, index, error)
-        self._failed[index] = (now + self._lasts, error)
+        if key not in self._failed:
+            log.warning("%s%s", self._where(key), error)
+        self._failed[key] = (now + self._lasts, error)
         return error
 
-    def refuse(self, index: int) -> None:
-        """Fail if a block has failed lately. *Raises*: what it failed with."""
-        until, error = self._failed.get(index, (-math.inf, None))
+    def refuse(self, key: K) -> None:
+        """Fail if something has failed lately. *Raises*: what it failed with."""
+        until, error = self._failed.get(key, (-math.inf, None))
         if error is not None and trio.current_time() < until:
             raise error.with_traceback(None)
 

@@ -8,7 +8,6 @@ from typing import Final
 from lazyfs.errors import LayerError
 from lazyfs.layers.members import Packing, Piece
 from lazyfs.rootfs.nodes import ImageFile
-from lazyfs.rootfs.openlayers import OpenLayers
 from lazyfs.rootfs.pieces import Pieces
 from lazyfs.rootfs.streams import Streams
 
@@ -18,8 +17,7 @@ _ZEROS: Final = memoryview(bytes(1 << 20))
 class Contents:
     """Reads files of images."""
 
-    def __init__(self, layers: OpenLayers, pieces: Pieces, streams: Streams) -> None:
-        self._layers = layers
+    def __init__(self, pieces: Pieces, streams: Streams) -> None:
         self._pieces = pieces
         self._streams = streams
 

@@ -10,7 +10,6 @@ memory, and checked against the digest that the layer's table of contents gives 
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from typing import Final
 
@@ -18,13 +17,12 @@ import trio
 
 from lazyfs.blob import FAILED_FOR
 from lazyfs.errors import LayerError
+from lazyfs.failures import Failures
 from lazyfs.layers import expanding
 from lazyfs.layers.layer import Layer
 from lazyfs.layers.members import Piece
 from lazyfs.rootfs.openlayers import OpenLayers
 from lazyfs.shared import Shared
-
-log = logging.getLogger(__name__)
 
 KEPT: Final = 16 * 1024 * 1024
 """Bytes of unpacked pieces in memory: four of the size that eStargz has them in."""
@@ -42,7 +40,7 @@ class Pieces:
         self._layers = layers
         self._unpacking = Shared[bytes](nursery)
         self._kept: OrderedDict[_Key, bytes] = OrderedDict()
-        self._damaged: dict[_Key, tuple[float, LayerError]] = {}
+        self._damaged = Failures[_Key](FAILED_FOR)
         self._bytes = 0  # the sum of their lengths; at most KEPT after each call, or one piece
 
     async def content(self, layer: Layer, piece: Piece) -> bytes:
@@ -55,9 +53,7 @@ class Pieces:
         if content is not None:
             self._kept.move_to_end(key)
             return content
-        until, error = self._damaged.get(key, (0.0, None))
-        if error is not None and trio.current_time() < until:
-            raise error.with_traceback(None)
+        self._damaged.refuse(key)
         return await self._unpacking.do(f"{key}", lambda: self._unpack(layer, piece, key))
 
     async def _unpack(self, layer: Layer, piece: Piece, key: _Key) -> bytes:
@@ -67,19 +63,10 @@ class Pieces:
         try:
             content = await trio.to_thread.run_sync(expanding.content, piece, packed)
         except LayerError as exc:
-            raise self._damaged_at(key, exc) from None
+            error = LayerError(f"layer {layer.digest}, at byte {piece.at}: {exc}")
+            raise self._damaged.noted(key, error) from None
         self._kept[key] = content
         self._bytes += len(content)
         while self._bytes > KEPT and len(self._kept) > 1:
             self._bytes -= len(self._kept.popitem(last=False)[1])
         return content
-
-    def _damaged_at(self, key: _Key, reason: LayerError) -> LayerError:
-        """Note that a piece is damaged, for the pages that the kernel asks for next, one by one."""
-        digest, at, _ = key
-        error = LayerError(f"layer {digest}, at byte {at}: {reason}")
-        now = trio.current_time()
-        self._damaged = {other: noted for other, noted in self._damaged.items() if noted[0] > now}
-        self._damaged[key] = now + FAILED_FOR, error
-        log.warning("%s", error)
-        return error

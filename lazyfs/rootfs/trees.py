@@ -48,7 +48,7 @@ class ImageTrees:
         self._tree = tree
         self._problems = problems
         self._tables = Tables(blobs.store, layers, nursery)
-        self._contents = Contents(layers, Pieces(layers, nursery), Streams(layers, self._tables))
+        self._contents = Contents(Pieces(layers, nursery), Streams(layers, self._tables))
         self._read_timeout = blobs.limits.read_timeout
         self._nursery = nursery
         self._growing = Shared[None](nursery)

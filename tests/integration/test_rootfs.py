@@ -20,8 +20,7 @@ from lazyfs.layers import zstdchunked
 from tests import trees, under
 from tests.containers import run_container, shell_tree
 from tests.images import overlay
-from tests.layers import reading, writing
-from tests.layers.test_umoci import CONTENTS, THIRD, base_tree, change
+from tests.layers import everything, reading, writing
 from tests.mounts import Mount, Mounts, lazyfs, on_mount, run, start, wait_for_end
 from tests.registries import Layer, Registry, digest_of, layer, make_image, registry_with, tar
 
@@ -55,14 +54,7 @@ FORMS: dict[str, Callable[[bytes], Layer]] = {
 @pytest.fixture(scope="module")
 def layers(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """Three layers of a tree with one of everything, uncompressed."""
-    work = tmp_path_factory.mktemp("layers")
-    (work / "tree").mkdir()
-    base_tree(work / "tree")
-    writing.layout(work / "first", [tar(work / "tree")])
-    run(["umoci", "unpack", "--image", f"{work}/first:latest", work / "bundle"])
-    change(work / "bundle/rootfs")
-    run(["umoci", "repack", "--image", f"{work}/first:second", work / "bundle"])
-    return [*writing.layers_of(work / "first", "second"), writing.tar(THIRD, CONTENTS)]
+    return everything.layers(tmp_path_factory.mktemp("layers"))
 
 
 @pytest.fixture(scope="module")
