@@ -135,7 +135,7 @@ def _options_of_mount() -> dict[str, bool]:
     """Return the names of the options of `lazyfs mount`, without dashes, and whether they take a value."""
     import click
 
-    from lazyfs.cli.commands import mount
+    from lazyfs.cli.commands.mounts import mount
 
     return {
         spelled.removeprefix("--"): not option.is_flag

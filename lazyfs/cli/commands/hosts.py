@@ -1,0 +1,55 @@
+"""pack, install-units, demo: what a host may want besides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Replace IMAGE if it is there.")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("image", type=click.Path(path_type=Path))
+def pack(directory: Path, image: Path, force: bool) -> None:
+    """Make an EROFS image of the directory DIR, with mkfs.erofs.
+
+    It keeps names, modes, owners, times, hard links, devices and attributes. It is not compressed, and is made to be
+    served and mounted lazily. The same tree gives the same image.
+    """
+    from lazyfs.cli import packing
+
+    packing.pack(directory, image, force=force)
+
+
+@click.command("install-units")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    default=Path("/"),
+    metavar="DIR",
+    help="Put it below DIR, as if that were /.",
+)
+@click.option("--print", "dry", is_flag=True, help="Only say what would be done.")
+@click.option("--remove", "away", is_flag=True, help="Remove it again.")
+def install_units(root: Path, dry: bool, away: bool) -> None:  # fmt: skip
+    """Have mount(8), /etc/fstab and systemd know lazyfs.
+
+    Puts links to mount.lazyfs where mount(8) looks for it, and the service template lazyfs@.service where systemd
+    does. What is there already and not of lazyfs's making is left alone.
+    """
+    from lazyfs.cli import units
+
+    (units.remove if away else units.install)(root.absolute(), dry=dry)
+
+
+@click.command()
+def demo() -> None:
+    """Show the main job, with an origin of its own.
+
+    It mounts a file, lists it, reads a part of it and then all of it, mounts it again on the same store, stops the
+    origin, reads once more, and unmounts. What it made is gone afterwards.
+    """
+    from lazyfs.cli import demo
+
+    demo.run()
