@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -83,6 +84,22 @@ def test_the_picture_shows_what_one_sees(web: Web) -> None:
         seen = picture.recorded(world).export_text()
     shown = picture.text_of(picture.PICTURE.read_text())
     assert comparing.alike(shown, seen), f"{shown}\n\n{seen}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a world of its own")
+def test_a_store_comes_back_from_an_archive(web: Web) -> None:
+    """As CI keeps it, by a tar that knows no holes: the next job fetches nothing, and the store is no larger."""
+    before, after, _ = README.sections["a-ci-cache"]
+    with World(web) as world:
+        for text in (before.text, "tail -c 1000 data/debian.raw | wc -c", after.text):
+            assert world.shell(text).returncode == 0
+        world.shell("du -s .lazyfs >used; tar cf kept.tar .lazyfs; rm -r .lazyfs; tar xf kept.tar")
+        for text in (before.text, "tail -c 1000 data/debian.raw | wc -c"):
+            assert world.shell(text).returncode == 0
+        (mount,) = json.loads(world.shell("lazyfs status --json").stdout)["mounts"]
+        assert mount["counters"]["origin_bytes"] < 1000
+        used, kept = (int(text.split()[0]) for text in world.shell("cat used; du -s .lazyfs").stdout.splitlines())
+        assert kept < used + 1000  # KiB; the whole file has 65536
 
 
 @pytest.mark.parametrize("block", [block for block in README.blocks if block.file], ids=str)
