@@ -83,7 +83,7 @@ def read(path: Path = README) -> Page:
     section, number = "", 0
     tokens = MarkdownIt("commonmark").enable("table").parse(path.read_text())
     for before, token in pairwise([tokens[0], *tokens]):
-        if before.type == "heading_open":
+        if before.type == "heading_open" and token.type == "inline":
             anchors.add(anchor(token.content))
             if before.tag in ("h1", "h2", "h3"):
                 section, number = anchor(token.content), 0

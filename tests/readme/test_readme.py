@@ -38,6 +38,8 @@ class Reader:
         """Do what stands in a block, and before it in what nobody has done yet. *Raises*: AssertionError."""
         while block in self._left:
             self._do(self._left.pop(0))
+        if not self._left:
+            assert self._world.mounted() == {}, f"line {block.line}: the section ends with this mounted"
 
     def _do(self, block: Block) -> None:
         if block.kind == "console":
