@@ -32,7 +32,7 @@ from tests.readme.world import World
 SESSION: Final = Path(__file__).with_name("session.sh")
 PICTURE: Final = SESSION.with_suffix(".svg")
 
-COLUMNS: Final = 100
+COLUMNS: Final = 108
 PROMPT: Final = "[bold green]$[/] "
 _FONT: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
