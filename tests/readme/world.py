@@ -44,6 +44,7 @@ echo {HOME} >{_KEPT}/directory
 """
 
 _RUN: Final = f"""
+for name in $(env | sed -n 's/^\\(LAZYFS_\\w*\\|XDG_\\w*\\)=.*/\\1/p'); do unset $name; done
 . {_KEPT}/variables
 cd "$(cat {_KEPT}/directory)"
 set -e
