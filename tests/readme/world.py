@@ -28,6 +28,9 @@ _KEPT: Final = MNT / ".over"
 STAND_INS: Final = {
     "tools/lazyfs": "it sets up what is missing and goes on as `lazyfs`: the set-up needs a network",
     "python3": "the interpreter that the tests run with, which has lazyfs",
+    "sudo": "one is root there",
+    "apt-get": "there is no network: this looks whether tools/setup.sh installs packages of these names",
+    "pipx": "there is no network: tests/integration/test_packages.py builds the packages and looks into them",
     "systemctl": "no systemd is started: this reads the unit with systemd-analyze and runs its ExecStart",
     "podman": "it wants a machine's cgroups, and storage of its own; crun is what it runs containers with",
 }
