@@ -113,9 +113,11 @@ def _named(mount: Mount) -> Iterator[Path]:
     transport, credentials = client.transport, client.credentials
     yield from credentials.header_files
     yield from credentials.auth_files
-    for path in (credentials.netrc, transport.ca_file, transport.client_certificate, transport.client_key):
-        if path is not None:
-            yield path
+    files = [credentials.netrc, transport.ca_file, transport.client_certificate, transport.client_key]
+    for own in client.origins:
+        yield from own.header_files
+        files += own.netrc, own.ca_file, own.client_certificate, own.client_key
+    yield from filter(None, files)
     for source in mount.sources:
         if source.form is Form.MANIFEST and not source.remote:
             yield Path(source.place)
