@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -56,7 +57,7 @@ class Credentials:
     ) -> None:
         self._options = options
         self._own_options = own
-        self._files = HeaderFiles()
+        self._files: dict[tuple[Path, ...], HeaderFiles] = {}
         logins = Logins(options.command, options.netrc, options.auth_files, own)
         self._grants = Grants(logins, fetch_token, nursery, clock)
         self._tokens = Recent[str, Wanted]()  # by URL, or by repository of a registry
@@ -114,14 +115,21 @@ class Credentials:
         place = urls.origin_of(url)
         own = self._own_options.of(place)
         try:
-            configured = [*own.headers, *self._files.headers(own.header_files)]
+            configured = [*own.headers, *self._in_files(own.header_files)]
             if place not in self._options.named:
                 return configured
-            given = [*self._options.headers, *self._files.headers(self._options.header_files)]
+            given = [*self._options.headers, *self._in_files(self._options.header_files)]
         except UsageError as exc:
             raise OriginDenied(urls.redact(url), str(exc)) from None
         names = {name.lower() for name, _ in given}
         return [header for header in configured if header[0].lower() not in names] + given
+
+    def _in_files(self, paths: tuple[Path, ...]) -> list[tuple[str, str]]:
+        if not paths:
+            return []
+        if paths not in self._files:
+            self._files[paths] = HeaderFiles(paths)
+        return self._files[paths].headers()
 
     def _own_authorization(self, url: str) -> str | None:
         """Return the Authorization that the user gives; the last, so that a file may say otherwise."""

@@ -29,17 +29,15 @@ def read_header_file(path: Path) -> _Headers:
 
 
 class HeaderFiles:
-    """The headers in files, as they are now. Their paths are absolute: a daemon has another working directory."""
+    """The headers in some files, as they are now. Their paths are absolute: a daemon has another working directory."""
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
         self._read: dict[Path, tuple[_Stamp, _Headers]] = {}
 
-    def headers(self, paths: Sequence[Path]) -> list[tuple[str, str]]:
-        """Return the headers of some files, in order; costs a stat() for each that has not changed.
-
-        *Raises*: UsageError.
-        """
-        return [header for path in paths for header in self._headers(path)]
+    def headers(self) -> list[tuple[str, str]]:
+        """Return all headers, in order; costs one stat() for each file that has not changed. *Raises*: UsageError."""
+        return [header for path in self._paths for header in self._headers(path)]
 
     def _headers(self, path: Path) -> _Headers:
         try:
