@@ -64,14 +64,14 @@ class Key:
         """Return a value as people may see it."""
         if value is None or value == ():
             return "-"
-        if isinstance(value, tuple) and self.several:
+        if self.several:
             return ", ".join(map(self.show, value))
         return self.show(value)
 
     def plain(self, value: Any) -> Any:
         """Return a value as JSON may show it: a number or a switch as it is, anything else as people see it."""
-        if isinstance(value, tuple) and self.several:
-            return [self.plain(one) for one in value]
+        if self.several:
+            return list(map(self.show, value))
         return value if value is None or (isinstance(value, (int, float)) and value < math.inf) else self.show(value)
 
 
