@@ -110,9 +110,9 @@ def test_no_more_requests_than_are_allowed_whatever_becomes_of_them() -> None:
                 nursery.start_soon(take, f"ahead {number}", Urgency.READAHEAD)
             await wait_all_tasks_blocked()
             assert len(got) == 2, "the last is for who waits now"
-            nursery.start_soon(take, "now", Urgency.DEMAND)
-            nursery.start_soon(take, "now, too", Urgency.DEMAND)
-            await wait_all_tasks_blocked()
+            for name in ("now", "now, too"):
+                nursery.start_soon(take, name, Urgency.DEMAND)
+                await wait_all_tasks_blocked()
             assert got[2:] == ["now"]
             await trio.sleep(60)
             assert len(got) == 3, "also when all of them are stalled"
