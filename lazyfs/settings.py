@@ -59,6 +59,8 @@ def configured(sources: Iterable[str] = (), **said: Any) -> Settings:
 
     `sources` are what is to be read: options for the origins that are named are for theirs. *Raises*: UsageError.
     """
+    if unknown := said.keys() - UNSAID:
+        raise UsageError(f"there is no option {min(unknown)}; there are: {', '.join(UNSAID)}")
     configuration = load()
     options = {**UNSAID, **configuration.parameters(), **said}
     store = Path(options["store"] or default_path()).expanduser().absolute()

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from lazyfs import urls
 from lazyfs.cli.commands.options import store_path
 from lazyfs.cli.showing import print_table
-from lazyfs.configuration import Configuration
+from lazyfs.configuration import Configuration, mistaken
 from lazyfs.configuration.keys import OF_COMMANDS, OF_ORIGINS, Key
 from lazyfs.errors import Misconfigured
 from lazyfs.options import Place
@@ -37,7 +37,7 @@ def show(configuration: Configuration, options: dict[str, Any], *, as_json: bool
         _print_json(configuration, rows, origins, errors)
     else:
         _print(configuration, rows, origins)
-    for error in errors:
+    for error in (*errors, *mistaken()):
         click.echo(f"lazyfs: {error}", err=True)
     return 2 if errors else 0
 

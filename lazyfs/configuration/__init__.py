@@ -12,7 +12,7 @@ its order, and reads none of this.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +98,17 @@ def user_file(environment: Mapping[str, str] = os.environ) -> Path:
     """Return where the user's file is, if there is one."""
     configured = environment.get("XDG_CONFIG_HOME", "").strip()
     return Path(configured or "~/.config", "lazyfs", "lazyfs.toml").expanduser()
+
+
+def mistaken(environment: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Yield a line for each variable that is none, and almost one: nobody looks at it."""
+    import difflib  # only for who wants to know
+
+    known = {VARIABLE, *(key.variable for key in OF_COMMANDS.values())}
+    for name in environment:
+        nearest = difflib.get_close_matches(name, known, 1, 0.85)
+        if name.startswith("LAZYFS") and name not in known and nearest:
+            yield f"{name}: there is no such variable; did you mean {nearest[0]}?"
 
 
 def _of_environment(environment: Mapping[str, str], errors: list[Misconfigured]) -> Layer:

@@ -32,6 +32,7 @@ ORIGIN: Final = "origin"
 _TABLE: Final = re.compile(r"""\s*\[\s*origin\s*\.\s*(?:"([^"\\]*)"|'([^']*)')\s*\]""")
 _KEY: Final = re.compile(r"""\s*["']?([A-Za-z0-9_-]+)["']?\s*=""")
 
+_REMEDY: Final = "name another with --config, or none: --config /dev/null"
 _PRIVATE: Final = "others may read this file: chmod 600 it, or put the secret into a header-file of its own"
 
 
@@ -55,19 +56,20 @@ def read_file(path: Path, *, wanted: bool = False) -> Layer | None:
     """Return what a file says; None when it is not there, and need not. *Raises*: Misconfigured; it says what to do."""
     try:
         found = path.stat()
-        if stat.S_ISCHR(found.st_mode):
-            return Layer()  # /dev/null: the usual way to have none
+    except OSError as exc:
+        if not wanted and isinstance(exc, (FileNotFoundError, NotADirectoryError, PermissionError)):
+            return None  # nor is anything of ours in somebody else's home
+        raise Misconfigured(f"{path} cannot be read: {exc.strerror}; {_REMEDY}") from None
+    if stat.S_ISCHR(found.st_mode):
+        return Layer()  # /dev/null: the usual way to have none
+    try:
         with path.open("rb") as file:  # which refuses directories
             found = os.fstat(file.fileno())
             _check(path, found)
-            return _File(path, _text(path, file.read()), found.st_mode).layer()
-    except (FileNotFoundError, NotADirectoryError):
-        if not wanted:
-            return None
-        reason = "is not there"
+            content = file.read()
     except OSError as exc:
-        reason = f"cannot be read: {exc.strerror}"
-    raise Misconfigured(f"{path} {reason}; name another with --config, or none: --config /dev/null")
+        raise Misconfigured(f"{path} cannot be read: {exc.strerror}; {_REMEDY}") from None
+    return _File(path, _text(path, content), found.st_mode).layer()
 
 
 def _check(path: Path, found: os.stat_result) -> None:

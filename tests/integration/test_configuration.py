@@ -253,19 +253,27 @@ def test_files_then_the_environment_then_options(host: Host, nginx: Nginx) -> No
     assert shown["errors"] == []
     of_guest = json.loads(host.did(*FREE, "lazyfs", "config", "--json", user=GUEST))
     assert of_guest["values"]["user"]["value"] is None, "which is for root's mounts"
+    host.did("install", "-d", "-m", "700", MNT / "closed-home")
+    assert host.did(*FREE, f"XDG_CONFIG_HOME={MNT}/closed-home", "lazyfs", "config", user=GUEST)
     assert of_guest["files"][1] == {"path": f"{MNT}/home/.config/lazyfs/lazyfs.toml", "state": "not there"}
 
+    host.did("rm", "-r", MNT / "mine")
+    store = MNT / "home/store"
     host.write(
-        system, f'store = "{MNT}/store"\nno-profile = true\n[origin."{nginx.url}"]\nheader-file = "/mnt/headers"\n'
+        system,
+        f'store = "{store}"\nuser = "guest"\n[origin."{nginx.url}"]\nheader-file = "/mnt/headers"\n'
+        '[origin."https://example.org"]\nheader-file = "/mnt/closed"\n',
     )
     host.write(MNT / "headers", "Authorization: Bearer mine\n")
+    host.write(MNT / "closed", "Authorization: Bearer roots\n", mode=0o600)
     host.write(Path("/etc/fstab"), f"{nginx.url}/file {MNT}/at lazyfs defaults 0 0\n")
     for _ in range(2):
         host.did(*FREE, "mount", "-a", "-t", "lazyfs")
-        assert {at: source for at, (source, _) in host.mounted().items()} == {f"{MNT}/at": rf"lazyfs\043{MNT}/store"}
+        assert {at: source for at, (source, _) in host.mounted().items()} == {f"{MNT}/at": rf"lazyfs\043{store}"}
     assert host.did("cat", MNT / "at/file") == "content"
     assert {request.authorization for request in nginx.requests()} == {"Bearer mine"}
-    assert f"{MNT}/at: 1 file" in host.did(*FREE, "lazyfs", "status")
+    (mounted,) = json.loads(host.did(*FREE, "lazyfs", "status", "--json"))["mounts"]
+    assert (mounted["mountpoint"], mounted["runs_as"]["user"]) == (f"{MNT}/at", "guest")
     host.did("umount", MNT / "at")
 
 

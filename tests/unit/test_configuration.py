@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import click
 import platformdirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyfs import settings
-from lazyfs.configuration import Configuration, look, merged, user_file
+from lazyfs.cli.commands.blobs import fetch
+from lazyfs.cli.commands.mounts import mount
+from lazyfs.configuration import Configuration, look, merged, mistaken, user_file
 from lazyfs.configuration.files import Layer, Said, read_file
 from lazyfs.configuration.keys import OF_COMMANDS, OF_ORIGINS, read_origin
 from lazyfs.errors import UsageError
@@ -262,10 +265,11 @@ def test_what_is_wrong_says_nothing_and_the_rest_counts(tmp_path: Path) -> None:
     found = look(str(tmp_path / "missing"), system, environment)
     assert set(found.values) == {"hedge", "max-cache"}
     missing, offline, scrub = map(str, found.errors)
-    assert missing == f"{tmp_path}/missing is not there; name another with --config, or none: --config /dev/null"
+    said = "cannot be read: No such file or directory; name another with --config, or none: --config /dev/null"
+    assert missing == f"{tmp_path}/missing {said}"
     assert offline == "LAZYFS_OFFLINE: it takes true or false"
     assert scrub == "LAZYFS_SCRUB: 'much' is not a size: write bytes, or a number with K, M, G or T"
-    with pytest.raises(UsageError, match="is not there"):
+    with pytest.raises(UsageError, match="No such file"):
         found.check()
 
 
@@ -273,6 +277,13 @@ def test_the_users_file_is_where_platformdirs_has_it(tmp_path: Path, monkeypatch
     for configured in ("", str(tmp_path)):
         monkeypatch.setenv("XDG_CONFIG_HOME", configured)
         assert user_file() == platformdirs.user_config_path("lazyfs") / "lazyfs.toml"
+
+
+def test_a_variable_that_is_almost_one_is_found() -> None:
+    names = ["LAZYFS_MAXCACHE", "LAZYFS_MAX_CACHE", "LAZYFS_CONFIG", "LAZYFS_TEST_NO_PASSTHROUGH", "HOME"]
+    assert list(mistaken(dict.fromkeys(names, ""))) == [
+        "LAZYFS_MAXCACHE: there is no such variable; did you mean LAZYFS_MAX_CACHE?"
+    ]
 
 
 def test_netrc_is_a_second_name_of_its_variable() -> None:
@@ -324,6 +335,8 @@ def test_python_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (made.store, made.max_cache, made.client.hedge) == (tmp_path / "store", 1 << 30, 0.05)
     assert [(own.place, own.connections) for own in made.client.origins] == [(EXAMPLE, 3)]
     assert made.client.credentials.named == {EXAMPLE}
+    with pytest.raises(UsageError, match="there is no option max_cash; there are: store, block_size"):
+        settings.configured(max_cash=1)
     path.write_text("hedge = 1\nhedg = 2\n")
     with pytest.raises(UsageError, match="line 2: hedg: there is no such key; did you mean hedge"):
         settings.configured()
@@ -346,3 +359,15 @@ def test_files_of_an_origin_are_looked_at_when_it_is_named(tmp_path: Path) -> No
 
 def test_nothing_is_said_by_nobody() -> None:
     assert look("", Path("/nothing"), {}) == Configuration(files=((Path("/nothing"), "not there"),))
+
+
+def test_each_option_is_a_key_and_has_one_default() -> None:
+    """What is added to `lazyfs mount` is added to the keys, and what asks origins has the same defaults in Python."""
+    options = {option.name: option for option in (*fetch.params, *mount.params) if isinstance(option, click.Option)}
+    for name in ("configuration", "foreground", "headers", "mount_options", "output", "digest"):
+        del options[name]
+    keys = {key.parameter: f"--{key.name}" for key in OF_COMMANDS.values()}
+    assert keys.keys() == options.keys()
+    assert all(keys[name] in option.opts for name, option in options.items())
+    said = fetch.make_context("fetch", ["http://a/"]).params
+    assert {name: said.get(name) for name in settings.UNSAID} == settings.UNSAID

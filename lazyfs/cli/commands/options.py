@@ -94,7 +94,7 @@ def fetching_options(function: Any) -> Any:
             click.option("--client-key", metavar="FILE", type=click.Path(path_type=Path),
                          help="Its key, when that is not in the same file."),
             click.option("--proxy", metavar="URL",
-                         help="Ask origins through this HTTP proxy; env: through those that the environment names."),
+                         help="Ask origins through this HTTP proxy; env: those that the environment names; none."),
             click.option("--platform", metavar="OS/ARCH[/VARIANT]",
                          help="Which image of an index (oci://): this machine's if not said."),
             click.option("--plain-http", is_flag=True,
