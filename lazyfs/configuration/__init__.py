@@ -11,6 +11,7 @@ its order, and reads none of this.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -97,7 +98,10 @@ def merged(
 def user_file(environment: Mapping[str, str] = os.environ) -> Path:
     """Return where the user's file is, if there is one."""
     configured = environment.get("XDG_CONFIG_HOME", "").strip()
-    return Path(configured or "~/.config", "lazyfs", "lazyfs.toml").expanduser()
+    path = Path(configured or "~/.config", "lazyfs", "lazyfs.toml")
+    with contextlib.suppress(RuntimeError):  # who has no home has no file in it
+        path = path.expanduser()
+    return path
 
 
 def mistaken(environment: Mapping[str, str] = os.environ) -> Iterator[str]:
@@ -106,9 +110,9 @@ def mistaken(environment: Mapping[str, str] = os.environ) -> Iterator[str]:
 
     known = {VARIABLE, *(key.variable for key in OF_COMMANDS.values())}
     for name in environment:
-        nearest = difflib.get_close_matches(name, known, 1, 0.85)
-        if name.startswith("LAZYFS") and name not in known and nearest:
-            yield f"{name}: there is no such variable; did you mean {nearest[0]}?"
+        if name.startswith("LAZYFS") and name not in known:
+            for nearest in difflib.get_close_matches(name, known, 1, 0.85):
+                yield f"{name}: there is no such variable; did you mean {nearest}?"
 
 
 def _of_environment(environment: Mapping[str, str], errors: list[Misconfigured]) -> Layer:
