@@ -68,7 +68,9 @@ def test_headers_go_where_they_are_configured_for(
     config.unlink()  # the daemon has what it said, and so has the next
     nginx.forget()
     os.kill(pid := mount.pid, 9)
-    mount.pid = next_daemon(mount, pid)
+    next_daemon(mount, pid)
+    assert lazyfs("upgrade", mount.at).returncode == 0
+    mount.pid = mount.status()["pid"]
     (docroot / "file").write_bytes(b"another")
     done = lazyfs("add", mount.at, f"late={nginx.url}/file?2")
     assert done.returncode == 0, done.stderr
@@ -132,7 +134,7 @@ def test_no_more_requests_at_a_time_than_are_allowed(
     mounts: Mounts, origin: MisbehavingOrigin, tmp_path: Path, connections: int
 ) -> None:
     config = written(tmp_path / "lazyfs.toml", f'hedge = 0\n[origin."{origin.base}"]\nconnections = {connections}\n')
-    places = {f"file{n}": origin.url("delay=50ms", f"random-{n}M-x") for n in range(1, 7)}
+    places = {f"file{n}": origin.url("delay=50ms", f"random-1M-{n}") for n in range(6)}
     mount = mounts(manifest(tmp_path / "files.jsonl", **places), options=("--config", config))
     readers = [start(under.sha256, mount.path(name)) for name in places]
     assert all(reader.result() for reader in readers)
