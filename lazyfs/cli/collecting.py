@@ -11,6 +11,7 @@ import click
 
 from lazyfs import control, mountinfo
 from lazyfs.cli.mounting import socket_of
+from lazyfs.cli.saying import complain
 from lazyfs.cli.showing import counted, opened
 from lazyfs.errors import StoreError
 from lazyfs.sizes import format_size
@@ -84,7 +85,7 @@ def _led_to(store_path: Path, blob_ids: list[BlobId]) -> set[BlobId]:
             for start in range(0, len(blob_ids), ASKED_AT_ONCE):
                 found.update(control.call(socket, "led_to", blobs=blob_ids[start : start + ASKED_AT_ONCE]))
         except control.ControlError as exc:
-            click.echo(f"lazyfs: old versions stay, since a mount does not say which it needs: {exc}", err=True)
+            complain(f"old versions stay, since a mount does not say which it needs: {exc}")
             return set(blob_ids)
     return found
 

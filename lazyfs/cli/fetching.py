@@ -16,6 +16,7 @@ import trio
 
 from lazyfs import sizes
 from lazyfs.cli.mounting import absolute, connect, is_path, mount_of, read_source
+from lazyfs.cli.saying import complain
 from lazyfs.errors import LazyfsError, StoreTooSmall, UsageError, first_reason
 from lazyfs.filling import Progress, fill
 from lazyfs.session import Session, Settings, open_session
@@ -99,7 +100,7 @@ async def _fetch_sources(sources: list[Source], settings: Settings, output: Path
             failures.setdefault(problem, LazyfsError(f"{problem}: {reason}"))
         first, *others = failures.values() or [None]
         for failure in others:
-            print(f"lazyfs: {failure}", file=sys.stderr)
+            complain(failure)
         if first is not None:
             raise first
 

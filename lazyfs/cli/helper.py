@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from lazyfs import cli
+from lazyfs.cli.saying import complain
 from lazyfs.errors import LazyfsError, UsageError
 
 STATUSES: Final = cli.Statuses(failed=32, misused=1, interrupted=8)
@@ -78,7 +79,7 @@ def main() -> NoReturn:
         if call.fake or _is_there(sources, words, call.mountpoint):
             sys.exit(0)
     except LazyfsError as exc:
-        print(f"mount.lazyfs: {exc}", file=sys.stderr)
+        complain(exc, "mount.lazyfs")
         sys.exit(STATUSES.misused if isinstance(exc, UsageError) else STATUSES.failed)
     cli.run(["mount", *words, "--", *sources, call.mountpoint], STATUSES, "mount.lazyfs")
 

@@ -6,10 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-import click
-
 from lazyfs import entries, urls
 from lazyfs.cli.mounting import absolute, ask, mount_of, store_of
+from lazyfs.cli.saying import complain
 from lazyfs.cli.showing import opened
 from lazyfs.errors import SourceError, StoreError, UsageError
 from lazyfs.given import GivenBlob
@@ -104,10 +103,9 @@ def _described(store: Store, row: BlobRow) -> GivenBlob:
                 f"{row.blob_id}: {lacking} are not in the store, and it does not know where: name its URL"
             )
         if cut:
-            click.echo(
-                f"lazyfs: {row.blob_id[:20]}: the store does not keep the query or the user of {row.url}, so the"
-                f" {lacking} that it lacks may not be had; fetch them first",
-                err=True,
+            complain(
+                f"{row.blob_id[:20]}: the store does not keep the query or the user of {row.url}, so the"
+                f" {lacking} that it lacks may not be had; fetch them first"
             )
     ranged = known is None or version is None or not same_blob(known.version, version) or known.ranged
     return GivenBlob(row.blob_id, row.url, version or Version(row.size), ranged)

@@ -12,10 +12,14 @@ import click
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("image", type=click.Path(path_type=Path))
 def pack(directory: Path, image: Path, force: bool) -> None:
-    """Make an EROFS image of the directory DIR, with mkfs.erofs.
+    """Make an EROFS image of a directory, with mkfs.erofs.
 
     It keeps names, modes, owners, times, hard links, devices and attributes. It is not compressed, and is made to be
-    served and mounted lazily. The same tree gives the same image.
+    served and mounted lazily. The same tree gives the same image. IMAGE is there when it is whole, and not before.
+
+    \b
+    Examples:
+      lazyfs pack /srv/tree tree.erofs
     """
     from lazyfs.cli import packing
 
@@ -37,6 +41,12 @@ def install_units(root: Path, dry: bool, away: bool) -> None:  # fmt: skip
 
     Puts links to mount.lazyfs where mount(8) looks for it, and the service template lazyfs@.service where systemd
     does. What is there already and not of lazyfs's making is left alone.
+
+    \b
+    Examples:
+      lazyfs install-units --print       what it would do
+      lazyfs install-units
+      lazyfs install-units --remove
     """
     from lazyfs.cli import units
 
@@ -49,6 +59,10 @@ def demo() -> None:
 
     It mounts a file, lists it, reads a part of it and then all of it, mounts it again on the same store, stops the
     origin, reads once more, and unmounts. What it made is gone afterwards.
+
+    \b
+    Examples:
+      lazyfs demo
     """
     from lazyfs.cli import demo
 
