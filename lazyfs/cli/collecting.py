@@ -55,7 +55,8 @@ def collect(store_path: Path, max_cache: int | None, *, as_json: bool) -> None:
         _print(done, files, left)
     if bound is not None and left > bound + TOLERANCE:
         pinned = f", {counted(done.kept['pinned'], 'blob')} pinned" if done.kept["pinned"] else ""
-        raise StoreError(f"{format_size(left)} are left, more than {format_size(bound)}: nothing more may go{pinned}")
+        much = f"{format_size(left)} are left in the store {store_path}, more than {format_size(bound)}"
+        raise StoreError(f"{much}: nothing more may go{pinned}; see: lazyfs ls, lazyfs unpin")
 
 
 def _print(done: gc.Collected, files: int, left: int) -> None:

@@ -122,7 +122,7 @@ def translated(call: Call) -> tuple[list[str], list[str]]:
             sources.append(value)
         elif ours in takes_value:
             if takes_value[ours] != bool(equals):
-                wanted = f"a value: {name}=..." if takes_value[ours] else "no value"
+                wanted = f"a value: {name}=VALUE" if takes_value[ours] else "no value"
                 raise UsageError(f"the option {name} takes {wanted}")
             words.append(f"--{ours}={value}" if equals else f"--{ours}")
         elif name in OF_FUSE:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
-
-import click
+from typing import Final, TypeVar
 
 from lazyfs import urls
+from lazyfs.cli.doing import Done
 from lazyfs.cli.mounting import mount_of, store_of
 from lazyfs.cli.naming import named, row_of, under_mount
 from lazyfs.cli.opened import open_files
@@ -38,7 +36,7 @@ def remove_blobs(words: tuple[str, ...], store_path: Path, *, as_json: bool) -> 
     def remove_named(word: str) -> None:
         _each(named(store, word), lambda blob_id: _remove(store, blob_id, done))
 
-    with _Done("removed", as_json) as done, _opened(store_path) as store:
+    with Done(as_json=as_json) as done, _opened(store_path) as store:
         try:
             _each(words, remove_named)
         finally:
@@ -53,13 +51,13 @@ def pin(words: tuple[str, ...], store_path: Path, *, as_json: bool) -> None:
         with _opened(store_path if given is None else _store_over(word)) as store:
             if given is not None:
                 store.pin(given.blob_id, given.url, given.version.size, given.version)
-                done.note(given.blob_id)
+                done.note(f"pinned {given.blob_id}", blob=given.blob_id)
                 return
             for row in [row_of(store, blob_id) for blob_id in named(store, word)]:
                 store.pin(row.blob_id, row.url, row.size)
-                done.note(row.blob_id)
+                done.note(f"pinned {row.blob_id}", blob=row.blob_id)
 
-    with _Done("pinned", as_json) as done:
+    with Done(as_json=as_json) as done:
         _each(words, pin_one)
 
 
@@ -71,32 +69,10 @@ def unpin(words: tuple[str, ...], store_path: Path, *, as_json: bool) -> None:
         with _opened(store_path if given is None else _store_over(word)) as store:
             for blob_id in [given.blob_id] if given is not None else named(store, word):
                 store.unpin(blob_id)
-                done.note(blob_id)
+                done.note(f"unpinned {blob_id}", blob=blob_id)
 
-    with _Done("unpinned", as_json) as done:
+    with Done(as_json=as_json) as done:
         _each(words, unpin_one)
-
-
-class _Done:
-    """To which blobs `what` was done: a line for each at once, or JSON when all of it is over, failed or not."""
-
-    def __init__(self, what: str, as_json: bool) -> None:
-        self._what = what
-        self._as_json = as_json
-        self._blobs: list[dict[str, Any]] = []
-
-    def note(self, blob_id: BlobId, freed: int | None = None) -> None:
-        """Note that it was done to a blob, and how many bytes of the disk that has freed."""
-        self._blobs.append({"blob": blob_id} | ({} if freed is None else {"bytes_freed": freed}))
-        if not self._as_json:
-            click.echo(f"{self._what} {blob_id}" + ("" if freed is None else f", {format_size(freed)}"))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._as_json:
-            click.echo(json.dumps(self._blobs, indent=2))
 
 
 def _given(word: str) -> GivenBlob | None:
@@ -114,7 +90,7 @@ def _store_over(word: str) -> Path:
     return store_of(mounted)
 
 
-def _remove(store: Store, blob_id: BlobId, done: _Done) -> None:
+def _remove(store: Store, blob_id: BlobId, done: Done) -> None:
     """Remove a blob, and note it. *Raises*: StoreError, which says why not."""
     until = time.monotonic() + JUST_CLOSED
     while (outcome := remove(store.layout, store.catalogue, blob_id)) is Kept.IN_USE and time.monotonic() < until:
@@ -125,7 +101,7 @@ def _remove(store: Store, blob_id: BlobId, done: _Done) -> None:
     if outcome is Kept.PINNED:
         raise StoreError(f"{blob_id} is pinned; to remove it: lazyfs unpin {blob_id}")
     if not isinstance(outcome, Kept):
-        done.note(blob_id, outcome)
+        done.note(f"removed {blob_id}, {format_size(outcome)}", blob=blob_id, bytes_freed=outcome)
 
 
 def _holders(store: Path, blob_id: BlobId) -> Iterator[str]:

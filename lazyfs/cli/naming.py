@@ -6,7 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from lazyfs import entries, urls
+from lazyfs import entries, mountinfo, urls
 from lazyfs.cli.mounting import absolute, ask, mount_of, store_of
 from lazyfs.cli.saying import complain
 from lazyfs.cli.showing import opened
@@ -45,7 +45,7 @@ def under_mount(path: Path, store_path: Path | None = None) -> GivenBlob:
     """
     mounted = mount_of(path)
     if mounted is None:
-        raise UsageError(f"{path} is not under a lazyfs mount")
+        raise UsageError(f"{path} is not under a lazyfs mount; see which there are: findmnt -t {mountinfo.FSTYPE}")
     if store_path is not None and os.path.realpath(store_of(mounted)) != os.path.realpath(store_path):
         raise UsageError(f"{path} is in another store, {store_of(mounted)}: blobs have names in their own store only")
     below = os.path.relpath(absolute(path), mounted.mountpoint)

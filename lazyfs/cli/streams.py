@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -34,14 +35,15 @@ def prepare() -> None:
     """Have all of that so.
 
     In the place of a stream that the caller has closed comes /dev/null: the next file that is opened would have its
-    number else, and words written into it. A name that is not UTF-8 is printed byte by byte, and one that the caller's
-    encoding does not have as in Python.
+    number else, and words written into it. A name that is not UTF-8 is printed byte by byte, and what the caller's
+    encoding does not have is written as in Python; who has only ASCII gets UTF-8, as from Python itself (PEP 540).
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free is this one
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
-    encoding, terminal = sys.stdout.encoding, sys.stdout.isatty()
-    errors = "surrogateescape" if encoding.lower() == "utf-8" else "backslashreplace"
+    encoding, terminal = codecs.lookup(sys.stdout.encoding).name, sys.stdout.isatty()
+    encoding = "utf-8" if encoding == "ascii" else encoding
+    errors = "surrogateescape" if encoding == "utf-8" else "backslashreplace"
     output = io.BufferedWriter(_Output(1, "w", closefd=False))
     sys.stdout = io.TextIOWrapper(output, encoding=encoding, errors=errors, line_buffering=terminal)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 import click
 
 from lazyfs import __version__, control, mountinfo
+from lazyfs.cli.doing import Done
 from lazyfs.cli.mounting import absolute, ask, connect, mounted_at
 from lazyfs.cli.saying import complain
 from lazyfs.errors import LazyfsError, UsageError
@@ -31,23 +31,21 @@ def upgrade(mountpoints: tuple[Path, ...], *, all_of_them: bool, as_json: bool) 
         upgraded = [mounted for mounted in mountinfo.mounts() if mounted.fstype == mountinfo.FSTYPE]
     else:
         upgraded = [mounted_at(absolute(mountpoint)) for mountpoint in mountpoints]
-    done, failed = list[dict[str, Any]](), list[str]()
-    for mounted in upgraded:
-        try:
-            now = _upgrade(mounted)
-        except LazyfsError as exc:
-            failed.append(f"{mounted.mountpoint} is not upgraded: {exc}")
-        else:
-            done.append({"mountpoint": mounted.mountpoint, "version": now.get("version"), "pid": now["pid"]})
-            if not as_json:
-                version = now.get("version", "?")
-                click.echo(f"{mounted.mountpoint}: lazyfs {version} has taken over, daemon {now['pid']}")
-            if now.get("version") != __version__:
+    failed = list[str]()
+    with Done(as_json=as_json) as done:
+        for mounted in upgraded:
+            try:
+                now = _upgrade(mounted)
+            except LazyfsError as exc:
+                failed.append(f"{mounted.mountpoint} is not upgraded: {exc}")
+                continue
+            version, said = now.get("version"), {"mountpoint": mounted.mountpoint, "pid": now["pid"]}
+            line = f"{mounted.mountpoint}: lazyfs {version or '?'} has taken over, daemon {now['pid']}"
+            done.note(line, **said, version=version)
+            if version != __version__:
                 other = f"this command is of lazyfs {__version__}; that mount is of another installation"
                 complain(f"{mounted.mountpoint}: {other}")
-    if as_json:
-        click.echo(json.dumps(done, indent=2))
-    elif not upgraded:
+    if not upgraded and not as_json:
         click.echo("no mounts")
     for line in failed[:-1]:
         complain(line)

@@ -84,13 +84,15 @@ class Credentials:
         if (own := self._own_authorization(url)) is not None:
             if own != sent:
                 return own
-            raise OriginDenied(urls.redact(url), "it refuses the Authorization that --header or --header-file gives")
+            raise OriginDenied(
+                urls.redact(url), "it refuses the Authorization that --header or --header-file gives; give another"
+            )
         challenges = parse_challenges(www_authenticate)
         wanted = _wanted_by(url, challenges)
         if sent is not None and (status == 403 or _insufficient(challenges)):
             # It knows who asks and keeps them out: only a token of another scope could help.
             if wanted.token_url is None or wanted == self._tokens.get(_key(url)):
-                reason = f"the credentials for {shown(place)} are not enough for it (HTTP {status})"
+                reason = f"the credentials for {shown(place)} are not enough for it (HTTP {status}); give others"
                 if self._grants.is_anonymous(wanted, sent):
                     reason = f"it is not for everybody, and there are no credentials: {wanted.remedy}"
                 raise OriginDenied(urls.redact(url), reason)
@@ -127,7 +129,7 @@ class Credentials:
                 self._logins.drop(wanted.login)
             raise OriginDenied(urls.redact(url), str(exc)) from None
         if grant.authorization == sent or self._grants.is_refused(wanted.place, grant.authorization, url):
-            raise OriginDenied(urls.redact(url), f"it refuses the credentials for {shown(wanted.place)}")
+            raise OriginDenied(urls.redact(url), f"it refuses the credentials for {shown(wanted.place)}; give others")
         if grant.login is None:
             self._tokens.put(_key(url), wanted)
         else:

@@ -41,8 +41,8 @@ def commands() -> None:
 
     \b
     Examples:
-      lazyfs mount https://example.org/images/ /mnt/x     a directory of files
-      lazyfs status                                       what the mounts are doing
+      lazyfs mount https://example.org/images/ /mnt/x
+      lazyfs status             what the mounts are doing
       lazyfs umount /mnt/x
-      lazyfs mount --help                                 each command has examples
+      lazyfs mount --help       each command has examples
     """

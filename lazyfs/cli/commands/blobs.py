@@ -18,8 +18,9 @@ from lazyfs.cli.commands.options import fetching_options, json_option, store_opt
 @click.option("--digest", cls=Option, group="What is fetched", metavar="sha256:HEX",
               help="Check the one file that is fetched.")  # fmt: skip
 @fetching_options
+@json_option("a list of objects, one for each file that was fetched")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE|PATH...")
-def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **options: Any) -> None:
+def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, as_json: bool, **options: Any) -> None:
     """Make files complete in the store.
 
     SOURCE is as for lazyfs mount, PATH a file under a mount. Any number of processes that fetch the same file at once
@@ -37,7 +38,7 @@ def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **o
     if digest is not None and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", digest):
         raise click.BadParameter("a digest is sha256: and 64 hexadecimal digits", param_hint="'--digest'")
     settings = settings_of(store_path(options["store"]), sources, options)
-    fetching.fetch(sources, settings, output, digest)
+    fetching.fetch(sources, settings, output, digest, as_json=as_json)
 
 
 @click.command("ls")
@@ -123,8 +124,8 @@ def profile() -> None:
 
     \b
     Examples:
-      lazyfs profile export -o disk.profile /mnt/x/disk.img     on a host that has booted it
-      lazyfs profile import disk.profile                        on another one
+      lazyfs profile export -o disk.profile /mnt/x/disk.img
+      lazyfs profile import disk.profile      on another host
     """
 
 

@@ -20,7 +20,7 @@ READS: Final = "Reads"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_File: Final = click.Path(path_type=Path)
+_File: Final = click.Path(path_type=Path, readable=False)
 
 
 def store_option(function: Any) -> Any:
