@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from lazyfs.cli import streams
@@ -34,6 +35,14 @@ def main() -> NoReturn:
 
 def run(words: list[str], statuses: Statuses = STATUSES, name: str = "lazyfs") -> NoReturn:
     """Run the command that `words` are, and end; what goes wrong is said in one line, under `name`."""
+    try:
+        status = _called(words)
+    except BaseException as exc:
+        status = explained(exc, statuses, name, words)
+    _end(status)
+
+
+def _called(words: list[str]) -> int:
     gc.disable()  # all that is loaded stays: it need not be looked through while it is
     streams.prepare()
     if os.path.expanduser("~") == "~":  # noqa: PTH111 - neither HOME nor the table of users has one
@@ -42,42 +51,47 @@ def run(words: list[str], statuses: Statuses = STATUSES, name: str = "lazyfs") -
         from lazyfs import daemon
 
         daemon.begin()
-    import click
-
-    from lazyfs.cli import saying
     from lazyfs.cli.commands import commands
-    from lazyfs.errors import LazyfsError
 
     gc.freeze()
     gc.enable()
-    try:
-        status = commands.main(words, prog_name="lazyfs", standalone_mode=False)
-        sys.stdout.flush()
-        _end(status or 0)
-    except SystemExit as exc:
-        _end(exc.code if isinstance(exc.code, int) else 0)
-    except click.exceptions.Abort:
-        _end(statuses.interrupted)
-    except click.exceptions.NoArgsIsHelpError as exc:
-        exc.show()
-        _end(statuses.misused)
-    except click.ClickException as exc:
-        from lazyfs.cli import misuse
+    status: int | None = commands.main(words, prog_name="lazyfs", standalone_mode=False)
+    sys.stdout.flush()
+    return status or 0
 
-        saying.complain(misuse.explained(exc, words), name)
-        _end(statuses.misused)
-    except LazyfsError as exc:
-        saying.complain(exc, name)
-        _end(statuses.failed)
-    except BrokenPipeError:
-        _end(statuses.failed)
-    except (Exception, BaseExceptionGroup) as exc:
-        if isinstance(exc, BaseExceptionGroup) and exc.subgroup(KeyboardInterrupt) is not None:
-            _end(statuses.interrupted)
-        if os.environ.get(saying.TRACEBACK):
-            raise
-        saying.complain((isinstance(exc, OSError) and saying.of_the_host(exc)) or saying.of_a_defect(exc), name)
-        _end(statuses.failed)
+
+def explained(exc: BaseException, statuses: Statuses, name: str, words: Sequence[str] = ()) -> int:
+    """Say in one line why a command ends, where there is something to say, and return its exit status.
+
+    *Raises*: `exc`, when it is a defect and the environment asks for its traceback.
+    """
+    import click
+
+    from lazyfs.cli import misuse, saying
+    from lazyfs.errors import LazyfsError
+
+    match exc:
+        case SystemExit():
+            return exc.code if isinstance(exc.code, int) else 0
+        case KeyboardInterrupt() | click.exceptions.Abort():
+            return statuses.interrupted
+        case BaseExceptionGroup() if exc.subgroup(KeyboardInterrupt) is not None:
+            return statuses.interrupted
+        case click.exceptions.NoArgsIsHelpError():
+            exc.show()
+            return statuses.misused
+        case click.ClickException():
+            saying.complain(misuse.explained(exc, words), name)
+            return statuses.misused
+        case BrokenPipeError():
+            return statuses.failed
+        case LazyfsError():
+            saying.complain(exc, name)
+            return statuses.failed
+    if os.environ.get(saying.TRACEBACK):
+        raise exc
+    saying.complain((isinstance(exc, OSError) and saying.of_the_host(exc)) or saying.of_a_defect(exc), name)
+    return statuses.failed
 
 
 def _mounts(words: list[str]) -> bool:

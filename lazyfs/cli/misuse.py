@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 import click
 
 
-def explained(exc: click.ClickException, words: list[str]) -> str:
+def explained(exc: click.ClickException, words: Sequence[str]) -> str:
     """Describe a wrong call of the command that `words` are."""
     command = getattr(getattr(exc, "ctx", None), "command_path", None) or _called(words)
     match exc:
@@ -28,7 +29,7 @@ def _nearest(word: str, possible: list[str] | None) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _called(words: list[str]) -> str:
+def _called(words: Sequence[str]) -> str:
     """Return the command that words call, as far as there is one."""
     from lazyfs.cli.commands import commands
 

@@ -1,30 +1,28 @@
 """Every error that a person may meet is one line, which names the thing and what to do: a table of them, each provoked.
 
-The table is run as a whole, a few commands at a time, on real servers, stores and mounts that nothing in it changes;
-each test then looks at one row of it. No URL's user, password or query may be seen: a secret here is `s3cret`.
+The table is errors.txt. What is typed there is run by a shell, on real servers, stores and mounts, which nothing in the
+table changes. No URL's user, password or query may be seen: a secret there is `s3cret`.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
 import pytest
 
-from tests import under
 from tests.certificates import Authority
-from tests.mounts import ROOT, Mounts, lazyfs, run, start
+from tests.mounts import ROOT, Leftovers, Mounts, lazyfs, run
 from tests.servers import Nginx
-
-AT_ONCE = 4
-"""Commands that run at the same time: most of what they take is a processor."""
 
 OF_ROOT = "What only root can make"
 """The heading of the last rows."""
@@ -98,9 +96,7 @@ class World:
         dead = mounts(f"{plain.url}/disk.img", store=base / "mounted")
         dead.kill()
         self.places |= {"MNT": str(live.at), "DEAD": str(dead.at)}
-        reader = start(under.hold_and_read, live.path("disk.img"))
-        reader.wait_until_open()
-        stack.callback(reader.go)
+        stack.enter_context(held(live.path("disk.img")))
 
     def _write_files(self) -> None:
         base = self.base
@@ -137,10 +133,9 @@ class World:
         (kept,) = (self.base / "kept").glob("blobs/*/*/pin")
         self.places |= {"START": blob.name[:16], "KEPT": kept.parent.name[:16]}
 
-    def provoke(self, number: int, row: Row) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
+    def provoke(self, row: Row, at: Path) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
         """Run a row in a shell, and return how it ended and what the names in it stood for."""
-        places = {**self.places, "AT": str(self.base / "at" / str(number))}
-        os.mkdir(places["AT"])
+        places = {**self.places, "AT": str(at)}
         told = [f"{name}={shlex.quote(value)}" for name, value in places.items()]
         told += [f"PATH={self.base}/bin:$PATH", f"LAZYFS_STORE={self.base}/store"]
         return run(["sh", "-c", f"export {' '.join(told)}; {row.does}"], check=False), places
@@ -152,26 +147,36 @@ def did(*words: str | Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-Outcome = tuple[subprocess.CompletedProcess[str], dict[str, str]]
+@contextlib.contextmanager
+def held(path: str) -> Iterator[None]:
+    """Have a process that has a file open."""
+    script = 'exec <"$0"; echo; exec sleep 1000'
+    with subprocess.Popen(["sh", "-c", script, path], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield
+        process.kill()
 
 
 @pytest.fixture(scope="module")
-def provoked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """Run the table; what it needs is gone before the first test looks at it."""
-    asked = {name: row for name, row in ROWS.items() if os.geteuid() == 0 or not row.of_root}
-    base = tmp_path_factory.mktemp("world")
-    with contextlib.ExitStack() as stack:
-        world = World(base, stack)
-        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            return dict(zip(asked, pool.map(world.provoke, range(len(asked)), asked.values()), strict=True))
+def world() -> Iterator[World]:
+    """Make the world, elsewhere than where a test may leave nothing: it stays for the next one."""
+    base = Path(tempfile.mkdtemp(prefix="lazyfs-errors-"))
+    try:
+        with contextlib.ExitStack() as stack:
+            yield World(base, stack)
+        assert not Leftovers.settled(base)
+    finally:
+        Leftovers.below(base).remove()
+        shutil.rmtree(base)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_an_error_is_one_line_that_names_the_thing_and_the_remedy(name: str, provoked: dict[str, Outcome]) -> None:
+def test_an_error_is_one_line_that_names_the_thing_and_the_remedy(name: str, world: World, tmp_path: Path) -> None:
     row = ROWS[name]
     if row.of_root and os.geteuid() != 0:
         pytest.skip("only root can make what it needs")
-    done, places = provoked[name]
+    done, places = world.provoke(row, tmp_path)
     line = done.stderr
     assert done.returncode == row.status, line
     assert done.stdout == ""

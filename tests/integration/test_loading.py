@@ -41,7 +41,7 @@ LATER = {
 """What no mount of a single file needs for its first byte, though something on the way there may want it one day."""
 
 
-HELP = {"cli", "cli.commands", "cli.saying", "cli.streams", "cli.values", "errors", "options", "records", "sizes"} | {
+HELP = {"cli", "cli.commands", "cli.streams", "cli.values", "errors", "options", "records", "sizes"} | {
     f"cli.commands.{name}" for name in ("blobs", "helping", "hosts", "mounts", "options", "stores")
 }
 """What of ours `--help` loads, and all that other commands load before they begin."""
