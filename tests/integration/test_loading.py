@@ -48,8 +48,8 @@ HELP = {"cli", "cli.commands", "cli.streams", "cli.values", "errors", "options",
 
 
 SHOWING = {
-    "buffers", "cli.mounting", "cli.showing", "control", "entries", "extents", "given", "link", "mountinfo",
-    "privileges", "replacement", "sources", "sources.reference", "sources.spec", "store", "urls", "versions",
+    "buffers", "cli.mounting", "cli.saying", "cli.showing", "control", "entries", "extents", "given", "link",
+    "mountinfo", "privileges", "replacement", "sources", "sources.reference", "sources.spec", "store", "urls", "versions",
 } | {
     f"store.{name}"
     for name in (
