@@ -49,7 +49,8 @@ HELP = {"cli", "cli.commands", "cli.streams", "cli.values", "errors", "options",
 
 SHOWING = {
     "buffers", "cli.mounting", "cli.saying", "cli.showing", "control", "entries", "extents", "given", "link",
-    "mountinfo", "privileges", "replacement", "sources", "sources.reference", "sources.spec", "store", "urls", "versions",
+    "mountinfo", "privileges", "replacement", "sources", "sources.reference", "sources.spec", "store", "urls",
+    "versions",
 } | {
     f"store.{name}"
     for name in (
