@@ -68,7 +68,7 @@ def explained(exc: BaseException, statuses: Statuses, name: str, words: Sequence
     import click
 
     from lazyfs.cli import misuse, saying
-    from lazyfs.errors import LazyfsError
+    from lazyfs.errors import LazyfsError, Misconfigured
 
     match exc:
         case SystemExit():
@@ -87,7 +87,7 @@ def explained(exc: BaseException, statuses: Statuses, name: str, words: Sequence
             return statuses.failed
         case LazyfsError():
             saying.complain(exc, name)
-            return statuses.failed
+            return statuses.misused if isinstance(exc, Misconfigured) else statuses.failed
     if os.environ.get(saying.TRACEBACK):
         raise exc
     saying.complain((isinstance(exc, OSError) and saying.of_the_host(exc)) or saying.of_a_defect(exc), name)

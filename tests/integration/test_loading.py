@@ -35,7 +35,8 @@ signal.signal(signal.SIGUSR2, show)
 
 LATER = {
     "anyio", "asyncio", "html", "html.parser", "http.server", "httpcore", "httpx._main", "idna.uts46data",
-    "lazyfs.cli.demo", "lazyfs.cli.fetching", "lazyfs.sources.index", "lazyfs.sources.manifest", "lazyfs.store.fsck",
+    "lazyfs.cli.demo", "lazyfs.cli.fetching", "lazyfs.configuration", "lazyfs.settings", "lazyfs.sources.index",
+    "lazyfs.sources.manifest", "lazyfs.store.fsck",
     "lazyfs.store.gc", "pygments", "rich", "rich.console", "tomllib", "unittest", "xml",
 }  # fmt: skip
 """What no mount of a single file needs for its first byte, though something on the way there may want it one day."""
@@ -48,9 +49,9 @@ HELP = {"cli", "cli.commands", "cli.streams", "cli.values", "errors", "options",
 
 
 SHOWING = {
-    "buffers", "cli.mounting", "cli.saying", "cli.showing", "control", "entries", "extents", "given", "link",
-    "mountinfo", "privileges", "replacement", "sources", "sources.reference", "sources.spec", "store", "urls",
-    "versions",
+    "buffers", "cli.mounting", "cli.saying", "cli.showing", "configuration", "configuration.files",
+    "configuration.keys", "control", "entries", "extents", "given", "link", "mountinfo", "origin", "origin.headerlines",
+    "privileges", "replacement", "sources", "sources.reference", "sources.spec", "store", "urls", "versions",
 } | {
     f"store.{name}"
     for name in (
@@ -58,7 +59,7 @@ SHOWING = {
         "mapping", "quota", "room", "running", "schema", "trash", "trouble",
     )
 }  # fmt: skip
-"""What `status` loads besides: the store, and how to ask a mount."""
+"""What `status` loads besides: the configuration, the store, and how to ask a mount."""
 
 
 @pytest.fixture

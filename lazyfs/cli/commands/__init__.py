@@ -32,7 +32,7 @@ Environment:
         "Mounts": (mounts.mount, mounts.umount, mounts.add, mounts.remove, mounts.upgrade),
         "What is in the store": (blobs.fetch, blobs.list_blobs, blobs.pin, blobs.unpin, blobs.rm, blobs.profile),
         "The store": (stores.status, stores.gc, stores.fsck),
-        "This host": (hosts.demo, hosts.pack, hosts.install_units),
+        "This host": (hosts.config, hosts.demo, hosts.pack, hosts.install_units),
     },
 )
 @click.version_option(__version__, "-V", "--version", message="lazyfs %(version)s")

@@ -1,10 +1,20 @@
-"""pack, install-units, demo: what a host may want besides."""
+"""pack, install-units, config, demo: what a host may want besides."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Final
 
 import click
+
+from lazyfs.cli.commands import mounts
+from lazyfs.cli.commands.helping import Command
+from lazyfs.cli.commands.options import config_option, json_option
+
+OF_CONFIG: Final = {option.name for option in mounts.mount.params if isinstance(option, click.Option)} - {
+    "configuration", "foreground", "mount_options",
+}  # fmt: skip
+"""The options of `lazyfs mount` that are configured."""
 
 
 @click.command()
@@ -51,6 +61,29 @@ def install_units(root: Path, dry: bool, away: bool) -> None:  # fmt: skip
     from lazyfs.cli import units
 
     (units.remove if away else units.install)(root.absolute(), dry=dry)
+
+
+@click.command(cls=Command)
+@config_option(wrong="passed on")
+@json_option("one object")
+def config(configuration: Any, as_json: bool, **options: Any) -> int:
+    """Show what is configured, and who says so.
+
+    Of each option of mount, in this order: /etc/lazyfs.toml, your own lazyfs.toml, the environment (LAZYFS_MAX_CACHE
+    for --max-cache), and the options that are given here; what comes later counts. Then what is said of origins. No
+    secret is shown. Exit status 2: something is wrong with it.
+
+    \b
+    Examples:
+      lazyfs config
+      lazyfs config --config FILE --max-cache 20G
+    """
+    from lazyfs.cli import configuring
+
+    return configuring.show(configuration, options, as_json=as_json)
+
+
+config.params = [*(option for option in mounts.mount.params if option.name in OF_CONFIG), *config.params]
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import click
 
@@ -24,9 +24,18 @@ _File: Final = click.Path(path_type=Path, readable=False)
 
 
 def store_option(function: Any) -> Any:
-    """Which store."""
+    """Which store; nothing else of the configuration is for these commands."""
+    return _store_option(config_option(only=frozenset({"store"}))(function))
+
+
+def store_option_at_least(function: Any) -> Any:
+    """As `store_option`, of a command that goes on when the configuration is wrong, and says so."""
+    return _store_option(config_option(only=frozenset({"store"}), wrong="said")(function))
+
+
+def _store_option(function: Any) -> Any:
     return click.option(
-        "--store", cls=Option, type=_File, metavar="DIR", envvar="LAZYFS_STORE", group=STORE,
+        "--store", cls=Option, type=_File, metavar="DIR", group=STORE,
         help="The store, shared by every process that names it: /var/cache/lazyfs for root, else below ~/.cache.",
     )(function)  # fmt: skip
 
@@ -34,6 +43,41 @@ def store_option(function: Any) -> Any:
 def json_option(shape: str) -> Callable[[F], F]:
     """Whether what is printed is for scripts: JSON of this shape, whole or not at all."""
     return click.option("--json", "as_json", is_flag=True, help=f"Print JSON: {shape}.")
+
+
+def config_option(
+    *, only: frozenset[str] | None = None, wrong: Literal["refused", "said", "passed on"] = "refused"
+) -> Callable[[Any], Any]:
+    """Have a command go by the configuration (of which it may be for `only` some keys), where its words say nothing.
+
+    With all keys, the command gets it as `configuration`. A `wrong` one ends the command, or is said, or `passed on`.
+    """
+
+    def configure(context: click.Context, _parameter: click.Parameter, named: str | None) -> Any:
+        if context.resilient_parsing:  # to complete a line
+            return None
+        from lazyfs import configuration  # which --help does without
+        from lazyfs.cli.saying import complain
+
+        found = configuration.look(named)
+        if wrong == "refused":
+            found.check()
+        elif wrong == "said":
+            for error in found.errors:
+                complain(error)
+        parameters = found.parameters()
+        context.default_map = {name: parameters[name] for name in parameters if only is None or name in only}
+        return found
+
+    return click.option(
+        "--config",
+        "configuration",
+        metavar="FILE",
+        is_eager=True,  # it says what other options are by default
+        expose_value=only is None,
+        callback=configure,
+        help="The configuration to go by, in place of your own lazyfs.toml (/dev/null: none).",
+    )
 
 
 def fetching_options(function: Any) -> Any:
@@ -53,7 +97,7 @@ def fetching_options(function: Any) -> Any:
                    help="The same from a file, a header a line: keeps secrets off the command line."),
             origin("--credential-command", metavar="CMD",
                    help="Ask this for what an origin wants to know of you; it speaks git's credential protocol."),
-            origin("--netrc-file", metavar="FILE", type=_File, envvar="NETRC", default=Path("~/.netrc"),
+            origin("--netrc-file", metavar="FILE", type=_File, default=Path("~/.netrc"),
                    help="Look here otherwise; ~/.netrc if not said."),
             origin("--mirror", "mirrors", multiple=True, metavar="FROM=TO",
                    help="For URLs that start with FROM, also try the same path under TO."),
@@ -63,7 +107,7 @@ def fetching_options(function: Any) -> Any:
             origin("--client-key", metavar="FILE", type=_File,
                    help="Its key, when that is not in the same file."),
             origin("--proxy", metavar="URL",
-                   help="Ask origins through this HTTP proxy; env: through those that the environment names."),
+                   help="Ask origins through this HTTP proxy; env: those that the environment names; none."),
             origin("--platform", metavar="OS/ARCH[/VARIANT]",
                    help="Which image of an index (oci://): this machine's if not said."),
             origin("--plain-http", is_flag=True, help="Ask registries on other hosts, too, without TLS."),
@@ -77,7 +121,7 @@ def fetching_options(function: Any) -> Any:
         )
     ):  # fmt: skip
         function = option(function)
-    return store_option(function)
+    return _store_option(config_option()(function))
 
 
 def store_path(given: Path | None) -> Path:
