@@ -104,6 +104,50 @@ def test_a_store_comes_back_from_an_archive(web: Web) -> None:
         assert kept < used + 1000  # KiB; the whole file has 65536
 
 
+JSON = {
+    "status": "timeout 2 lazyfs status --watch --json | head -n 1",
+    "status --why": "lazyfs status --why --json",
+    "ls": "lazyfs ls --json",
+    "map": "lazyfs map --json /mnt/x/debian.raw",
+    "fetch": "lazyfs fetch --json https://example.org/data.zip",
+    "pin, unpin, rm": "lazyfs rm --json https://example.org/data.zip",
+    "upgrade": "lazyfs upgrade --json --all",
+    "gc": "lazyfs gc --json",
+    "fsck": "lazyfs fsck --json",
+    "config": "lazyfs config --json",
+    "doctor": "lazyfs doctor --json",
+    "profile show": "lazyfs profile show --json https://example.org/images/debian.raw",
+}
+"""The commands that print JSON, as the page's table has them, in an order in which they can be run."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a world of its own")
+def test_what_is_said_of_json_is_in_it(web: Web) -> None:
+    table = page.README.read_text().partition("| command | what it prints |")[2].partition("\n\n")[0]
+    rows = re.findall(r"(?m)^\| (`.*`) \| (.*) \|$", table)
+    told = {name.replace("`", ""): set(re.findall(r"`([a-z_]+)`", keys)) for name, keys in rows}
+    assert set(told) == set(JSON)
+    with World(web) as world:
+        mount = "lazyfs mount https://example.org/images/debian.raw /mnt/x; head -c 5000000 /mnt/x/debian.raw | wc -c"
+        done = world.shell(f"mkdir /mnt/x; {mount}; lazyfs umount /mnt/x; {mount}")
+        assert done.returncode == 0, done.stdout
+        for name, command in JSON.items():
+            done = world.shell(command)
+            assert done.returncode == 0, done.stdout
+            assert told[name] - STATES - _keys(json.loads(done.stdout)) == set(), name
+        assert world.shell("lazyfs umount /mnt/x").returncode == 0
+
+
+STATES = {"ok", "note", "problem"}
+"""Values that the table names."""
+
+
+def _keys(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*map(_keys, value.values()))
+    return set[str]().union(*map(_keys, value)) if isinstance(value, list) else set()
+
+
 @pytest.mark.parametrize("block", [block for block in README.blocks if block.file], ids=str)
 def test_every_file_is_used(block: Block) -> None:
     """By a command after it in its section, which fails if the file is not right."""
