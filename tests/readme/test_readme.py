@@ -105,7 +105,7 @@ def test_a_store_comes_back_from_an_archive(web: Web) -> None:
 
 
 JSON = {
-    "status": "timeout 2 lazyfs status --watch --json | head -n 1",
+    "status": "lazyfs status --watch --interval 0.1 --json | head -n 1",
     "status --why": "lazyfs status --why --json",
     "ls": "lazyfs ls --json",
     "map": "lazyfs map --json /mnt/x/debian.raw",
