@@ -51,7 +51,8 @@ def on_terminal(world: World, command: str) -> str:
     """Run a command with a terminal, and return what it writes there. *Raises*: CalledProcessError."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 40, COLUMNS, 0, 0))
-    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": f"{COLUMNS}"}
+    environment.pop("NO_COLOR", None)
     words = world.shelled(command)
     with subprocess.Popen(words, stdin=its, stdout=its, stderr=its, env=environment) as process:
         os.close(its)

@@ -116,7 +116,7 @@ JSON = {
     "fsck": "lazyfs fsck --json",
     "config": "lazyfs config --json",
     "doctor": "lazyfs doctor --json",
-    "profile show": "lazyfs profile show --json https://example.org/images/debian.raw",
+    "profile show": "lazyfs profile show --json /mnt/x/debian.raw",
 }
 """The commands that print JSON, as the page's table has them, in an order in which they can be run."""
 
