@@ -33,6 +33,7 @@ SESSION: Final = Path(__file__).with_name("session.sh")
 PICTURE: Final = SESSION.with_suffix(".svg")
 
 COLUMNS: Final = 108
+TERMINAL: Final = f"export TERM=xterm-256color COLUMNS={COLUMNS} LC_ALL=C.UTF-8; unset NO_COLOR"
 PROMPT: Final = "[bold green]$[/] "
 _FONT: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
@@ -51,10 +52,8 @@ def on_terminal(world: World, command: str) -> str:
     """Run a command with a terminal, and return what it writes there. *Raises*: CalledProcessError."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 40, COLUMNS, 0, 0))
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": f"{COLUMNS}"}
-    environment.pop("NO_COLOR", None)
-    words = world.shelled(command)
-    with subprocess.Popen(words, stdin=its, stdout=its, stderr=its, env=environment) as process:
+    words = world.shelled(f"{TERMINAL}; {command}")
+    with subprocess.Popen(words, stdin=its, stdout=its, stderr=its) as process:
         os.close(its)
         written = bytearray()
         try:
