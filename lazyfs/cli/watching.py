@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,12 @@ import click
 
 from lazyfs import control
 from lazyfs.cli.mounting import absolute, ask, mounted_at, store_of
+from lazyfs.cli.screen import Screen
 from lazyfs.cli.showing import counted, describe, mounts_of, store_line
 from lazyfs.sizes import format_size
 
 FIRST: Final = 0.3
 """Seconds after which there is something to show, when periods are longer."""
-
-_UP: Final = "\x1b[{}F"
-_CLEAR: Final = "\x1b[J"
 
 
 def watch(mountpoint: Path | None, store_path: Path, interval: float, *, as_json: bool) -> None:
@@ -29,7 +25,7 @@ def watch(mountpoint: Path | None, store_path: Path, interval: float, *, as_json
 
     *Raises*: LazyfsError, when there is no such store or mount, or no more. A mount that does not answer is waited for.
     """
-    screen = _Screen()
+    screen = Screen()
     before = _sample(mountpoint, store_path)
     pause = min(FIRST, interval)
     while True:
@@ -152,26 +148,3 @@ def _mount_lines(mount: dict[str, Any], rates: _Rates) -> list[str]:
 
 def _bytes(rate: float) -> str:
     return f"{format_size(round(rate))}/s"
-
-
-class _Screen:
-    """Standard output: blocks of lines, on a terminal one over the other."""
-
-    def __init__(self) -> None:
-        self._drawn = 0  # lines of the last block, on a terminal
-        self._terminal = sys.stdout.isatty()
-
-    def draw(self, lines: list[str]) -> None:
-        """Show a block, cut to what fits."""
-        if not self._terminal:
-            click.echo("\n".join([*lines, ""]))
-            return
-        width, height = shutil.get_terminal_size()
-        fitting = [_printable(line)[: width - 1] for line in lines[: height - 1]]
-        back = _UP.format(self._drawn) if self._drawn else ""
-        click.echo(back + _CLEAR + "\n".join(fitting))
-        self._drawn = len(fitting)
-
-
-def _printable(line: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in line)

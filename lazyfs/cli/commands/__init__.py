@@ -23,6 +23,7 @@ for command in (
     blobs.fetch,
     stores.status,
     blobs.list_blobs,
+    blobs.show_map,
     stores.gc,
     blobs.rm,
     blobs.pin,

@@ -1,4 +1,4 @@
-"""fetch, ls, pin, unpin, rm, profile: what becomes of blobs."""
+"""fetch, ls, map, pin, unpin, rm, profile: what becomes of blobs."""
 
 from __future__ import annotations
 
@@ -45,6 +45,46 @@ def list_blobs(store: Path | None, as_json: bool) -> None:
     from lazyfs.cli import showing
 
     showing.list_blobs(store_path(store), as_json=as_json)
+
+
+@click.command("map")
+@store_option
+@click.option("--watch", is_flag=True, help="Go on, and show it in each second.")
+@click.option("--interval", type=click.FloatRange(0.1, 3600), metavar="SECONDS",
+              help="How often, with --watch; 1 if not said.")  # fmt: skip
+@click.option("--svg", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write a picture there; - is stdout.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --watch, one a line.")
+@click.option("--width", type=click.IntRange(20, 1000), metavar="N", help="Characters in a line; the terminal's.")
+@click.argument("blob", metavar="PATH|BLOB|URL")
+def show_map(
+    blob: str,
+    store: Path | None,
+    watch: bool,
+    interval: float | None,
+    svg: Path | None,
+    as_json: bool,
+    width: int | None,
+) -> None:
+    """Show which blocks of a file are in the store.
+
+    Missing, present, hot (wanted again after a while, so that eviction spares it), or being fetched, by whichever
+    process. PATH is a file under a mount, which is not touched; BLOB is as for rm.
+
+    \b
+    lazyfs map /mnt/x/disk.img --watch
+    lazyfs map https://example.org/disk.img --svg map.svg
+    """
+    from lazyfs.cli import mapping
+
+    if interval is not None and not watch:
+        raise click.UsageError("--interval is of use only with --watch")
+    if svg is not None and (watch or as_json):
+        raise click.UsageError("--svg goes without --watch and --json")
+    if watch:
+        mapping.watch(blob, store_path(store), interval or 1.0, as_json=as_json, width=width)
+    else:
+        mapping.show(blob, store_path(store), as_json=as_json, svg=svg, width=width)
 
 
 @click.command()
