@@ -163,7 +163,7 @@ def svg(named: Named) -> str:
     columns = min(SVG_COLUMNS, max(32, len(cells)))
     rows = -(-len(cells) // columns)
     width, top = columns * _SVG_CELL + 32, 64
-    width, bottom = max(width, 640), top + rows * _SVG_CELL
+    width, bottom = max(width, 768), top + rows * _SVG_CELL
     title = escape(_shown(named.name))
     scale = f"each cell is {each} block{'s' * (each != 1)}, {format_size(each * named.map.geometry.block_size)}"
     about = escape(_shown(named.headline.removeprefix(f"{named.name}: ")))
@@ -196,7 +196,7 @@ def _row(cells: Sequence[Cell], row: int, top: int) -> Iterator[str]:
 def _svg_legend(found: BlockMap, y: int) -> Iterator[str]:
     classes = {"present": "p", "hot": "h", "being fetched": "f", "missing": "m"}
     for number, (name, (_, size)) in enumerate(amounts(found).items()):
-        x = 16 + number * 156
+        x = 16 + number * 184
         yield f'<rect class="{classes[name]}" x="{x}" y="{y - 11}" width="12" height="12"/>'
         yield f'<text x="{x + 18}" y="{y}">{name} {format_size(size)}</text>'
 

@@ -19,6 +19,9 @@ from lazyfs.sizes import format_size
 FIRST: Final = 0.3
 """Seconds after which there is something to show, when periods are longer."""
 
+SLOWEST: Final = 5
+"""Reads that are shown, of those that a mount says were the slowest of the last minute."""
+
 
 def watch(mountpoint: Path | None, store_path: Path, interval: float, *, as_json: bool) -> None:
     """Show a store and its mounts, or one mount, until interrupted, or until nobody reads it. *Units*: seconds.
@@ -143,7 +146,23 @@ def _mount_lines(mount: dict[str, Any], rates: _Rates) -> list[str]:
         )
     if mount["degraded"]:
         lines.append(f"  store     degraded: {mount['degraded']}")
-    return lines
+    slowest = mount.get("slow_reads", [])[:SLOWEST]
+    return [*lines, *(f"  {'' if number else 'slowest':9} {_slow(read)}" for number, read in enumerate(slowest))]
+
+
+def _slow(read: dict[str, Any]) -> str:
+    """Return what a slow read was, and what it waited for, the longest first."""
+    place = f"{read['path'] or read['blob'][:20]}, {format_size(read['length'])} at {format_size(read['offset'])}"
+    reader = f", {read['command']} ({read['pid']})" if read["command"] else ""
+    waited = ", ".join(f"{why} {_seconds(seconds)}" for why, seconds in read["waited"].items())
+    after = f", after: {'; '.join(read['faults'])}" if read["faults"] else ""
+    failed = f"; failed: {read['error']}" if read["error"] else ""
+    state = ", still waiting" if read["under_way"] else ""
+    return f"{_seconds(read['seconds'])}{state}: {place}{reader}: {waited}{after}{failed}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def _bytes(rate: float) -> str:
