@@ -98,6 +98,7 @@ class SlowRead:
     def as_dict(self) -> dict[str, Any]:
         """Return it as `status` shows it."""
         waits = sorted(self.waits.items(), key=lambda item: -item[1])
+        waits = waits[:1] + [(why, seconds) for why, seconds in waits[1:] if seconds >= LEAST]
         return {
             "time": round(self.at, 3),
             "seconds": round(self.seconds, 4),

@@ -14,8 +14,8 @@ KEPT: Final = 64
 class Why(StrEnum):
     """What a reader may wait for."""
 
-    FIRST_BYTE = "first byte"
-    BODY = "body"
+    FIRST_BYTE = "first_byte"  # of the origin's answer
+    BODY = "body"  # of that
     LOCK = "lock"  # another process has it, and fetches
     RETRY = "retry"
     UNPACKING = "unpacking"

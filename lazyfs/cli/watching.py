@@ -22,6 +22,9 @@ FIRST: Final = 0.3
 SLOWEST: Final = 5
 """Reads that are shown, of those that a mount says were the slowest of the last minute."""
 
+WORDS: Final = {"first_byte": "first byte", "lock": "another process"}
+"""What is waited for, where the word that JSON has for it is none for people."""
+
 
 def watch(mountpoint: Path | None, store_path: Path, interval: float, *, as_json: bool) -> None:
     """Show a store and its mounts, or one mount, until interrupted, or until nobody reads it. *Units*: seconds.
@@ -154,7 +157,7 @@ def _slow(read: dict[str, Any]) -> str:
     """Return what a slow read was, and what it waited for, the longest first."""
     place = f"{read['path'] or read['blob'][:20]}, {format_size(read['length'])} at {format_size(read['offset'])}"
     reader = f", {read['command']} ({read['pid']})" if read["command"] else ""
-    waited = ", ".join(f"{why} {_seconds(seconds)}" for why, seconds in read["waited"].items())
+    waited = ", ".join(f"{WORDS.get(why, why)} {_seconds(seconds)}" for why, seconds in read["waited"].items())
     after = f", after: {'; '.join(read['faults'])}" if read["faults"] else ""
     failed = f"; failed: {read['error']}" if read["error"] else ""
     state = ", still waiting" if read["under_way"] else ""

@@ -3,10 +3,11 @@
 It is one document with its style and its script in it (index.html, page.css, page.js), and asks nobody but its daemon:
 
     /                                   the page
-    /api/state                          {"mountpoint", "pid", "version", "store": {"path", "used", "max_cache",
-                                        "min_free", "degraded"}, "files", "counters", "origins", "open_files",
-                                        "flights", "slow_reads"}: as `status --json` has them; each origin with
-                                        `first_byte`, how many answers began within how many seconds
+    /api/state                          {"mountpoint", "pid", "version", "store": {"path", "taken", "used",
+                                        "max_cache", "min_free", "degraded"}, "files", "counters", "origins",
+                                        "open_files", "flights", "slow_reads"}: as `status --json` has them; each origin
+                                        with `first_byte`, how many answers began within how many seconds; `taken` is
+                                        all that ever came into the store, by any process
     /api/files?search=&offset=&limit=   {"files": [{"inode", "path", "size", "blob", "open", "flights", "present",
                                         "fetched"}], "offset", "more", "total"}: what is being fetched here first, then
                                         what is open; `present` bytes, `fetched` by any process; at most LIMIT of them
@@ -217,7 +218,7 @@ def _store(store: Store) -> dict[str, Any]:
     }
     with suppress(OSError, StoreError):
         quota = store.quota.look()
-        found |= {"used": quota.used, "max_cache": quota.max_cache or None, "min_free": quota.min_free or None}
+        found |= {"taken": quota.clock, "used": quota.used, "max_cache": quota.max_cache or None, "min_free": quota.min_free or None}
     return found
 
 

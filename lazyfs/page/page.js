@@ -8,11 +8,12 @@ const ROWS = 50;
 const CELLS = 4096;
 const PAUSE = 1000;
 const PATIENCE = 8000;
+const WAITS = { first_byte: "the origin's first byte", body: "the origin's body", lock: "another process", disk: "the disk" };
 const SVG = "http://www.w3.org/2000/svg";
 
 const element = (id) => document.getElementById(id);
 
-const view = { search: "", offset: 0, chosen: null, map: null, cursor: null };
+const view = { search: "", offset: 0, chosen: null, map: null, mapped: 0, cursor: null };
 const history = { read: [], fetch: [], hit: [], flight: [], origins: new Map() };
 let before = null;
 
@@ -129,16 +130,17 @@ function showState(state, seconds) {
   chart(element("fetch-chart"), history.fetch);
   chart(element("hit-chart"), history.hit, 1);
   chart(element("flight-chart"), history.flight);
-  showStore(state.store);
+  showStore(state.store, rate(state.store.taken ?? 0, same?.store.taken ?? 0));
   showOrigins(state.origins, same?.origins ?? {}, rate);
   showSlow(state.slow_reads);
   before = state;
 }
 
-function showStore(store) {
+function showStore(store, taken) {
   const bound = store.max_cache ? ` of ${size(store.max_cache)} at the most` : ", without a bound";
   const used = store.used === undefined ? "" : `${size(store.used)}${bound}, `;
-  text("store-text", `${used}${store.path}${store.degraded ? `; it takes no blocks: ${store.degraded}` : ""}`);
+  const rate = `${size(taken)}/s come in from all processes; `;
+  text("store-text", `${rate}${used}${store.path}${store.degraded ? `; it takes no blocks: ${store.degraded}` : ""}`);
   element("store-text").classList.toggle("bad", Boolean(store.degraded));
   element("store-bar").hidden = !store.max_cache;
   if (store.max_cache) element("store-bar").value = Math.min(1, store.used / store.max_cache);
@@ -199,12 +201,13 @@ function showSlow(reads) {
   element("slow-none").hidden = reads.length > 0;
   element("slow-area").hidden = reads.length === 0;
   rows(element("slow"), reads, (read) => `${read.time} ${read.blob} ${read.offset} ${read.pid}`, (row, read) => {
-    const [took, file, at, who, why] = cells(row, ["number", "wide", "number", "", "wide"]);
+    const [took, file, at, length, who, why] = cells(row, ["number", "wide", "number", "number", "", "wide"]);
     took.textContent = duration(read.seconds) + (read.under_way ? ", still" : "");
     file.textContent = read.path ?? read.blob.slice(0, 20);
-    at.textContent = `${size(read.offset)}, ${size(read.length)}`;
+    at.textContent = size(read.offset);
+    length.textContent = size(read.length);
     who.textContent = read.command === null ? "" : `${read.command} (${read.pid})`;
-    const waited = Object.entries(read.waited).map(([what, seconds]) => `${what} ${duration(seconds)}`).join(", ");
+    const waited = Object.entries(read.waited).map(([what, seconds]) => `${WAITS[what] ?? what} ${duration(seconds)}`).join(", ");
     const after = read.faults.length ? `, after: ${read.faults.join("; ")}` : "";
     why.textContent = waited + after + (read.error === null ? "" : `; failed: ${read.error}`);
     why.classList.toggle("bad", read.error !== null);
@@ -276,11 +279,15 @@ function showMap(map) {
     text("map-share", "");
     return;
   }
+  const came = view.map === null ? 0 : map.bytes.present - view.map.bytes.present;
+  const since = view.mapped;
+  view.mapped = performance.now();
   view.map = map;
   element("map-area").hidden = false;
-  text("map-name", `${view.chosen.path}: ${size(map.size)} in ${plural(map.blocks, "block")} of ${size(map.block_size)}; a cell is ` +
-    `${plural(map.each, "block")}, ${size(map.each * map.block_size)}`);
-  text("map-share", share(map.bytes.present, map.size) + (map.pinned ? ", pinned" : ""));
+  const cell = map.each === 1 ? "each cell is one" : `each cell is ${count(map.each)} of them, ${size(map.each * map.block_size)}`;
+  text("map-name", `${view.chosen.path}: ${size(map.size)} in ${plural(map.blocks, "block")} of ${size(map.block_size)}; ${cell}`);
+  const rate = came > 0 ? `, ${size((came * 1000) / (view.mapped - since))}/s` : "";
+  text("map-share", share(map.bytes.present, map.size) + rate + (map.pinned ? ", pinned" : ""));
   for (const name of ["present", "hot", "fetching", "missing"]) text(name, size(map.bytes[name]));
   element("map").setAttribute("aria-label", `Block map: ${share(map.bytes.present, map.size)} present, ${size(map.bytes.missing)} ` +
     `missing, ${size(map.bytes.fetching)} being fetched. Arrow keys go from cell to cell.`);
