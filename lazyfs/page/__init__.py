@@ -218,7 +218,12 @@ def _store(store: Store) -> dict[str, Any]:
     }
     with suppress(OSError, StoreError):
         quota = store.quota.look()
-        found |= {"taken": quota.clock, "used": quota.used, "max_cache": quota.max_cache or None, "min_free": quota.min_free or None}
+        found |= {
+            "taken": quota.clock,
+            "used": quota.used,
+            "max_cache": quota.max_cache or None,
+            "min_free": quota.min_free or None,
+        }
     return found
 
 
