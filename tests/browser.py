@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
@@ -43,21 +44,24 @@ class Browser:
         program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
         assert program is not None, "there is no chromium"
         words = [program, *FLAGS, f"--user-data-dir={self._directory}", "about:blank"]
-        log = (self._directory.parent / f"{self._directory.name}.log").open("wb")
-        self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        log.close()
-        port = self._port()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=PATIENCE) as answer:
-            (page,) = [target for target in json.load(answer) if target["type"] == "page"]
-        self._page = connect(page["webSocketDebuggerUrl"], max_size=1 << 26, proxy=None)
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
+        with ExitStack() as undo:
+            null = subprocess.DEVNULL
+            self._process = subprocess.Popen(words, stdin=null, stdout=null, stderr=null)
+            undo.callback(self._process.wait, PATIENCE)
+            undo.callback(self._process.terminate)
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port()}/json/list", timeout=PATIENCE) as answer:
+                (page,) = [target for target in json.load(answer) if target["type"] == "page"]
+            socket = connect(
+                page["webSocketDebuggerUrl"], max_size=1 << 26, max_queue=None, proxy=None, close_timeout=1
+            )
+            self._page = undo.enter_context(socket)
+            for domain in ("Page", "Runtime", "Network", "Log"):
+                self.call(f"{domain}.enable")
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._page.close()
-        self._process.terminate()
-        self._process.wait(PATIENCE)
+        self._undo.close()
 
     def _port(self) -> str:
         """Wait for the file that says where it listens, and return the port."""

@@ -3,16 +3,16 @@
 It is one document with its style and its script in it (index.html, page.css, page.js), and asks nobody but its daemon:
 
     /                                   the page
-    /api/state                          {"mountpoint", "pid", "version", "store": {"path", "taken", "used",
-                                        "max_cache", "min_free", "degraded"}, "files", "counters", "origins",
-                                        "open_files", "flights", "slow_reads"}: as `status --json` has them; each origin
-                                        with `first_byte`, how many answers began within how many seconds; `taken` is
-                                        all that ever came into the store, by any process
+    /api/state                          {"mountpoint", "pid", "version", "store": {"path", "used", "max_cache",
+                                        "min_free", "degraded"}, "files", "counters", "origins", "open_files",
+                                        "flights", "slow_reads"}: as `status --json` has them; each origin with
+                                        `first_byte`, how many answers began within how many seconds
     /api/files?search=&offset=&limit=   {"files": [{"inode", "path", "size", "blob", "open", "flights", "present",
                                         "fetched"}], "offset", "more", "total"}: what is being fetched here first, then
                                         what is open; `present` bytes, `fetched` by any process; at most LIMIT of them
-    /api/map?blob=ID&cells=N            {"blob", "size", "block_size", "blocks", "complete", "pinned", "bytes", "each",
-                                        "present", "hot", "fetching"}: of each cell, how many of its `each` blocks
+    /api/map?blob=ID&cells=N            {"blob", "there", "size", "block_size", "blocks", "complete", "pinned",
+                                        "bytes", "each", "present", "hot", "fetching"}: of each cell, how many of its
+                                        `each` blocks; only the first two of a blob that the store does not have
 
 Names come as JSON can carry them: bytes that are no UTF-8 are lone surrogates, which survive the way here and back.
 
@@ -91,8 +91,6 @@ class Page:
             return _json(await self._api[path](_words(query)))
         except UsageError as exc:
             return _json({"error": str(exc)}, 400)
-        except FileNotFoundError:
-            return _json({"error": "the store has nothing of this blob"}, 404)
         except (OSError, StoreError, BadRecord) as exc:
             return _json({"error": f"the store cannot be read: {exc}"}, 503)
 
@@ -219,7 +217,6 @@ def _store(store: Store) -> dict[str, Any]:
     with suppress(OSError, StoreError):
         quota = store.quota.look()
         found |= {
-            "taken": quota.clock,
             "used": quota.used,
             "max_cache": quota.max_cache or None,
             "min_free": quota.min_free or None,
@@ -246,11 +243,15 @@ def _looked_at(
 
 def _mapped(store: Store, blob_id: BlobId, most: int) -> dict[str, Any]:
     """Return a map as the page is sent it. Blocks. *Raises*: as `survey`."""
-    found: BlockMap = survey(store.layout, blob_id)
+    try:
+        found: BlockMap = survey(store.layout, blob_id)
+    except FileNotFoundError:
+        return {"blob": blob_id, "there": False}
     each, cells = found.cells(most)
     kinds = {"missing": MISSING, "present": PRESENT, "hot": (State.HOT,), "fetching": (State.FETCHING,)}
     return {
         "blob": blob_id,
+        "there": True,
         "size": found.geometry.size,
         "block_size": found.geometry.block_size,
         "blocks": found.geometry.blocks,

@@ -119,7 +119,9 @@ function showState(state, seconds) {
   text("mountpoint", state.mountpoint);
   text("about", `${plural(state.files, "file")}, ${count(state.open_files)} open, daemon ${state.pid}, version ${state.version}`);
   text("read-now", `${size(rates.read_bytes)}/s`);
-  text("read-more", `${plural(rates.reads, "read")}/s; ${size(state.counters.read_bytes)} so far`);
+  const past = state.counters.passthrough_opens;
+  text("read-more", `${plural(rates.reads, "read")}/s; ${size(state.counters.read_bytes)} so far` +
+    (past ? `, and what ${plural(past, "open")} read past the daemon` : ""));
   text("fetch-now", `${size(fetched)}/s`);
   text("fetch-more", `${plural(rates.origin_requests, "request")}/s; ${size(state.counters.origin_bytes)} so far`);
   text("hit-now", blocks ? `${Math.floor((100 * rates.blocks_hit) / blocks)} %` : "none read");
@@ -130,17 +132,16 @@ function showState(state, seconds) {
   chart(element("fetch-chart"), history.fetch);
   chart(element("hit-chart"), history.hit, 1);
   chart(element("flight-chart"), history.flight);
-  showStore(state.store, rate(state.store.taken ?? 0, same?.store.taken ?? 0));
+  showStore(state.store);
   showOrigins(state.origins, same?.origins ?? {}, rate);
   showSlow(state.slow_reads);
   before = state;
 }
 
-function showStore(store, taken) {
+function showStore(store) {
   const bound = store.max_cache ? ` of ${size(store.max_cache)} at the most` : ", without a bound";
   const used = store.used === undefined ? "" : `${size(store.used)}${bound}, `;
-  const rate = `${size(taken)}/s come in from all processes; `;
-  text("store-text", `${rate}${used}${store.path}${store.degraded ? `; it takes no blocks: ${store.degraded}` : ""}`);
+  text("store-text", `${used}${store.path}${store.degraded ? `; it takes no blocks: ${store.degraded}` : ""}`);
   element("store-text").classList.toggle("bad", Boolean(store.degraded));
   element("store-bar").hidden = !store.max_cache;
   if (store.max_cache) element("store-bar").value = Math.min(1, store.used / store.max_cache);
@@ -273,9 +274,10 @@ function choose(file) {
 // --- the block map
 
 function showMap(map) {
-  if (map.error !== undefined || view.chosen === null) {
+  if (!map.there) {
+    view.map = null;
     element("map-area").hidden = true;
-    if (view.chosen !== null) text("map-name", `${view.chosen.path}: nothing of it has been read or fetched yet.`);
+    text("map-name", `${view.chosen.path}: nothing of it has been read or fetched yet.`);
     text("map-share", "");
     return;
   }
@@ -394,7 +396,7 @@ async function ask(path, words) {
   const query = words ? `?${new URLSearchParams(words)}` : "";
   const answer = await fetch(path + query, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   const content = await answer.json();
-  if (!answer.ok && answer.status !== 404) throw new Error(content.error);
+  if (!answer.ok) throw new Error(content.error);
   return content;
 }
 
@@ -409,7 +411,7 @@ async function look() {
   const found = await ask("/api/files", { search, offset, limit: ROWS });
   if (search === view.search && offset === view.offset) showFiles(found);
   if (view.chosen !== null && view.chosen === chosen) {
-    const map = chosen.blob === null ? { error: "" } : await ask("/api/map", { blob: chosen.blob, cells: CELLS });
+    const map = chosen.blob === null ? { there: false } : await ask("/api/map", { blob: chosen.blob, cells: CELLS });
     if (view.chosen === chosen) showMap(map);
   }
 }

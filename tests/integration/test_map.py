@@ -115,12 +115,13 @@ def test_a_picture_is_written_or_refused(mounts: Mounts, nginx: Nginx, docroot: 
     assert (done.returncode, done.stdout) == (0, "")
     assert "a&lt;b&gt;&amp;.img" in picture.read_text()
     assert lazyfs("map", mount.path("a<b>&.img"), "--svg", "-").stdout == picture.read_text()
-    for words, status, reason in [
+    cases: list[tuple[tuple[str | Path, ...], int, str]] = [
         ((mount.path("a<b>&.img"), "--svg", "/proc/no/such.svg"), 1, "cannot be written"),
         ((mount.path("a<b>&.img"), "--interval", "1"), 2, "only with --watch"),
         ((tmp_path,), 1, "neither a path under a mount nor a blob"),
         ((f"{nginx.url}/other", "--store", mount.store), 1, "see: lazyfs ls"),
-    ]:  # fmt: skip
+    ]
+    for words, status, reason in cases:
         done = lazyfs("map", *words)
         assert (done.returncode, done.stdout) == (status, ""), words
         assert done.stderr.count("\n") == 1
