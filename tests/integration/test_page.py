@@ -135,7 +135,7 @@ def choose(browser: Browser, name: str) -> None:
 def test_a_fetch_is_seen_live_and_the_end_of_the_mount(
     origin: MisbehavingOrigin, mounts: Mounts, browser: Browser, tmp_path: Path
 ) -> None:
-    url = origin.url("rate=1500K", "random-6M-live")
+    url = origin.url("rate=2M", "random-6M-live")
     names = [{"path": "disk.img", "url": url}, {"path": HOSTILE, "url": origin.plain("random-1M-x"), "size": 1 << 20}]
     (tmp_path / "names.jsonl").write_text("".join(json.dumps(name) + "\n" for name in names))
     mount = mounts(tmp_path / "names.jsonl", options=(*METRICS, "--no-passthrough"))
