@@ -331,7 +331,7 @@ function draw() {
     pen.fillStyle = missing;
     square(at, 0);
     if (part > 0) {
-      pen.globalAlpha = part === 1 ? 1 : 0.25 + 0.6 * part;
+      pen.globalAlpha = part === 1 ? 1 : 0.4 + 0.45 * part;
       pen.fillStyle = 2 * map.hot[at] > map.present[at] ? hot : present;
       square(at, 0);
     }
