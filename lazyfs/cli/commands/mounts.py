@@ -29,7 +29,7 @@ from lazyfs.options import WatchOptions
               help="Take this boot profile in: what it names is fetched in front of who reads.")  # fmt: skip
 @click.option("--no-profile", is_flag=True, help="Neither record what is read first, nor fetch what was.")
 @click.option("--metrics", type=Address(), metavar="[ADDR:]PORT",
-              help="Serve metrics for Prometheus and a page there, on loopback if no address is said (port 0: any).")  # fmt: skip
+              help="Serve metrics and a page there; on loopback if no address is said (port 0: any).")  # fmt: skip
 @click.option("--user", "--run-as", "user", metavar="NAME",
               help="Have the daemon run as this user, who owns the store (for root).")  # fmt: skip
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="What lines of the log are.")
