@@ -438,7 +438,7 @@ class Blob:
         else:
             _release(self._ahead)  # nobody reads on from here
             failure = self._too_late()
-        read.error = str(failure)
+        read.failed(failure)
         raise self._failures.noted(index, failure) from None
 
     def _store_fails(self, exc: OSError) -> StoreError:

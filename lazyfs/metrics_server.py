@@ -87,8 +87,8 @@ def is_loopback(listening: socket.socket) -> bool:
     return address == "::1" or address.startswith("127.")
 
 
-def names_no_name(host: str) -> bool:
-    """Say whether what a request says in `Host` is an address or localhost, with or without a port; or nothing."""
+def is_no_name(host: str) -> bool:
+    """Say whether what a request has in `Host` is an address, localhost or nothing, with or without a port."""
     name, colon, port = host.rpartition(":")
     if not colon or "]" in port:
         name = host
@@ -168,7 +168,7 @@ class Scrapes:
     async def _reply(self, request: h11.Request) -> Reply:
         host = next((value for name, value in request.headers if name == b"host"), b"").decode("latin-1")
         target = request.target.decode("latin-1")
-        if self._guarded and not names_no_name(host):
+        if self._guarded and not is_no_name(host):
             return _words(421, "ask for this by an address, or as localhost")
         if request.method not in (b"GET", b"HEAD"):
             return _words(405, "GET or HEAD", (b"Allow", b"GET, HEAD"))

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from lazyfs import causes
+from lazyfs.errors import LazyfsError, OriginError
 from lazyfs.stages import Stages, Why
 from lazyfs.versions import BlobId
 
@@ -39,10 +40,26 @@ class What(Protocol):
     path: str
 
 
+class Waits:
+    """How long was waited for what, and after which faults. *Units*: seconds."""
+
+    __slots__ = ("faults", "spent")
+
+    def __init__(self, earlier: Waits | None = None) -> None:
+        self.spent: dict[Why, float] = {} if earlier is None else dict(earlier.spent)
+        self.faults: list[str] = [] if earlier is None else list(earlier.faults)
+
+    def add(self, why: Why, seconds: float, fault: str = "") -> None:
+        """Add some time."""
+        self.spent[why] = self.spent.get(why, 0.0) + seconds
+        if fault and fault not in self.faults:
+            self.faults.append(fault)
+
+
 class Read:
     """A read under way. *Units*: bytes; seconds, on trio's clock."""
 
-    __slots__ = ("began", "deadline", "error", "faults", "length", "offset", "pid", "waits", "what")
+    __slots__ = ("began", "deadline", "error", "length", "offset", "pid", "waits", "what")
 
     def __init__(self, what: What, offset: int, length: int, timeout: float) -> None:
         self.what = what
@@ -50,32 +67,26 @@ class Read:
         self.length = length
         self.began = trio.current_time()
         self.deadline = self.began + timeout
-        self.waits: dict[Why, float] | None = None  # how long for what; None as long as it has not waited
+        self.waits: Waits | None = None  # None as long as it has not waited; without it there is no pid or error either
 
-    def wait_begins(self) -> None:
-        """Note who reads, once."""
+    def begins_to_wait(self) -> Waits:
+        """Return what it waits for so far; notes who reads, once."""
         if self.waits is None:
-            self.pid = causes.reader.get()
-            self.waits, self.faults, self.error = {}, list[str](), ""
+            self.waits, self.pid, self.error = Waits(), causes.reader.get(), ""
+        return self.waits
 
-    def waited(self, stages: Stages | None, since: float) -> None:
-        """Note what was waited for since some time: a fetch at its stages, or else the disk."""
-        now = trio.current_time()
-        assert self.waits is not None
-        for why, seconds, fault in [(Why.DISK, now - since, "")] if stages is None else stages.between(since, now):
-            self.waits[why] = self.waits.get(why, 0.0) + seconds
-            if fault and fault not in self.faults:
-                self.faults.append(fault)
+    def failed(self, error: LazyfsError) -> None:
+        """Note why it fails: where that was, its blob says."""
+        self.error = error.reason if isinstance(error, OriginError) else str(error)
 
     @contextmanager
     def on_disk(self) -> Iterator[None]:
         """Wait for the disk while inside."""
-        self.wait_begins()
-        began = trio.current_time()
+        waits, began = self.begins_to_wait(), trio.current_time()
         try:
             yield
         finally:
-            self.waited(None, began)
+            waits.add(Why.DISK, trio.current_time() - began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +101,13 @@ class SlowRead:
     length: int
     pid: int
     command: str
-    waits: dict[Why, float]
-    faults: tuple[str, ...]
+    waits: Waits
     error: str
     under_way: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as `status` shows it."""
-        waits = sorted(self.waits.items(), key=lambda item: -item[1])
+        waits = sorted(self.waits.spent.items(), key=lambda item: -item[1])
         waits = waits[:1] + [(why, seconds) for why, seconds in waits[1:] if seconds >= LEAST]
         return {
             "time": round(self.at, 3),
@@ -110,7 +120,7 @@ class SlowRead:
             "command": self.command or None,
             "why": waits[0][0] if waits else None,
             "waited": {why: round(seconds, 4) for why, seconds in waits},
-            "faults": list(self.faults),
+            "faults": self.waits.faults,
             "error": self.error or None,
             "under_way": self.under_way,
         }
@@ -133,14 +143,14 @@ class SlowReads:
     @contextmanager
     def waiting(self, read: Read, stages: Stages) -> Iterator[None]:
         """Have a read wait for a fetch while inside."""
-        read.wait_begins()
-        began = trio.current_time()
+        waits, began = read.begins_to_wait(), trio.current_time()
         self._waiting[read] = stages, began
         try:
             yield
         finally:
             del self._waiting[read]
-            read.waited(stages, began)
+            for spent in stages.between(began, trio.current_time()):
+                waits.add(*spent)
 
     def note(self, read: Read) -> None:
         """Take in a read that has waited, and is over."""
@@ -163,21 +173,21 @@ class SlowReads:
         ]
         for read, (stages, since) in self._waiting.items():
             if now - read.began >= LEAST:
-                copy = Read(read.what, read.offset, read.length, 0.0)
-                copy.began, copy.pid, copy.error = read.began, read.pid, ""
-                copy.waits, copy.faults = dict(read.waits or {}), list(read.faults)
-                copy.waited(stages, since)
-                found.append(_slow(copy, now, under_way=True))
+                waits = Waits(read.waits)
+                for spent in stages.between(since, now):
+                    waits.add(*spent)
+                found.append(_slow(read, now, waits, under_way=True))
         return sorted(found, key=lambda one: -one.seconds)[:SLOWEST]
 
     def _numbered(self, read: Read, now: float) -> tuple[float, int, SlowRead]:
-        slow = _slow(read, now)
+        assert read.waits is not None
+        slow = _slow(read, now, read.waits)
         return slow.seconds, next(self._numbers), slow
 
 
-def _slow(read: Read, now: float, *, under_way: bool = False) -> SlowRead:
+def _slow(read: Read, now: float, waits: Waits, *, under_way: bool = False) -> SlowRead:
     seconds, what = now - read.began, read.what
     return SlowRead(
         time.time() - seconds, seconds, what.blob_id, what.path, read.offset, read.length, read.pid,
-        causes.command_of(read.pid), read.waits or {}, tuple(read.faults), read.error, under_way,
+        causes.command_of(read.pid), waits, read.error, under_way,
     )  # fmt: skip

@@ -19,8 +19,8 @@ from lazyfs.metrics_server import (
     Paced,
     Reply,
     Scrapes,
+    is_no_name,
     listen,
-    names_no_name,
     place_of,
     serve,
 )
@@ -113,7 +113,7 @@ def test_each_request_has_its_answer(request_: bytes, status: int, body: bytes) 
     ],
 )  # fmt: skip
 def test_on_loopback_only_addresses_and_localhost_are_answered(host: str, answered: bool) -> None:
-    assert names_no_name(host) == answered
+    assert is_no_name(host) == answered
 
     async def site(target: str) -> Reply:
         return Reply(200, "text/html", target.encode(), ((b"X-More", b"1"),))

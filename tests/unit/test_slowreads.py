@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import trio
 
+from lazyfs.errors import OriginUnreachable
 from lazyfs.slowreads import PERIOD, PERIODS, SLOWEST, Read, SlowReads
 from lazyfs.stages import KEPT, Stages, Why
 from lazyfs.versions import BlobId
@@ -48,7 +49,7 @@ async def waited(reads: SlowReads, seconds: float, *stages: Why, offset: int = 0
             fetch.enter(why, trio.current_time(), "HTTP 503" if why is Why.RETRY else "")
             await trio.sleep(seconds)
     if error:
-        read.error = error
+        read.failed(OriginUnreachable("https://example.org/x", error))
     reads.note(read)
 
 
