@@ -8,8 +8,8 @@ It is one document with its style and its script in it (index.html, page.css, pa
                                         "flights", "slow_reads"}: as `status --json` has them; each origin with
                                         `first_byte`, how many answers began within how many seconds
     /api/files?search=&offset=&limit=   {"files": [{"inode", "path", "size", "blob", "open", "flights", "present",
-                                        "fetched"}], "offset", "more", "total"}: what is being fetched here first, then
-                                        what is open; `present` bytes, `fetched` by any process; at most LIMIT of them
+                                        "fetched"}], "offset", "more", "total"}: what is being fetched first, then what
+                                        is open; `present` bytes, `fetched` by any process; at most LIMIT of them
     /api/map?blob=ID&cells=N            {"blob", "there", "size", "block_size", "blocks", "complete", "pinned",
                                         "bytes", "each", "present", "hot", "fetching"}: of each cell, how many of its
                                         `each` blocks; only the first two of a blob that the store does not have
@@ -26,7 +26,7 @@ import hashlib
 import json
 import os
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from urllib.parse import parse_qs
 
 import trio
 
-from lazyfs import __version__, states
+from lazyfs import __version__, states, urls
 from lazyfs.blockmap import MISSING, PRESENT, BlockMap, State
 from lazyfs.errors import StoreError, UsageError
 from lazyfs.metrics_server import Reply
@@ -43,7 +43,7 @@ from lazyfs.origin.tally import BOUNDS
 from lazyfs.records import BadRecord
 from lazyfs.session import Session
 from lazyfs.store import Store
-from lazyfs.store.survey import glance, survey
+from lazyfs.store.survey import glance, is_fetched, survey
 from lazyfs.tree import File
 from lazyfs.versions import BlobId, blob_id_for, is_blob_id
 from lazyfs.vfs import LOOKED_AT_ONCE
@@ -53,6 +53,9 @@ LIMIT: Final = 100
 
 CELLS: Final = 4096
 """Cells of a map in one answer."""
+
+LAST_USED: Final = 16
+"""Blobs of the store that are looked at to see whether another process fetches them."""
 
 REST: Final = 3
 """How many times as long as it worked the worker rests."""
@@ -132,15 +135,27 @@ class Page:
         vfs = self._session.vfs
         busy = {inode: not blob.flights for inode, (blob, _) in vfs.opened.items()}
         first = [file for inode in sorted(busy, key=busy.__getitem__) if isinstance(file := vfs.tree.node(inode), File)]
+        here = {blob.blob_id for blob, _ in vfs.opened.values()}
+        theirs = await self._worker.do(partial(_fetched_elsewhere, self._session.store, here))
+        if theirs:
+            elsewhere = [file async for file in self._files_in_turns() if _url(file) in theirs]
+            first = [file for file in elsewhere if file.inode not in busy] + first
         found = [file for file in first if search in file.path.casefold()]
-        for number, node in enumerate(vfs.tree.nodes()):
+        before = {file.inode for file in first}
+        async for file in self._files_in_turns():
             if len(found) >= most:
                 break
-            if isinstance(node, File) and node.inode not in busy and search in node.path.casefold():
-                found.append(node)
+            if file.inode not in before and search in file.path.casefold():
+                found.append(file)
+        return found
+
+    async def _files_in_turns(self) -> AsyncIterator[File]:
+        """Yield all files, in turns with what the kernel asks."""
+        for number, node in enumerate(self._session.vfs.tree.nodes()):
+            if isinstance(node, File):
+                yield node
             if number % LOOKED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-        return found
 
     async def _map(self, words: dict[str, str]) -> Any:
         blob_id, cells = words.get("blob", ""), _number(words, "cells", 2048, CELLS)
@@ -221,6 +236,21 @@ def _store(store: Store) -> dict[str, Any]:
             "max_cache": quota.max_cache or None,
             "min_free": quota.min_free or None,
         }
+    return found
+
+
+def _url(file: File) -> str:
+    return urls.redact(file.entry.url or "")
+
+
+def _fetched_elsewhere(store: Store, here: Collection[BlobId]) -> set[str]:
+    """Return the URLs of blobs that other processes fetch, but for those that are open here. Blocks."""
+    found = set()
+    for row in store.catalogue.blobs(LAST_USED):
+        if row.blob_id not in here and row.url:
+            with suppress(OSError, BadRecord):
+                if is_fetched(store.layout, row.blob_id):
+                    found.add(row.url)
     return found
 
 

@@ -39,7 +39,17 @@ def survey(layout: Layout, blob_id: BlobId) -> BlockMap:
 def glance(layout: Layout, blob_id: BlobId) -> tuple[int, bool]:
     """Return how many bytes of a blob are present, and whether somebody fetches any of it. *Raises*: as `survey`."""
     with closing(look_into(layout, blob_id)) as blob:
-        return blob.present_bytes(), blob.locks.are_held(Extent(0, blob.geometry.blocks))
+        return blob.present_bytes(), _is_fetched(blob)
+
+
+def is_fetched(layout: Layout, blob_id: BlobId) -> bool:
+    """Say whether somebody fetches any of a blob. *Raises*: as `survey`."""
+    with closing(look_into(layout, blob_id)) as blob:
+        return _is_fetched(blob)
+
+
+def _is_fetched(blob: BlobFile) -> bool:
+    return blob.locks.are_held(Extent(0, blob.geometry.blocks))
 
 
 def _states(blob: BlobFile) -> bytearray:

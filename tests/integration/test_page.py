@@ -136,11 +136,12 @@ def test_a_fetch_is_seen_live_and_the_end_of_the_mount(
     origin: MisbehavingOrigin, mounts: Mounts, browser: Browser, tmp_path: Path
 ) -> None:
     url = origin.url("rate=2M", "random-6M-live")
-    names = [{"path": "disk.img", "url": url}, {"path": HOSTILE, "url": origin.plain("random-1M-x"), "size": 1 << 20}]
+    names = [{"path": HOSTILE, "url": origin.plain("random-1M-x"), "size": 1 << 20}, {"path": "disk.img", "url": url}]
     (tmp_path / "names.jsonl").write_text("".join(json.dumps(name) + "\n" for name in names))
     mount = mounts(tmp_path / "names.jsonl", options=(*METRICS, "--no-passthrough"))
     seen(browser, mount)
-    browser.until(f"document.getElementById('files').textContent.includes({json.dumps(HOSTILE)})")
+    browser.until(f"document.querySelector('#files button').textContent === {json.dumps(HOSTILE)}")
+    browser.until("document.querySelectorAll('#files tr').length === 2")
     choose(browser, "disk.img")
     present = "(view.map?.present ?? []).filter(Boolean).length"
     with fetching(mount, url) as process:
@@ -148,6 +149,7 @@ def test_a_fetch_is_seen_live_and_the_end_of_the_mount(
         assert 0 < first < 24
         browser.until(f"{present} > {first} && document.getElementById('map-share').textContent.endsWith('/s')")
         browser.until("document.getElementById('fetching').textContent !== '0 B'")
+        browser.until("document.querySelector('#files tr').textContent.startsWith('disk.img')")
         assert ", fetching" in browser.text("files")
         assert process.wait(PATIENCE) == 0
     browser.until("document.getElementById('map-share').textContent === 'complete'")
