@@ -32,6 +32,7 @@ for command in (
     stores.fsck,
     hosts.pack,
     hosts.install_units,
+    hosts.config,
     hosts.demo,
 ):
     commands.add_command(command)

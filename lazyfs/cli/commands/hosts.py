@@ -1,10 +1,19 @@
-"""pack, install-units, demo: what a host may want besides."""
+"""pack, install-units, config, demo: what a host may want besides."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Final
 
 import click
+
+from lazyfs.cli.commands import mounts
+from lazyfs.cli.commands.options import config_option
+
+OF_CONFIG: Final = {option.name for option in mounts.mount.params if isinstance(option, click.Option)} - {
+    "configuration", "foreground", "mount_options",
+}  # fmt: skip
+"""The options of `lazyfs mount` that are configured."""
 
 
 @click.command()
@@ -41,6 +50,28 @@ def install_units(root: Path, dry: bool, away: bool) -> None:  # fmt: skip
     from lazyfs.cli import units
 
     (units.remove if away else units.install)(root.absolute(), dry=dry)
+
+
+@click.command()
+@config_option(wrong="passed on")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def config(configuration: Any, as_json: bool, **options: Any) -> int:
+    """Show what is configured, and who says so.
+
+    Of each option of mount, in this order: /etc/lazyfs.toml, your own lazyfs.toml, the environment (LAZYFS_MAX_CACHE
+    for --max-cache), and the options that are given here; what comes later counts. Then what is said of origins. No
+    secret is shown. Ends with 2 when something is wrong with it.
+
+    \b
+    lazyfs config
+    lazyfs config --config FILE --max-cache 20G
+    """
+    from lazyfs.cli import configuring
+
+    return configuring.show(configuration, options, as_json=as_json)
+
+
+config.params = [*(option for option in mounts.mount.params if option.name in OF_CONFIG), *config.params]
 
 
 @click.command()
