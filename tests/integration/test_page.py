@@ -135,7 +135,7 @@ def choose(browser: Browser, name: str) -> None:
 def test_a_fetch_is_seen_live_and_the_end_of_the_mount(
     origin: MisbehavingOrigin, mounts: Mounts, browser: Browser, tmp_path: Path
 ) -> None:
-    url = origin.url("rate=2M", "random-6M-live")
+    url = origin.url("rate=1500K", "random-4M-live")
     names = [{"path": HOSTILE, "url": origin.plain("random-1M-x"), "size": 1 << 20}, {"path": "disk.img", "url": url}]
     (tmp_path / "names.jsonl").write_text("".join(json.dumps(name) + "\n" for name in names))
     mount = mounts(tmp_path / "names.jsonl", options=(*METRICS, "--no-passthrough"))
@@ -146,7 +146,7 @@ def test_a_fetch_is_seen_live_and_the_end_of_the_mount(
     present = "(view.map?.present ?? []).filter(Boolean).length"
     with fetching(mount, url) as process:
         first = browser.until(present)
-        assert 0 < first < 24
+        assert 0 < first < 16
         browser.until(f"{present} > {first} && document.getElementById('map-share').textContent.endsWith('/s')")
         browser.until("document.getElementById('fetching').textContent !== '0 B'")
         browser.until("document.querySelector('#files tr').textContent.startsWith('disk.img')")
