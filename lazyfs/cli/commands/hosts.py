@@ -8,7 +8,8 @@ from typing import Any, Final
 import click
 
 from lazyfs.cli.commands import mounts
-from lazyfs.cli.commands.options import config_option
+from lazyfs.cli.commands.helping import Command
+from lazyfs.cli.commands.options import config_option, json_option
 
 OF_CONFIG: Final = {option.name for option in mounts.mount.params if isinstance(option, click.Option)} - {
     "configuration", "foreground", "mount_options",
@@ -21,10 +22,14 @@ OF_CONFIG: Final = {option.name for option in mounts.mount.params if isinstance(
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("image", type=click.Path(path_type=Path))
 def pack(directory: Path, image: Path, force: bool) -> None:
-    """Make an EROFS image of the directory DIR, with mkfs.erofs.
+    """Make an EROFS image of a directory, with mkfs.erofs.
 
     It keeps names, modes, owners, times, hard links, devices and attributes. It is not compressed, and is made to be
-    served and mounted lazily. The same tree gives the same image.
+    served and mounted lazily. The same tree gives the same image. IMAGE is there when it is whole, and not before.
+
+    \b
+    Examples:
+      lazyfs pack /srv/tree tree.erofs
     """
     from lazyfs.cli import packing
 
@@ -46,25 +51,32 @@ def install_units(root: Path, dry: bool, away: bool) -> None:  # fmt: skip
 
     Puts links to mount.lazyfs where mount(8) looks for it, and the service template lazyfs@.service where systemd
     does. What is there already and not of lazyfs's making is left alone.
+
+    \b
+    Examples:
+      lazyfs install-units --print       what it would do
+      lazyfs install-units
+      lazyfs install-units --remove
     """
     from lazyfs.cli import units
 
     (units.remove if away else units.install)(root.absolute(), dry=dry)
 
 
-@click.command()
+@click.command(cls=Command)
 @config_option(wrong="passed on")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option("one object")
 def config(configuration: Any, as_json: bool, **options: Any) -> int:
     """Show what is configured, and who says so.
 
     Of each option of mount, in this order: /etc/lazyfs.toml, your own lazyfs.toml, the environment (LAZYFS_MAX_CACHE
     for --max-cache), and the options that are given here; what comes later counts. Then what is said of origins. No
-    secret is shown. Ends with 2 when something is wrong with it.
+    secret is shown. Exit status 2: something is wrong with it.
 
     \b
-    lazyfs config
-    lazyfs config --config FILE --max-cache 20G
+    Examples:
+      lazyfs config
+      lazyfs config --config FILE --max-cache 20G
     """
     from lazyfs.cli import configuring
 
@@ -80,6 +92,10 @@ def demo() -> None:
 
     It mounts a file, lists it, reads a part of it and then all of it, mounts it again on the same store, stops the
     origin, reads once more, and unmounts. What it made is gone afterwards.
+
+    \b
+    Examples:
+      lazyfs demo
     """
     from lazyfs.cli import demo
 
