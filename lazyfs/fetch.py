@@ -153,7 +153,7 @@ class Fetcher:
                 if not exc.retryable or (self._pass_failed is not None and exc is self._pass_failed[1]):
                     raise
                 self._counters.retries += 1
-                flight.at(Why.RETRY, exc.reason)
+                flight.at(Why.RETRY, exc.reason.partition("; ")[0])  # not what is to be done: it is done
                 if not pending <= flight.blocks:
                     backoff.after_progress()
                     self._passes_begun = 0
