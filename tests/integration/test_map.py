@@ -72,13 +72,12 @@ def test_eviction_leaves_holes_and_what_comes_back_soon_is_hot(mounts: Mounts, n
     read = range(0, 36, 2)
     on_mount(under.direct_reads, path, [index * UNIT for index in read], 4096)
     found = mapped(path)
-    gone = [index for index in read if not any(index in run for run in runs(found, "present"))]
-    assert gone[0] == 0, "16 blocks is all there is room for"
-    assert runs(found, "hot") == []
-    assert found["bytes"]["present"] <= 1 << 20
+    assert found["bytes"]["present"] <= 1 << 20, "16 blocks is all there is room for"
+    gone = next(index for index in read if not any(index in run for run in runs(found, "present")))
+    assert not any(gone in run for run in runs(found, "hot"))
     again = mounts(f"{nginx.url}/disk.img", options=SMALL).path("disk.img")  # which has nothing in memory
-    on_mount(under.direct_read, again, 0, 4096)
-    assert runs(mapped(path), "hot")[0] == Extent(0, 1)
+    on_mount(under.direct_read, again, gone * UNIT, 4096)
+    assert any(gone in run for run in runs(mapped(path), "hot"))
 
 
 def test_what_another_process_fetches_is_shown_as_that(
