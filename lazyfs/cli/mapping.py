@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -93,7 +94,8 @@ def _look(store: Store, target: _Target) -> Named:
     try:
         return Named(target.blob_id, target.name, survey(store.layout, target.blob_id))
     except FileNotFoundError:
-        raise StoreError(f"{target.name}: nothing of it has been read or fetched yet") from None
+        remedy = f"read it, or: lazyfs fetch {shlex.quote(target.name)}"
+        raise StoreError(f"{target.name}: nothing of it has been read or fetched yet; {remedy}") from None
     except (BadRecord, OSError) as exc:
         remedy = f"see: lazyfs fsck --store {target.store}"
         reason = exc.strerror or exc if isinstance(exc, OSError) else exc
@@ -136,4 +138,4 @@ def _write(path: Path, content: str) -> None:
     try:
         path.write_text(content, encoding="utf-8")
     except OSError as exc:
-        raise UsageError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+        raise UsageError(f"{path} cannot be written: {exc.strerror or exc}; name another file") from exc

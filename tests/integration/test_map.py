@@ -42,7 +42,10 @@ def test_missing_present_pinned_and_complete(mounts: Mounts, nginx: Nginx, docro
     path = mount.path("disk.img")
     unread = lazyfs("map", path)
     assert unread.returncode == 1
-    assert unread.stderr == f"lazyfs: {path}: nothing of it has been read or fetched yet\n"
+    assert (
+        unread.stderr
+        == f"lazyfs: {path}: nothing of it has been read or fetched yet; read it, or: lazyfs fetch {path}\n"
+    )
 
     assert on_mount(under.direct_read, path, 4 * UNIT, 4096) == content[4 * UNIT :][:4096]
     found = mapped(path)
