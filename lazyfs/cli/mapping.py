@@ -20,6 +20,7 @@ from lazyfs.cli import drawing
 from lazyfs.cli.drawing import ASCII, UNICODE, Named
 from lazyfs.cli.mounting import mount_of, store_of
 from lazyfs.cli.naming import named, under_mount
+from lazyfs.cli.saying import complain
 from lazyfs.cli.screen import Line, Screen, encodes
 from lazyfs.cli.showing import opened
 from lazyfs.errors import StoreError, UsageError
@@ -84,7 +85,7 @@ def _target(word: str, store_path: Path) -> _Target:
         if not rows:
             return _Target(store_path, min(found), word, "")
         if len(rows) > 1:
-            print(f"lazyfs: the store has {len(rows)} versions of {word}: this is the last one used", file=sys.stderr)
+            complain(f"the store has {len(rows)} versions of {urls.redact(word)}: this is the last one used")
         url = rows[0].url
         return _Target(store_path, rows[0].blob_id, urls.last_segment(url) if url else word, url)
 
