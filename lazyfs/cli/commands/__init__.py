@@ -29,6 +29,7 @@ for command in (
     blobs.unpin,
     blobs.profile,
     stores.fsck,
+    hosts.doctor,
     hosts.pack,
     hosts.install_units,
     hosts.demo,

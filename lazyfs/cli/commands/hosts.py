@@ -1,10 +1,35 @@
-"""pack, install-units, demo: what a host may want besides."""
+"""doctor, completion, pack, install-units, demo: what a host may want besides."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from lazyfs.cli.commands.options import asking_options, store_path
+
+
+@click.command()
+@asking_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("places", nargs=-1, metavar="[URL]...")
+def doctor(places: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """See whether lazyfs can work here, and say what to do where it cannot.
+
+    It looks at the kernel, FUSE, what lazyfs was built with, the store, and running mounts, and changes none of it. Of
+    each URL it asks two bytes, to see whether its origin is of use; without one nobody is asked. Each line is ok, a
+    note (it works, and could be better) or a problem. Ends with 1 when there is a problem.
+
+    \b
+    lazyfs doctor
+    lazyfs doctor https://example.org/disk.img
+    """
+    from lazyfs.cli import doctor
+    from lazyfs.cli.settings import settings_of
+
+    settings = settings_of(store_path(options["store"]), places, options)
+    return doctor.examine(places, settings, as_json=as_json)
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lazyfs import records
-from lazyfs.cli.values import BlockSize, Seconds, Size
+from lazyfs.cli.values import BlockSize, Mountpoint, Seconds, Size
 from lazyfs.options import default_path
 
 
@@ -67,6 +67,18 @@ def fetching_options(function: Any) -> Any:
     ):  # fmt: skip
         function = option(function)
     return store_option(function)
+
+
+def asking_options(function: Any) -> Any:
+    """The same, so that what a mount is given can be given; the help shows those that say how an origin is asked."""
+    shown = {"store", "header", "header-file", "credential-command", "netrc-file", "ca-file", "client-cert",
+             "client-key", "proxy"}  # fmt: skip
+    function = fetching_options(function)
+    for option in function.__click_params__:
+        if option.name == "store":
+            option.type = Mountpoint()  # who looks at a store on a dead disk may wait for ever, too
+        option.hidden = not {name.removeprefix("--") for name in option.opts} & shown
+    return function
 
 
 def store_path(given: Path | None) -> Path:
