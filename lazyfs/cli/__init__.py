@@ -37,6 +37,10 @@ def run(words: list[str], statuses: Statuses = STATUSES, name: str = "") -> NoRe
     from lazyfs.cli.commands import commands
     from lazyfs.errors import LazyfsError
 
+    if "_LAZYFS_COMPLETE" in os.environ:
+        from lazyfs.cli import completing
+
+        completing.register()
     gc.freeze()
     gc.enable()
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from lazyfs.cli.commands.options import fetching_options, store_option, store_path
+from lazyfs.cli.values import Word
 
 
 @click.command()
@@ -21,7 +22,7 @@ from lazyfs.cli.commands.options import fetching_options, store_option, store_pa
     help="Write the one file that is fetched here, too.",
 )
 @click.option("--digest", metavar="sha256:HEX", help="Check the one file that is fetched.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE|PATH...")
+@click.argument("sources", nargs=-1, required=True, type=Word("mount", "path"), metavar="SOURCE|PATH...")
 def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **options: Any) -> None:
     """Make files complete in the store.
 
@@ -49,7 +50,7 @@ def list_blobs(store: Path | None, as_json: bool) -> None:
 
 @click.command()
 @store_option
-@click.argument("blobs", nargs=-1, required=True, metavar="PATH|BLOB|URL...")
+@click.argument("blobs", nargs=-1, required=True, type=Word("blob", "mount", "path"), metavar="PATH|BLOB|URL...")
 def pin(store: Path | None, blobs: tuple[str, ...]) -> None:
     """Keep blobs from eviction and removal.
 
@@ -63,7 +64,7 @@ def pin(store: Path | None, blobs: tuple[str, ...]) -> None:
 
 @click.command()
 @store_option
-@click.argument("blobs", nargs=-1, required=True, metavar="PATH|BLOB|URL...")
+@click.argument("blobs", nargs=-1, required=True, type=Word("blob", "mount", "path"), metavar="PATH|BLOB|URL...")
 def unpin(store: Path | None, blobs: tuple[str, ...]) -> None:
     """Let blobs be evicted and removed again."""
     from lazyfs.cli import keeping
@@ -73,7 +74,7 @@ def unpin(store: Path | None, blobs: tuple[str, ...]) -> None:
 
 @click.command()
 @store_option
-@click.argument("blobs", nargs=-1, required=True, metavar="BLOB|URL...")
+@click.argument("blobs", nargs=-1, required=True, type=Word("blob"), metavar="BLOB|URL...")
 def rm(store: Path | None, blobs: tuple[str, ...]) -> None:
     """Remove blobs from the store.
 
@@ -95,7 +96,7 @@ def profile() -> None:
 @profile.command("show")
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.argument("blob", metavar="PATH|BLOB")
+@click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB")
 def show_profile(store: Path | None, blob: str, as_json: bool) -> None:
     """Show the profile of a blob."""
     from lazyfs.cli import profiling
@@ -107,7 +108,7 @@ def show_profile(store: Path | None, blob: str, as_json: bool) -> None:
 @store_option
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
               help="Write it there, not to stdout.")  # fmt: skip
-@click.argument("blob", metavar="PATH|BLOB")
+@click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB")
 def export_profile(store: Path | None, blob: str, output: Path | None) -> None:
     """Write the profile of a blob down, for other hosts."""
     from lazyfs.cli import profiling

@@ -47,6 +47,22 @@ def pack(directory: Path, image: Path, force: bool) -> None:
     packing.pack(directory, image, force=force)
 
 
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete lazyfs's commands.
+
+    Its first lines say where to put it; a package may have done so.
+
+    \b
+    eval "$(lazyfs completion bash)"
+    lazyfs completion fish >~/.config/fish/completions/lazyfs.fish
+    """
+    from lazyfs.cli import completing
+
+    click.echo(completing.script(shell), nl=False)
+
+
 @click.command("install-units")
 @click.option(
     "--root",

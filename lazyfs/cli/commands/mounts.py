@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from lazyfs.cli.commands.options import fetching_options, store_path
-from lazyfs.cli.values import Address, Mountpoint, Size
+from lazyfs.cli.values import Address, Mountpoint, Size, Word
 from lazyfs.errors import UsageError
 from lazyfs.options import WatchOptions
 
@@ -36,7 +36,7 @@ from lazyfs.options import WatchOptions
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
               help="What is logged: this, and what is worse.")  # fmt: skip
 @click.option("-o", "mount_options", multiple=True, metavar="OPTS", help="Options for FUSE, with commas between them.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, required=True, type=Word("path"), metavar="SOURCE...")
 @click.argument("mountpoint", type=Mountpoint())
 def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     """Mount SOURCE... at MOUNTPOINT, read-only.
@@ -96,7 +96,7 @@ def upgrade(mountpoints: tuple[Path, ...], all_of_them: bool) -> None:
 
 @click.command()
 @click.argument("mountpoint", type=Mountpoint())
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, required=True, type=Word("path"), metavar="SOURCE...")
 def add(mountpoint: Path, sources: tuple[str, ...]) -> None:
     """Add SOURCE... to a running mount."""
     from lazyfs.cli import mounting

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import select
-import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from lazyfs.cli.apart import Apart, begin
 from lazyfs.errors import LazyfsError
 
 SECONDS: Final = 10.0
@@ -60,50 +56,29 @@ def problem(subject: str, what: str, remedy: str = "") -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class UnderWay:
-    """A check in a process of its own, which tells what it finds through a pipe, a line of JSON each, `null` last."""
+    """A check in a process of its own."""
 
     subject: str
-    pid: int
-    pipe: int
-    deadline: float
+    told: Apart
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what it finds; in place of what does not come in time, a problem that says so.
-
-        A process that is stuck in the kernel is left behind: it has nothing of ours open.
-        """
-        told = b""
-        with contextlib.closing(os.fdopen(self.pipe, "rb", buffering=0)) as pipe:
-            while select.select([pipe], [], [], max(0.0, self.deadline - time.monotonic()))[0]:
-                piece = pipe.read(65536)
-                told += piece
-                if not piece:
-                    break
-        os.kill(self.pid, signal.SIGKILL)  # it is there, if only as a zombie: nobody waits for it
-        for line in told.splitlines():
-            if (found := json.loads(line)) is None:
-                return
-            yield Finding(found[0], State(found[1]), *found[2:])
-        yield problem(self.subject, STUCK)
+        """Yield what it finds; in place of what does not come in time, a problem that says so."""
+        try:
+            for line in self.told.lines():
+                subject, state, *words = json.loads(line)
+                yield Finding(subject, State(state), *words)
+        except TimeoutError:
+            yield problem(self.subject, STUCK)
 
 
 def under_way(subject: str, seconds: float, check: Callable[..., Iterator[Finding]], *args: Any) -> UnderWay:
     """Start a check. What goes wrong in it is a problem with its subject. *Units*: seconds."""
-    ours, theirs = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(theirs)
-        return UnderWay(subject, pid, ours, time.monotonic() + seconds)
-    try:
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for fd in range(3):  # else who reads what we print would wait for a check that is stuck
-            os.dup2(nothing, fd)
-        with os.fdopen(theirs, "w", buffering=1) as pipe:
-            for finding in _checked(subject, check(*args)):
-                print(json.dumps([finding.subject, finding.state, finding.what, finding.remedy]), file=pipe)
-            print("null", file=pipe)
-    finally:
-        os._exit(0)
+    return UnderWay(subject, begin(seconds, _lines, subject, check, *args))
+
+
+def _lines(subject: str, check: Callable[..., Iterator[Finding]], *args: Any) -> Iterator[str]:
+    for finding in _checked(subject, check(*args)):
+        yield json.dumps([finding.subject, finding.state, finding.what, finding.remedy])
 
 
 def _checked(subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
