@@ -126,7 +126,10 @@ def test_an_ordinary_user(one_host: Host) -> None:
     assert only(found, "passthrough")[1].endswith("it takes CAP_SYS_ADMIN: mount as root")
     one_host.did("sh", "-c", "echo user_allow_other >>/etc/fuse.conf")
 
+    one_host.did("mv", "/etc/mtab", "/etc/mtab.away")
     found = said("setpriv", "--no-new-privs")
+    one_host.did("mv", "/etc/mtab.away", "/etc/mtab")
+    assert only(found, "/etc/mtab")[2] == "as root: ln -s /proc/self/mounts /etc/mtab"
     assert "allow_other" not in found
     assert only(found, "rights")[:1] == ("problem",)
 

@@ -99,6 +99,9 @@ def mounter() -> Iterator[Finding]:
         yield _as_it_is(place, root=root)
     if root and shutil.which("umount") is None:
         yield problem("umount", "it is not there", "apt-get install mount")
+    if not root and not os.path.lexists("/etc/mtab"):
+        remedy = "as root: ln -s /proc/self/mounts /etc/mtab"
+        yield problem("/etc/mtab", "it is not there: fusermount3 cannot unmount without", remedy)
     if not root and "user_allow_other" not in map(str.strip, _text(Path("/etc/fuse.conf")).splitlines()):
         remedy = "as root: echo user_allow_other >>/etc/fuse.conf"
         yield note("allow_other", "users may not have others read their mounts (--allow-other)", remedy)
