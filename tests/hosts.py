@@ -1,8 +1,9 @@
 """A host of a test's own: a namespace of mounts and processes in which things may be installed and mounted at will.
 
 What is written there to /etc and /usr/sbin lies in a tmpfs of its own and is gone with it, and so are all its
-mounts and processes. /mnt is an empty directory that all users may enter. It needs root. All else is the machine's own,
-/tmp and /var too: start no service manager there, which would set them up.
+mounts and processes. Mounts of lazyfs that there are outside are not there, where they would be kept alive. /mnt is an
+empty directory that all users may enter. It needs root. All else is the machine's own, /tmp and /var too: start no
+service manager there, which would set them up.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ GUEST = 4000
 
 _SETUP = """
 set -e
+sed -n 's/^\\([^ ]* \\)\\{{4\\}}\\([^ ]*\\) .* - fuse.lazyfs .*/\\2/p' /proc/self/mountinfo | while read -r there; do
+    umount -l "$(printf %b "$there")" || :
+done
 mount -t tmpfs -o mode=755 tmpfs /mnt
 mkdir /mnt/.over
 for directory in {overlaid}; do
