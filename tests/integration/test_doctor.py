@@ -25,6 +25,8 @@ from tests.servers import MisbehavingOrigin
 
 NAME = "random-1M-x"
 
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a host of its own, or hide a device")
+
 Findings = dict[str, list[dict[str, Any]]]
 
 
@@ -96,6 +98,7 @@ def test_colours_on_a_terminal(tmp_path: Path) -> None:
     assert b"\x1b[32mok" in told
 
 
+@as_root
 def test_no_fuse_at_all(tmp_path: Path) -> None:
     """Nothing to mount with, no right to, and files that may not be large: each has a problem of its own."""
     hidden = 'mount -t tmpfs tmpfs /dev; mknod -m 666 /dev/null c 1 3; mknod -m 444 /dev/urandom c 1 9; exec "$0" "$@"'
@@ -112,6 +115,7 @@ def test_no_fuse_at_all(tmp_path: Path) -> None:
     assert only(found, "passthrough")[0] == "note"
 
 
+@as_root
 def test_an_ordinary_user(one_host: Host) -> None:
     def said(*wrapper: str) -> Findings:
         done = one_host.run(*wrapper, "lazyfs", "doctor", "--json", user=GUEST)
@@ -175,6 +179,7 @@ def test_stores_that_are_refused(tmp_path: Path, mounts: Mounts, served: Misbeha
     assert refused(inside) == (shown, "name another with --store")
 
 
+@as_root
 def test_stores_on_other_file_systems(one_host: Host) -> None:
     """A store in memory, on an overlay, and of another user: all can be used, and lack something."""
 

@@ -46,7 +46,8 @@ def build(what: str, source: Path, to: Path, **environment: str) -> Path:
     """Build a package as pip would, but with what is here; return its file."""
     done = subprocess.run(
         [sys.executable, "-c", BUILD, f"build_{what}", str(to)],
-        env={**os.environ, "PYTHONPATH": "", **environment}, cwd=source, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": "", "CFLAGS": "-O0", **environment},
+        cwd=source, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return to / done.stdout.splitlines()[-1]
