@@ -2,6 +2,7 @@
 
     LazyfsError
     ├── UsageError           the caller's: a bad option, source, mountpoint, size
+    │   └── Misconfigured        what a configuration file, or a variable, says
     ├── StoreError           the backing store: foreign, newer format, unwritable, damaged beyond use
     │   ├── StoreTooSmall        it may not be as large as what is to be kept whole in it
     │   └── TooManyOpen          as many blobs are open as descriptors allow            ENFILE
@@ -43,6 +44,10 @@ class UsageError(LazyfsError):
     """The command was asked for something that cannot be meant."""
 
     errno = errno.EINVAL
+
+
+class Misconfigured(UsageError):
+    """What the configuration says cannot be meant."""
 
 
 class StoreError(LazyfsError):

@@ -20,6 +20,7 @@ from lazyfs.options import (
     ClientOptions,
     CredentialOptions,
     Limits,
+    OriginOptions,
     RegistryOptions,
     Settings,
     TransportOptions,
@@ -75,7 +76,7 @@ _KNOWN: Final = {
     known.__name__: known
     for known in (
         Mount, Source, GivenBlob, Version, Settings, Limits, ClientOptions, CredentialOptions, TransportOptions,
-        WatchOptions, RegistryOptions,
+        OriginOptions, WatchOptions, RegistryOptions,
     )
 }  # fmt: skip
 

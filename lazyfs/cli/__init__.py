@@ -35,7 +35,7 @@ def run(words: list[str], statuses: Statuses = STATUSES, name: str = "") -> NoRe
     import click
 
     from lazyfs.cli.commands import commands
-    from lazyfs.errors import LazyfsError
+    from lazyfs.errors import LazyfsError, Misconfigured
 
     if "_LAZYFS_COMPLETE" in os.environ:
         from lazyfs.cli import completing
@@ -54,6 +54,9 @@ def run(words: list[str], statuses: Statuses = STATUSES, name: str = "") -> NoRe
         context = getattr(exc, "ctx", None)
         command = context.command_path if context else "lazyfs"
         print(f"{name or command}: {exc.format_message().rstrip('.')} (try: {command} --help)", file=sys.stderr)
+        _end(statuses.misused)
+    except Misconfigured as exc:
+        print(f"{name or 'lazyfs'}: {exc}", file=sys.stderr)
         _end(statuses.misused)
     except LazyfsError as exc:
         print(f"{name or 'lazyfs'}: {exc}", file=sys.stderr)

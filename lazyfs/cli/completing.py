@@ -153,10 +153,16 @@ def words(kinds: tuple[str, ...], ctx: click.Context, incomplete: str) -> list[C
         end = "/" * ("path" in kinds)  # a name below it is meant
         found += (each.mountpoint + end for each in mountinfo.mounts() if each.fstype == mountinfo.FSTYPE)
     if "blob" in kinds and "/" not in incomplete:
-        found += blobs(ctx.params.get("store") or default_path())
+        found += blobs(ctx.params.get("store") or _configured_store())
     if "path" in kinds and ("/" in incomplete or kinds == ("path",)):
         found += paths(incomplete)
     return [CompletionItem(word) for word in dict.fromkeys(found) if word.startswith(incomplete)]
+
+
+def _configured_store() -> Path:
+    from lazyfs import configuration  # only for blobs
+
+    return Path(configuration.look().parameters().get("store") or default_path())
 
 
 def blobs(store: Path) -> list[str]:

@@ -153,7 +153,6 @@ def _is_there(sources: list[str], words: list[str], mountpoint: str) -> bool:
     """
     from lazyfs import control, mountinfo
     from lazyfs.cli import mounting
-    from lazyfs.options import default_path
     from lazyfs.order import made_of
 
     mounted = mountinfo.mount_at(mounting.absolute(Path(mountpoint)))
@@ -163,9 +162,17 @@ def _is_there(sources: list[str], words: list[str], mountpoint: str) -> bool:
         running = mounting.ask(mounted, "made_of")
     except control.ControlError:
         return False  # it is dead, and mounting cleans it up; or it is stuck, and mounting says so
-    stores = [word.removeprefix("--store=") for word in words if word.startswith("--store=")]
-    store = Path(stores[-1]) if stores else default_path()
-    return bool(running == made_of(mounting.read_sources(sources, store)))
+    return bool(running == made_of(mounting.read_sources(sources, _store(words))))
+
+
+def _store(words: list[str]) -> Path:
+    """Return the store that `lazyfs mount` would take with these options. *Raises*: Misconfigured."""
+    from lazyfs import configuration
+    from lazyfs.options import default_path
+
+    said = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+    configured = configuration.load(said.get("config")).values.get("store")
+    return Path(said["store"]) if "store" in said else configured.value if configured else default_path()
 
 
 def _enter(namespace: str) -> None:

@@ -27,12 +27,16 @@ STATUSES: Final = {
 
 VARIABLES: Final = {
     "LAZYFS_STORE": "The store, where --store says none.",
+    "LAZYFS_MAX_CACHE": "In place of --max-cache; and so for the other options that lazyfs config shows.",
+    "LAZYFS_CONFIG": "The configuration to go by, in place of your own; empty for none.",
     "NETRC": "The netrc file, where --netrc-file says none.",
     "REGISTRY_AUTH_FILE": "The logins for registries, in place of those of podman, skopeo and docker.",
     "XDG_CACHE_HOME": "The store of users other than root is there, in lazyfs; else in ~/.cache.",
 }
 
 PLACES: Final = {
+    "/etc/lazyfs.toml": "The configuration of the host.",
+    "~/.config/lazyfs/lazyfs.toml": "Your own; what it says counts.",
     "/var/cache/lazyfs": "The store of root.",
     "~/.cache/lazyfs": "The store of other users.",
     "/etc/lazyfs": "Mounts that systemd makes, see lazyfs install-units.",

@@ -62,12 +62,14 @@ class Request:
     async def receive_into(self, *buffers: memoryview, sink: Sink | None = None) -> int:
         """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end."""
         await self._slot.give_way()
+        ration = await self._slot.ration()
+        within = buffers if ration is None else cut(buffers, ration)
         count = 0
         self._slot.receiving()
         try:
-            count = await self.reply.receive_into(*buffers, sink=sink)
+            count = await self.reply.receive_into(*within, sink=sink)
         finally:
-            self._slot.received(count)
+            self._slot.received(count, ration)
         self._received += count
         if self._received >= _WELL:
             self._health.succeeded(self.url)

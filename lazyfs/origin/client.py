@@ -98,9 +98,8 @@ class Client:
         now = trio.current_time()
         for place, slots in self._sender.origins():
             failing = self._sender.health.resting(place, now)
-            limit = int(slots.limit.value)
             yield OriginState(
-                urls.shown_origin(place), slots.tally, slots.held, slots.waiting, limit, failing, slots.state
+                urls.shown_origin(place), slots.tally, slots.held, slots.waiting, slots.allowed, failing, slots.state
             )
 
     def slow(self, url: str) -> float:

@@ -4,14 +4,13 @@
          └─ follow ── each hop: introduce ── 401, 403: once more, with the credentials that are asked for
                                      └ send ── not to what is broken (health) ── a slot ── transport
 
-The user's headers go to the origins that were named, credentials to those that asked for them, and nothing of either
-along with a redirect. Where a URL leads is kept, so that each block takes one request.
+The user's headers go to the origins that they are for (credentials.py), credentials to those that asked for them, and
+nothing of either along with a redirect. Where a URL leads is kept, so that each block takes one request.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -26,6 +25,7 @@ from lazyfs.options import ClientOptions as ClientOptions
 from lazyfs.origin.answer import Request, silent_for
 from lazyfs.origin.credentials import Credentials
 from lazyfs.origin.health import Health
+from lazyfs.origin.own import Own
 from lazyfs.origin.slots import Slots
 from lazyfs.origin.transport import Transport, Unconnected
 from lazyfs.origin.wire import Place
@@ -71,9 +71,10 @@ class Sender:
         self.health = Health(options.patience)
         self._options = options
         self._counters = counters
-        self._transport = Transport(options.transport)
-        self._credentials = Credentials(options.credentials, self._fetch_token, nursery)
-        self._slots = defaultdict[Place, Slots](Slots)
+        own = Own(options.origins)
+        self._transport = Transport(options.transport, own)
+        self._credentials = Credentials(options.credentials, self._fetch_token, nursery, own=own)
+        self._slots = _AllSlots(own)
         self._targets: dict[str, str] = {}  # where URLs lead; the last TARGETS_KEPT
         self._resolving = Turns[str]()
 
@@ -242,6 +243,19 @@ class Sender:
                 failing = OriginFailing(urls.redact(url), reason)
                 self._slots[place].tally.faulted(failing)
                 raise failing
+
+
+class _AllSlots(dict[Place, Slots]):
+    """The slots of all origins, made as they are asked."""
+
+    def __init__(self, own: Own) -> None:
+        super().__init__()
+        self._own = own
+
+    def __missing__(self, place: Place) -> Slots:
+        own = self._own.of(place)
+        slots = self[place] = Slots(own.connections, own.rate)
+        return slots
 
 
 def _kept_to(url: str, here: str, headers: Mapping[str, str]) -> list[tuple[str, str]]:

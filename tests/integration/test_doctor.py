@@ -273,6 +273,15 @@ def test_credentials_and_proxies(served: MisbehavingOrigin, tmp_path: Path, monk
     assert through[1]["state"] == "problem"
 
 
+def test_a_wrong_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "LAZYFS_MAX_CACHE", "much")
+    monkeypatch.setitem(ENVIRONMENT, "LAZYFS_MAX_CACH", "1G")
+    wrong, strange = looked("--store", tmp_path / "store")["configuration"]
+    assert (wrong["state"], strange["state"]) == ("problem", "note")
+    assert wrong["what"].startswith("LAZYFS_MAX_CACHE: 'much' is not a size")
+    assert "did you mean LAZYFS_MAX_CACHE?" in strange["what"]
+
+
 def test_what_is_no_url() -> None:
     done = lazyfs("doctor", "oci://host/image")
     assert done.returncode == 1

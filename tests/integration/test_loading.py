@@ -35,7 +35,8 @@ signal.signal(signal.SIGUSR2, show)
 
 LATER = {
     "anyio", "asyncio", "html", "html.parser", "http.server", "httpcore", "httpx._main", "idna.uts46data",
-    "lazyfs.cli.demo", "lazyfs.cli.fetching", "lazyfs.sources.index", "lazyfs.sources.manifest", "lazyfs.store.fsck",
+    "lazyfs.cli.demo", "lazyfs.cli.fetching", "lazyfs.configuration", "lazyfs.settings", "lazyfs.sources.index",
+    "lazyfs.sources.manifest", "lazyfs.store.fsck",
     "lazyfs.store.gc", "pygments", "rich", "rich.console", "tomllib", "unittest", "xml",
 }  # fmt: skip
 """What no mount of a single file needs for its first byte, though something on the way there may want it one day."""

@@ -32,6 +32,7 @@ for command in (
     hosts.doctor,
     hosts.pack,
     hosts.install_units,
+    hosts.config,
     hosts.completion,
     hosts.demo,
 ):

@@ -1,13 +1,19 @@
-"""doctor, completion, pack, install-units, demo: what a host may want besides."""
+"""doctor, pack, install-units, config, completion, demo: what a host may want besides."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from lazyfs.cli.commands.options import asking_options, store_path
+from lazyfs.cli.commands import mounts
+from lazyfs.cli.commands.options import asking_options, config_option, store_path
+
+OF_CONFIG: Final = {option.name for option in mounts.mount.params if isinstance(option, click.Option)} - {
+    "configuration", "foreground", "mount_options",
+}  # fmt: skip
+"""The options of `lazyfs mount` that are configured."""
 
 
 @click.command()
@@ -29,7 +35,7 @@ def doctor(places: tuple[str, ...], as_json: bool, **options: Any) -> int:
     from lazyfs.cli.settings import settings_of
 
     settings = settings_of(store_path(options["store"]), places, options)
-    return doctor.examine(places, settings, as_json=as_json)
+    return doctor.examine(places, settings, options["configuration"], as_json=as_json)
 
 
 @click.command()
@@ -82,6 +88,28 @@ def install_units(root: Path, dry: bool, away: bool) -> None:  # fmt: skip
     from lazyfs.cli import units
 
     (units.remove if away else units.install)(root.absolute(), dry=dry)
+
+
+@click.command()
+@config_option(wrong="passed on")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def config(configuration: Any, as_json: bool, **options: Any) -> int:
+    """Show what is configured, and who says so.
+
+    Of each option of mount, in this order: /etc/lazyfs.toml, your own lazyfs.toml, the environment (LAZYFS_MAX_CACHE
+    for --max-cache), and the options that are given here; what comes later counts. Then what is said of origins. No
+    secret is shown. Ends with 2 when something is wrong with it.
+
+    \b
+    lazyfs config
+    lazyfs config --config FILE --max-cache 20G
+    """
+    from lazyfs.cli import configuring
+
+    return configuring.show(configuration, options, as_json=as_json)
+
+
+config.params = [*(option for option in mounts.mount.params if option.name in OF_CONFIG), *config.params]
 
 
 @click.command()

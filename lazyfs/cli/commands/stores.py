@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from lazyfs.cli.commands.options import store_option, store_path
+from lazyfs.cli.commands.options import store_option, store_option_at_least, store_path
 from lazyfs.cli.values import Mountpoint, Size
 
 
 @click.command()
-@store_option
+@store_option_at_least
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --watch, one a line.")
 @click.option("--watch", is_flag=True, help="Go on, and show what happens in each second.")
 @click.option("--interval", type=click.FloatRange(0.1, 3600), metavar="SECONDS",

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 
 import click
 
 from lazyfs import mountinfo, urls
 from lazyfs.cli.doctor import host, mounts, origins, parts, storage
-from lazyfs.cli.doctor.findings import SECONDS, Finding, State, UnderWay, under_way
+from lazyfs.cli.doctor.findings import SECONDS, Finding, State, UnderWay, note, ok, problem, under_way
+from lazyfs.configuration import Configuration, mistaken
 from lazyfs.errors import UsageError
 from lazyfs.options import Settings
 
@@ -24,12 +26,12 @@ FOR_ORIGIN = 45.0
 """Seconds for a URL: to connect and to begin an answer take 30 at the most, and there may be redirects."""
 
 
-def examine(places: tuple[str, ...], settings: Settings, *, as_json: bool) -> int:
+def examine(places: tuple[str, ...], settings: Settings, configuration: Configuration, *, as_json: bool) -> int:
     """Print what is found. Exit status 1: something keeps lazyfs from working. *Raises*: UsageError."""
     if strange := [place for place in places if not urls.is_http(place)]:
         raise UsageError(f"{strange[0]!r} is no http or https URL: doctor asks for files by their URLs")
     found = []
-    for finding in _found(places, settings):
+    for finding in chain(_configured(configuration), _found(places, settings)):
         found.append(finding)
         if not as_json:
             _print(finding)
@@ -41,6 +43,17 @@ def examine(places: tuple[str, ...], settings: Settings, *, as_json: bool) -> in
     else:
         click.echo("\nNothing keeps lazyfs from working.")
     return int(problems > 0)
+
+
+def _configured(configuration: Configuration) -> Iterator[Finding]:
+    """Yield what is wrong with the configuration; what is wrong of it says nothing."""
+    for error in configuration.errors:
+        what, _, remedy = str(error).partition("; ")
+        yield problem("configuration", what, remedy or "lazyfs config shows what is configured, and by what")
+    for line in mistaken():
+        yield note("configuration", line)
+    if not configuration.errors:
+        yield ok("configuration", ", ".join(f"{path} {state}" for path, state in configuration.files))
 
 
 def _found(places: tuple[str, ...], settings: Settings) -> Iterator[Finding]:

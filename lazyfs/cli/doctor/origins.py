@@ -20,7 +20,8 @@ from lazyfs.cli.doctor.findings import Finding, note, ok, problem
 from lazyfs.counters import Counters
 from lazyfs.errors import LazyfsError, OriginDenied, OriginError, OriginUnreachable, first_reason
 from lazyfs.extents import Extent
-from lazyfs.options import ENVIRONMENT, ClientOptions, Settings
+from lazyfs.options import DIRECT, ENVIRONMENT, ClientOptions, Settings
+from lazyfs.origin.own import Own
 from lazyfs.origin.sender import Attempt, Sender, demanded
 from lazyfs.sizes import format_size
 from lazyfs.times import http_date_ns
@@ -120,12 +121,12 @@ def _proxy(shown: str, url: str, options: ClientOptions) -> Iterator[Finding]:
     scheme, host, _ = urls.origin_of(url)
     named = urllib.request.getproxies_environment().get(scheme)
     excepted = bool(named) and bool(urllib.request.proxy_bypass(host))
-    proxy = options.transport.proxy
+    proxy = Own(options.origins).of(urls.origin_of(url)).proxy or options.transport.proxy
     if proxy == ENVIRONMENT:
         proxy = None if excepted else named
-    if proxy:
+    if proxy and proxy != DIRECT:
         yield ok(shown, f"asked through the proxy {urls.redact(proxy if '://' in proxy else f'http://{proxy}')}")
-    elif named and not excepted and options.transport.proxy is None:
+    elif named and not excepted and proxy is None:
         what = f"the environment names a proxy for {scheme}, which is not used"
         yield note(shown, what, "if it is needed: --proxy env")
 
