@@ -151,7 +151,7 @@ def _become_daemon(caller: int) -> NoReturn:
         report(caller, str(exc))
     except BaseException as exc:
         log.critical("the daemon ended", exc_info=True)
-        report(caller, f"the daemon failed: {exc!r}")
+        report(caller, f"{exc!r} was not foreseen in the daemon: a defect of lazyfs, please report it with its log")
     _end(1)
 
 

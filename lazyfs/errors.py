@@ -24,8 +24,11 @@
             ├── BlobChanged          another version is under that URL now             ESTALE
             └── DeadlineExceeded     nothing of the above in time                      EIO
 
-Every message is one line that says what failed, for which URL (redacted), and what to do where there is
-something to do. "Tried again" means by the flight that met it, as long as somebody waits.
+Every message is one line in this form: what failed, for what (a path, a blob, a URL without user and query), why;
+and behind a semicolon what to do, wherever there is something to do, a command if there is one. It begins in lower
+case and has no full stop. What is said in front of it, `lazyfs: `, is the command's (cli/saying.py).
+
+"Tried again" means by the flight that met it, as long as somebody waits.
 """
 
 from __future__ import annotations
@@ -172,6 +175,13 @@ class BlobChanged(OriginError):
 
 class DeadlineExceeded(OriginError):
     """The read's deadline passed before the origin delivered."""
+
+
+def one_line(text: str) -> str:
+    """Return a message as one line: what would break it, or control a terminal, is written as in Python."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or "\udc80" <= char <= "\udcff" else repr(char)[1:-1] for char in text)
 
 
 def errno_for(exc: BaseException) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from lazyfs import control, urls
+from lazyfs.errors import one_line
 from lazyfs.given import GivenBlob
 from lazyfs.options import (
     ClientOptions,
@@ -149,4 +150,4 @@ def report(caller: int, line: str) -> None:
 
 def _tell(caller: int, line: str) -> None:
     with contextlib.suppress(OSError):
-        os.write(caller, line.encode("utf-8", "surrogateescape") + b"\n")
+        os.write(caller, one_line(line).encode("utf-8", "surrogateescape") + b"\n")

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from lazyfs import urls
 from lazyfs.cli.commands.options import store_path
+from lazyfs.cli.saying import complain
 from lazyfs.cli.showing import print_table
 from lazyfs.configuration import Configuration, mistaken
 from lazyfs.configuration.keys import OF_COMMANDS, OF_ORIGINS, Key
@@ -38,7 +39,7 @@ def show(configuration: Configuration, options: dict[str, Any], *, as_json: bool
     else:
         _print(configuration, rows, origins)
     for error in (*errors, *mistaken()):
-        click.echo(f"lazyfs: {error}", err=True)
+        complain(error)
     return 2 if errors else 0
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from lazyfs import cli
+from lazyfs.cli import streams
 from lazyfs.errors import LazyfsError, UsageError
 
 STATUSES: Final = cli.Statuses(failed=32, misused=1, interrupted=8)
@@ -70,6 +71,7 @@ class Call:
 
 def main() -> NoReturn:
     """Mount, as mount(8) wants it. Exit status 0: mounted, also when that was so before; else as mount(8) has them."""
+    streams.prepare()
     try:
         call = read_call(sys.argv[1:])
         if call.namespace:
@@ -77,9 +79,9 @@ def main() -> NoReturn:
         sources, words = translated(call)
         if call.fake or _is_there(sources, words, call.mountpoint):
             sys.exit(0)
-    except LazyfsError as exc:
-        print(f"mount.lazyfs: {exc}", file=sys.stderr)
-        sys.exit(STATUSES.misused if isinstance(exc, UsageError) else STATUSES.failed)
+    except BaseException as exc:
+        status = cli.explained(exc, STATUSES, "mount.lazyfs")
+        sys.exit(STATUSES.misused if isinstance(exc, UsageError) else status)
     cli.run(["mount", *words, "--", *sources, call.mountpoint], STATUSES, "mount.lazyfs")
 
 
@@ -121,7 +123,7 @@ def translated(call: Call) -> tuple[list[str], list[str]]:
             sources.append(value)
         elif ours in takes_value:
             if takes_value[ours] != bool(equals):
-                wanted = f"a value: {name}=..." if takes_value[ours] else "no value"
+                wanted = f"a value: {name}=VALUE" if takes_value[ours] else "no value"
                 raise UsageError(f"the option {name} takes {wanted}")
             words.append(f"--{ours}={value}" if equals else f"--{ours}")
         elif name in OF_FUSE:

@@ -28,6 +28,8 @@ STATUSES: Final = {
 VARIABLES: Final = {
     "LAZYFS_STORE": "The store, where --store says none.",
     "LAZYFS_MAX_CACHE": "In place of --max-cache; and so for the other options that lazyfs config shows.",
+    "LAZYFS_TRACEBACK": "Anything: show where a defect of lazyfs itself was met.",
+    "NO_COLOR": "Anything: no colours, even on a terminal.",
     "LAZYFS_CONFIG": "The configuration to go by, in place of your own; empty for none.",
     "NETRC": "The netrc file, where --netrc-file says none.",
     "REGISTRY_AUTH_FILE": "The logins for registries, in place of those of podman, skopeo and docker.",

@@ -6,10 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-import click
-
-from lazyfs import entries, urls
+from lazyfs import entries, mountinfo, urls
 from lazyfs.cli.mounting import absolute, ask, mount_of, store_of
+from lazyfs.cli.saying import complain
 from lazyfs.cli.showing import opened
 from lazyfs.errors import SourceError, StoreError, UsageError
 from lazyfs.given import GivenBlob
@@ -46,7 +45,7 @@ def under_mount(path: Path, store_path: Path | None = None) -> GivenBlob:
     """
     mounted = mount_of(path)
     if mounted is None:
-        raise UsageError(f"{path} is not under a lazyfs mount")
+        raise UsageError(f"{path} is not under a lazyfs mount; see which there are: findmnt -t {mountinfo.FSTYPE}")
     if store_path is not None and os.path.realpath(store_of(mounted)) != os.path.realpath(store_path):
         raise UsageError(f"{path} is in another store, {store_of(mounted)}: blobs have names in their own store only")
     below = os.path.relpath(absolute(path), mounted.mountpoint)
@@ -104,10 +103,9 @@ def _described(store: Store, row: BlobRow) -> GivenBlob:
                 f"{row.blob_id}: {lacking} are not in the store, and it does not know where: name its URL"
             )
         if cut:
-            click.echo(
-                f"lazyfs: {row.blob_id[:20]}: the store does not keep the query or the user of {row.url}, so the"
-                f" {lacking} that it lacks may not be had; fetch them first",
-                err=True,
+            complain(
+                f"{row.blob_id[:20]}: the store does not keep the query or the user of {row.url}, so the"
+                f" {lacking} that it lacks may not be had; fetch them first"
             )
     ranged = known is None or version is None or not same_blob(known.version, version) or known.ranged
     return GivenBlob(row.blob_id, row.url, version or Version(row.size), ranged)

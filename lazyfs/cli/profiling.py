@@ -89,5 +89,7 @@ def _named(store: Store, start: str) -> BlobId:
 def _profile(store: Store, blob_id: BlobId, version: Version | None) -> tuple[float, Profile]:
     kept = store.catalogue.profile(blob_id, version)
     if kept is None:
-        raise StoreError(f"{blob_id[:20]} has no profile: nobody has read it through a mount, or it is too small")
+        raise StoreError(
+            f"{blob_id[:20]} has no profile: it is too small, or nobody has read it; read it through a mount first"
+        )
     return kept[0], profiles.decode(kept[1])

@@ -203,8 +203,8 @@ def silent_for(patience: float) -> float:
 
 
 _REMEDIES: Final = {
-    404: " (nothing is there: check the URL)",
-    410: " (it is gone: check the URL)",
+    404: ": nothing is there; check the URL",
+    410: ": it is gone; check the URL",
 }
 
 
@@ -217,11 +217,12 @@ def _proven(url: str, outcome: ranges.Outcome, status: int) -> Body:
         case ranges.Changed(reason):
             raise BlobChanged(shown, f"it has changed: {reason}")
         case ranges.Refused(reason) if status in (401, 403):
-            raise OriginDenied(shown, f"{reason}: the credentials for it are refused, or not enough")
+            remedy = "give credentials that it takes, as with --netrc-file or --header-file"
+            raise OriginDenied(shown, f"{reason}: it is not for everybody; {remedy}")
         case ranges.Refused(reason):
             raise OriginRefused(shown, reason + _REMEDIES.get(status, ""), status)
         case ranges.Passing(reason, retry_after):
-            raise OriginUnreachable(shown, reason, retry_after)
+            raise OriginUnreachable(shown, f"{reason}; try again later", retry_after)
         case ranges.Bad(reason):
             raise OriginBadAnswer(shown, reason)
         case _:

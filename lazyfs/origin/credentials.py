@@ -93,13 +93,13 @@ class Credentials:
             if own != sent:
                 return own
             whence = "--header, --header-file or the configuration gives"
-            raise OriginDenied(urls.redact(url), f"it refuses the Authorization that {whence}")
+            raise OriginDenied(urls.redact(url), f"it refuses the Authorization that {whence}; give another")
         challenges = parse_challenges(www_authenticate)
         wanted = _wanted_by(url, challenges)
         if sent is not None and (status == 403 or _insufficient(challenges)):
             # It knows who asks and keeps them out: only a token of another scope could help.
             if wanted.token_url is None or wanted == self._tokens.get(_key(url)):
-                reason = f"the credentials for {shown(place)} are not enough for it (HTTP {status})"
+                reason = f"the credentials for {shown(place)} are not enough for it (HTTP {status}); give others"
                 if self._grants.is_anonymous(wanted, sent):
                     reason = f"it is not for everybody, and there are no credentials: {wanted.remedy}"
                 raise OriginDenied(urls.redact(url), reason)
@@ -148,7 +148,7 @@ class Credentials:
                 self._logins.drop(wanted.login)
             raise OriginDenied(urls.redact(url), str(exc)) from None
         if grant.authorization == sent or self._grants.is_refused(wanted.place, grant.authorization, url):
-            raise OriginDenied(urls.redact(url), f"it refuses the credentials for {shown(wanted.place)}")
+            raise OriginDenied(urls.redact(url), f"it refuses the credentials for {shown(wanted.place)}; give others")
         if grant.login is None:
             self._tokens.put(_key(url), wanted)
         else:

@@ -160,9 +160,15 @@ class Sender:
             await request.discard()
             here = _next_hop(url, here, moved.location)
             if here in seen:  # we keep no cookies, so it would say the same again
-                raise OriginRefused(urls.redact(url), "redirects that lead back to where they were", 310)
+                raise OriginRefused(
+                    urls.redact(url),
+                    "redirects that lead back to where they were; name the URL where they should lead",
+                    310,
+                )
             seen.add(here)
-        raise OriginRefused(urls.redact(url), f"more than {MAX_HOPS} redirects", 310)
+        raise OriginRefused(
+            urls.redact(url), f"more than {MAX_HOPS} redirects; name the URL where they should lead", 310
+        )
 
     async def _fetch_token(self, url: str, headers: Mapping[str, str]) -> bytes:
         """Return the page of a token server. *Raises*: OriginError; OriginRefused for a 401 and a 403."""
@@ -209,7 +215,10 @@ class Sender:
     ) -> Request:
         """Send a request for `url` to `here`, when it is its turn."""
         if self._options.offline:
-            raise OriginOffline(urls.redact(url), "not in the store, and --offline forbids asking the origin")
+            raise OriginOffline(
+                urls.redact(url),
+                "not in the store, and --offline forbids asking the origin; fetch it without --offline first",
+            )
         place = urls.origin_of(here)
         slots = self._slots[place]
         self._refuse_broken(url, place)
@@ -270,7 +279,13 @@ def _next_hop(url: str, here: str, location: str) -> str:
     except ValueError:
         target = ""  # such as "http://[", of which no URL can be made
     if not urls.is_http(target):
-        raise OriginRefused(urls.redact(url), "a redirect to something that is not http or https", 310)
+        raise OriginRefused(
+            urls.redact(url), "a redirect to what is not http or https; name the URL where it should lead", 310
+        )
     if urls.origin_of(here)[0] == "https" and urls.origin_of(target)[0] == "http":
-        raise OriginRefused(urls.redact(url), "a redirect from https to http", 310)
+        raise OriginRefused(
+            urls.redact(url),
+            "a redirect from https to http, which is not followed; if that is as it should be, name the http URL",
+            310,
+        )
     return target

@@ -333,9 +333,9 @@ def _reason(exc: httpx.RequestError) -> str:
     words = next((wire.words(cause) for cause in _causes(exc) if isinstance(cause, OSError)), None)
     match exc:
         case httpx.ConnectTimeout():
-            return "no connection in time"
+            return "no connection in time through the proxy; check the host and the port that --proxy names"
         case httpx.ConnectError():
-            return f"cannot connect: {words or exc}"
+            return f"cannot connect through the proxy: {words or exc}; check what --proxy names, and whether it runs"
         case httpx.TimeoutException():
             return "no answer in time"
         case httpx.RemoteProtocolError():

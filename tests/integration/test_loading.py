@@ -42,6 +42,26 @@ LATER = {
 """What no mount of a single file needs for its first byte, though something on the way there may want it one day."""
 
 
+HELP = {"cli", "cli.commands", "cli.streams", "cli.values", "errors", "options", "records", "sizes"} | {
+    f"cli.commands.{name}" for name in ("blobs", "helping", "hosts", "mounts", "options", "stores")
+}
+"""What of ours `--help` loads, and all that other commands load before they begin."""
+
+
+SHOWING = {
+    "buffers", "cli.mounting", "cli.saying", "cli.showing", "configuration", "configuration.files",
+    "configuration.keys", "control", "entries", "extents", "given", "link", "mountinfo", "origin", "origin.headerlines",
+    "privileges", "replacement", "sources", "sources.reference", "sources.spec", "store", "urls", "versions",
+} | {
+    f"store.{name}"
+    for name in (
+        "behind", "blobfile", "catalogue", "checking", "database", "eviction", "files", "holes", "layout", "locks",
+        "mapping", "quota", "room", "running", "schema", "trash", "trouble",
+    )
+}  # fmt: skip
+"""What `status` loads besides: the configuration, the store, and how to ask a mount."""
+
+
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Have all that is run write down, in the file that this names, what it has loaded."""
@@ -72,10 +92,21 @@ def test_help_loads_next_to_nothing(modules: Path) -> None:
     """The commands and their options: no store, no HTTP, no FUSE."""
     assert lazyfs("--help").returncode == 0
     loaded = read(modules)
-    ways = {f"cli.commands.{name}" for name in ("blobs", "hosts", "mounts", "options", "stores")}
-    assert ours(loaded) == {"cli", "cli.commands", *ways, "cli.values", "errors", "options", "records", "sizes"}
+    assert ours(loaded) == HELP
     assert foreign(loaded) == {"click", "xxhash"}
     assert not loaded & {"asyncio", "email", "http", "json", "logging", "socket", "ssl", "subprocess"}
+
+
+def test_status_loads_what_it_shows(modules: Path, mounts: Mounts, nginx: Nginx, docroot: Path) -> None:
+    """The store and the control socket: nothing that asks an origin, serves a mount or draws."""
+    (docroot / "file").write_bytes(b"content")
+    mounts(f"{nginx.url}/file")
+    done = lazyfs("status", "--store", mounts.store)
+    assert (done.returncode, done.stderr) == (0, "")
+    loaded = read(modules)
+    assert foreign(loaded) == {"click", "xxhash"}
+    assert ours(loaded) == HELP | SHOWING
+    assert not loaded & {"asyncio", "html", "http", "rich", "ssl", "trio", "urllib.request"}
 
 
 def test_what_a_mount_loads_before_its_first_byte(modules: Path, mounts: Mounts, nginx: Nginx, docroot: Path) -> None:

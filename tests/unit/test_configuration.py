@@ -364,7 +364,7 @@ def test_nothing_is_said_by_nobody() -> None:
 def test_each_option_is_a_key_and_has_one_default() -> None:
     """What is added to `lazyfs mount` is added to the keys, and what asks origins has the same defaults in Python."""
     options = {option.name: option for option in (*fetch.params, *mount.params) if isinstance(option, click.Option)}
-    for name in ("configuration", "foreground", "headers", "mount_options", "output", "digest"):
+    for name in ("as_json", "configuration", "foreground", "headers", "mount_options", "output", "digest"):
         del options[name]
     keys = {key.parameter: f"--{key.name}" for key in OF_COMMANDS.values()}
     assert keys.keys() == options.keys()

@@ -8,26 +8,30 @@ from typing import Any
 
 import click
 
-from lazyfs.cli.commands.options import fetching_options, store_option, store_path
+from lazyfs.cli.commands.helping import Command, Group, Option
+from lazyfs.cli.commands.options import fetching_options, json_option, store_option, store_path
 from lazyfs.cli.values import Word
 
 
-@click.command()
+@click.command(cls=Command)
+@click.option("-o", "--output", cls=Option, group="What is fetched", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write the one file that is fetched here, too.")  # fmt: skip
+@click.option("--digest", cls=Option, group="What is fetched", metavar="sha256:HEX",
+              help="Check the one file that is fetched.")  # fmt: skip
 @fetching_options
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write the one file that is fetched here, too.",
-)
-@click.option("--digest", metavar="sha256:HEX", help="Check the one file that is fetched.")
+@json_option("a list of objects, one for each file that was fetched")
 @click.argument("sources", nargs=-1, required=True, type=Word("mount", "path"), metavar="SOURCE|PATH...")
-def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **options: Any) -> None:
+def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, as_json: bool, **options: Any) -> None:
     """Make files complete in the store.
 
-    SOURCE is as for mount; PATH is a file under a mount. Any number of processes that fetch the same file at once cost
-    the origin its bytes once.
+    SOURCE is as for lazyfs mount, PATH a file under a mount. Any number of processes that fetch the same file at once
+    cost the origin its bytes once. Exit status 1: not all of it could be fetched.
+
+    \b
+    Examples:
+      lazyfs fetch https://example.org/disk.img
+      lazyfs fetch /mnt/x/disk.img                           through the mount
+      lazyfs fetch -o disk.img https://example.org/disk.img  and write it out
     """
     from lazyfs.cli import fetching
     from lazyfs.cli.settings import settings_of
@@ -35,14 +39,20 @@ def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, **o
     if digest is not None and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", digest):
         raise click.BadParameter("a digest is sha256: and 64 hexadecimal digits", param_hint="'--digest'")
     settings = settings_of(store_path(options["store"]), sources, options)
-    fetching.fetch(sources, settings, output, digest)
+    fetching.fetch(sources, settings, output, digest, as_json=as_json)
 
 
 @click.command("ls")
 @store_option
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@json_option("a list of objects")
 def list_blobs(store: Path | None, as_json: bool) -> None:
-    """List the blobs in the store."""
+    """List the blobs in the store, the last used first.
+
+    \b
+    Examples:
+      lazyfs ls
+      lazyfs ls --json | jq -r '.[] | select(.complete) | .url'
+    """
     from lazyfs.cli import showing
 
     showing.list_blobs(store_path(store), as_json=as_json)
@@ -50,55 +60,87 @@ def list_blobs(store: Path | None, as_json: bool) -> None:
 
 @click.command()
 @store_option
+@json_option("a list of objects, one for each blob that was pinned")
 @click.argument("blobs", nargs=-1, required=True, type=Word("blob", "mount", "path"), metavar="PATH|BLOB|URL...")
-def pin(store: Path | None, blobs: tuple[str, ...]) -> None:
+def pin(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
     """Keep blobs from eviction and removal.
 
     What of them is in the store stays, and so does what comes in later; nothing is fetched now. PATH is a file under a
-    mount, BLOB as for rm.
+    mount, BLOB an id, or as much of it as lazyfs ls shows; a URL means all its versions.
+
+    \b
+    Examples:
+      lazyfs pin /mnt/x/disk.img
+      lazyfs pin https://example.org/disk.img
     """
     from lazyfs.cli import keeping
 
-    keeping.pin(blobs, store_path(store))
+    keeping.pin(blobs, store_path(store), as_json=as_json)
 
 
 @click.command()
 @store_option
+@json_option("a list of objects, one for each blob that was unpinned")
 @click.argument("blobs", nargs=-1, required=True, type=Word("blob", "mount", "path"), metavar="PATH|BLOB|URL...")
-def unpin(store: Path | None, blobs: tuple[str, ...]) -> None:
-    """Let blobs be evicted and removed again."""
+def unpin(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
+    """Let blobs be evicted and removed again.
+
+    PATH, BLOB and URL are as for lazyfs pin.
+
+    \b
+    Examples:
+      lazyfs unpin /mnt/x/disk.img
+    """
     from lazyfs.cli import keeping
 
-    keeping.unpin(blobs, store_path(store))
+    keeping.unpin(blobs, store_path(store), as_json=as_json)
 
 
 @click.command()
 @store_option
+@json_option("a list of objects, one for each blob that was removed")
 @click.argument("blobs", nargs=-1, required=True, type=Word("blob"), metavar="BLOB|URL...")
-def rm(store: Path | None, blobs: tuple[str, ...]) -> None:
+def rm(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
     """Remove blobs from the store.
 
-    BLOB is an id, or as much of it as ls shows; a URL means all its versions. What is in use or pinned is refused.
+    BLOB is an id, or as much of it as lazyfs ls shows; a URL means all its versions. What is in use or pinned stays,
+    and the line says by whom. Exit status 1: not all of them were removed.
+
+    \b
+    Examples:
+      lazyfs rm url-b5570640dc711d6c
+      lazyfs rm https://example.org/disk.img
     """
     from lazyfs.cli import keeping
 
-    keeping.remove_blobs(blobs, store_path(store))
+    keeping.remove_blobs(blobs, store_path(store), as_json=as_json)
 
 
-@click.group()
+@click.group(cls=Group)
 def profile() -> None:
-    """Boot profiles: which parts of a blob are read first, recorded by mounts, and fetched ahead at the next time.
+    """Show boot profiles, write them down, or take them in.
 
-    PATH is a file under a mount, BLOB an id, or as much of it as ls shows.
+    A profile says which parts of a blob are read first. Mounts record it, and fetch those parts ahead the next time.
+    PATH is a file under a mount, BLOB an id, or as much of it as lazyfs ls shows.
+
+    \b
+    Examples:
+      lazyfs profile export -o disk.profile /mnt/x/disk.img
+      lazyfs profile import disk.profile      on another host
     """
 
 
 @profile.command("show")
 @store_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option("one object")
 @click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB")
 def show_profile(store: Path | None, blob: str, as_json: bool) -> None:
-    """Show the profile of a blob."""
+    """Show the profile of a blob.
+
+    \b
+    Examples:
+      lazyfs profile show /mnt/x/disk.img
+    """
     from lazyfs.cli import profiling
 
     profiling.show(blob, store_path(store), as_json=as_json)
@@ -110,7 +152,12 @@ def show_profile(store: Path | None, blob: str, as_json: bool) -> None:
               help="Write it there, not to stdout.")  # fmt: skip
 @click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB")
 def export_profile(store: Path | None, blob: str, output: Path | None) -> None:
-    """Write the profile of a blob down, for other hosts."""
+    """Write the profile of a blob down, for other hosts.
+
+    \b
+    Examples:
+      lazyfs profile export -o disk.profile /mnt/x/disk.img
+    """
     from lazyfs.cli import profiling
 
     profiling.export(blob, store_path(store), output)
@@ -120,7 +167,12 @@ def export_profile(store: Path | None, blob: str, output: Path | None) -> None:
 @store_option
 @click.argument("file", type=click.Path(path_type=Path))
 def import_profile(store: Path | None, file: Path) -> None:
-    """Take a profile from elsewhere into the store."""
+    """Take a profile from elsewhere into the store.
+
+    \b
+    Examples:
+      lazyfs profile import disk.profile
+    """
     from lazyfs.cli import profiling
 
     profiling.take_in(file, store_path(store))

@@ -8,7 +8,8 @@ from typing import Any, Final
 import click
 
 from lazyfs.cli.commands import mounts
-from lazyfs.cli.commands.options import asking_options, config_option, store_path
+from lazyfs.cli.commands.helping import Command
+from lazyfs.cli.commands.options import asking_options, config_option, json_option, store_path
 
 OF_CONFIG: Final = {option.name for option in mounts.mount.params if isinstance(option, click.Option)} - {
     "configuration", "foreground", "mount_options",
@@ -16,9 +17,9 @@ OF_CONFIG: Final = {option.name for option in mounts.mount.params if isinstance(
 """The options of `lazyfs mount` that are configured."""
 
 
-@click.command()
+@click.command(cls=Command)
 @asking_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option("one object")
 @click.argument("places", nargs=-1, metavar="[URL]...")
 def doctor(places: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """See whether lazyfs can work here, and say what to do where it cannot.
@@ -28,8 +29,9 @@ def doctor(places: tuple[str, ...], as_json: bool, **options: Any) -> int:
     note (it works, and could be better) or a problem. Ends with 1 when there is a problem.
 
     \b
-    lazyfs doctor
-    lazyfs doctor https://example.org/disk.img
+    Examples:
+      lazyfs doctor
+      lazyfs doctor https://example.org/disk.img
     """
     from lazyfs.cli import doctor
     from lazyfs.cli.settings import settings_of
@@ -43,30 +45,18 @@ def doctor(places: tuple[str, ...], as_json: bool, **options: Any) -> int:
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("image", type=click.Path(path_type=Path))
 def pack(directory: Path, image: Path, force: bool) -> None:
-    """Make an EROFS image of the directory DIR, with mkfs.erofs.
+    """Make an EROFS image of a directory, with mkfs.erofs.
 
     It keeps names, modes, owners, times, hard links, devices and attributes. It is not compressed, and is made to be
-    served and mounted lazily. The same tree gives the same image.
+    served and mounted lazily. The same tree gives the same image. IMAGE is there when it is whole, and not before.
+
+    \b
+    Examples:
+      lazyfs pack /srv/tree tree.erofs
     """
     from lazyfs.cli import packing
 
     packing.pack(directory, image, force=force)
-
-
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print what makes a shell complete lazyfs's commands.
-
-    Its first lines say where to put it; a package may have done so.
-
-    \b
-    eval "$(lazyfs completion bash)"
-    lazyfs completion fish >~/.config/fish/completions/lazyfs.fish
-    """
-    from lazyfs.cli import completing
-
-    click.echo(completing.script(shell), nl=False)
 
 
 @click.command("install-units")
@@ -84,25 +74,32 @@ def install_units(root: Path, dry: bool, away: bool) -> None:  # fmt: skip
 
     Puts links to mount.lazyfs where mount(8) looks for it, and the service template lazyfs@.service where systemd
     does. What is there already and not of lazyfs's making is left alone.
+
+    \b
+    Examples:
+      lazyfs install-units --print       what it would do
+      lazyfs install-units
+      lazyfs install-units --remove
     """
     from lazyfs.cli import units
 
     (units.remove if away else units.install)(root.absolute(), dry=dry)
 
 
-@click.command()
+@click.command(cls=Command)
 @config_option(wrong="passed on")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option("one object")
 def config(configuration: Any, as_json: bool, **options: Any) -> int:
     """Show what is configured, and who says so.
 
     Of each option of mount, in this order: /etc/lazyfs.toml, your own lazyfs.toml, the environment (LAZYFS_MAX_CACHE
     for --max-cache), and the options that are given here; what comes later counts. Then what is said of origins. No
-    secret is shown. Ends with 2 when something is wrong with it.
+    secret is shown. Exit status 2: something is wrong with it.
 
     \b
-    lazyfs config
-    lazyfs config --config FILE --max-cache 20G
+    Examples:
+      lazyfs config
+      lazyfs config --config FILE --max-cache 20G
     """
     from lazyfs.cli import configuring
 
@@ -113,11 +110,32 @@ config.params = [*(option for option in mounts.mount.params if option.name in OF
 
 
 @click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete lazyfs's commands.
+
+    Its first lines say where to put it; a package may have done so.
+
+    \b
+    Examples:
+      eval "$(lazyfs completion bash)"
+      lazyfs completion fish >~/.config/fish/completions/lazyfs.fish
+    """
+    from lazyfs.cli import completing
+
+    click.echo(completing.script(shell), nl=False)
+
+
+@click.command()
 def demo() -> None:
     """Show the main job, with an origin of its own.
 
     It mounts a file, lists it, reads a part of it and then all of it, mounts it again on the same store, stops the
     origin, reads once more, and unmounts. What it made is gone afterwards.
+
+    \b
+    Examples:
+      lazyfs demo
     """
     from lazyfs.cli import demo
 
