@@ -252,7 +252,7 @@ def test_origins(served: MisbehavingOrigin, tmp_path: Path) -> None:
     assert of("no ranges")[2] == ("note", "ranges are not honoured: the first read fetches all of it")
     assert of("no validators")[1][0] == "note"
     assert re.fullmatch("the clock here is (7200|719.) s behind the origin's", of("wrong clock")[1][1])
-    assert of("not there") == [("problem", "HTTP 404 (nothing is there: check the URL)")]
+    assert of("not there") == [("problem", "HTTP 404: nothing is there")]
     ((state, words),) = of("secret")
     assert (state, words.startswith("it wants a username and password for ")) == ("problem", True)
     assert found[urls["secret"]][0]["remedy"]

@@ -118,7 +118,7 @@ def completion(shell: str) -> None:
 
     \b
     Examples:
-      eval "$(lazyfs completion bash)"
+      lazyfs completion bash >~/.local/share/bash-completion/completions/lazyfs
       lazyfs completion fish >~/.config/fish/completions/lazyfs.fish
     """
     from lazyfs.cli import completing
