@@ -112,9 +112,10 @@ class Blob:
         """Return the bytes `[offset, offset + length)` in one piece; otherwise as `read_pieces`."""
         return b"".join(await self.read_pieces(offset, length))
 
-    async def read_pieces(self, offset: int, length: int) -> list[memoryview]:
+    async def read_pieces(self, offset: int, length: int, until: int | None = None) -> list[memoryview]:
         """Return the bytes `[offset, offset + length)`, cut at the end of the blob only, as pieces of its blocks.
 
+        `until` is where it ends, or a larger read that it is a part of, where that is known.
         *Raises*: DeadlineExceeded, when the origin did not deliver in time; OriginError; StoreError. *Cancellation*:
         at any time; flights that nobody else waits for end. *Units*: bytes.
         """
@@ -129,7 +130,7 @@ class Blob:
         try:
             content = await self._stored_run(extent)
             if not self._complete:
-                self._readahead.on_read(offset, length)
+                self._readahead.on_read(offset, length, until)
                 holds = self._launch_around(extent if content is None else Extent(extent.stop, extent.stop))
             blocks = [content] if content else [await self._block(index, deadline) for index in extent.blocks()]
         except OSError as exc:

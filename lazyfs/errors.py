@@ -15,6 +15,7 @@
         ├── WritesRefused        anything that would change the mount                  EROFS
         └── OriginError          the origin's
             ├── OriginRefused        it said no and will say no again (404, 410 …)     EIO
+            │   └── OriginDirectory      a directory's index is there, not a file          EISDIR
             ├── OriginDenied         it wants credentials that this process lacks      EACCES
             ├── OriginUnreachable    transport: connect, reset, time-out, 5xx          EIO, tried again
             │   └── OriginFailing        all of these for too long: left alone for now     EIO
@@ -123,6 +124,17 @@ class OriginRefused(OriginError):
     def __init__(self, url: str, reason: str, status: int) -> None:
         super().__init__(url, reason)
         self.status = status
+
+
+class OriginDirectory(OriginRefused):
+    """The URL is that of a directory but for the slash at its end, and what it leads to is the directory's index."""
+
+    errno = errno.EISDIR
+
+    def __init__(
+        self, url: str, status: int, reason: str = "a directory is there: write the URL with a slash at its end"
+    ) -> None:
+        super().__init__(url, reason, status)
 
 
 class OriginDenied(OriginError):

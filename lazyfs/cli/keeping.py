@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from lazyfs import urls
 from lazyfs.cli.doing import Done
 from lazyfs.cli.mounting import mount_of, store_of
-from lazyfs.cli.naming import named, row_of, under_mount
+from lazyfs.cli.naming import named, under_mount
 from lazyfs.cli.opened import open_files
 from lazyfs.cli.saying import complain
 from lazyfs.cli.showing import opened
@@ -21,6 +21,7 @@ from lazyfs.given import GivenBlob
 from lazyfs.sizes import format_size
 from lazyfs.store import Store
 from lazyfs.store import layout as layouts
+from lazyfs.store.named import row_of
 from lazyfs.store.removal import Kept, remove
 from lazyfs.versions import BlobId, starts_blob_id
 

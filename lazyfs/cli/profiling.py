@@ -11,12 +11,13 @@ import click
 
 from lazyfs import profiles
 from lazyfs.cli.mounting import mount_of, store_of
-from lazyfs.cli.naming import under_mount, with_start
+from lazyfs.cli.naming import under_mount
 from lazyfs.cli.showing import counted, opened
 from lazyfs.errors import ProfileRefused, StoreError, UsageError
 from lazyfs.profiles import Profile
 from lazyfs.sizes import format_size
 from lazyfs.store import Store, profiled
+from lazyfs.store.named import with_start
 from lazyfs.versions import BlobId, Version, starts_blob_id
 
 SHOWN: Final = 20

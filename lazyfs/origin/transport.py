@@ -162,7 +162,7 @@ class Transport:
             follow_redirects=False,
             trust_env=False,
         )
-        trio.socket.set_custom_hostname_resolver(wire.Lookups())
+        self._lookups_before = trio.socket.set_custom_hostname_resolver(wire.Lookups())
 
     async def send(self, url: str, headers: Sequence[tuple[str, str]], method: str = "GET") -> Reply:
         """Send a GET or a HEAD and return the head of its answer.
@@ -178,6 +178,7 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        trio.socket.set_custom_hostname_resolver(self._lookups_before)  # the run may be somebody else's
         await self._http.aclose()
 
     def _trust(self, place: Place) -> Trust:

@@ -94,6 +94,14 @@ class Catalogue:
         """Close it."""
         self._database.close()
 
+    def let_go(self) -> None:
+        """Close it until `take_up`: no database may be open when its process forks. Blocks."""
+        self._database.let_go()
+
+    def take_up(self) -> None:
+        """Open it again."""
+        self._database.take_up()
+
     @property
     def joined(self) -> bool:
         """Whether it is the store's own, not a stand-in for one whose disk does not let us."""
