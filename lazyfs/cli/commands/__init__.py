@@ -40,7 +40,14 @@ Environment:
             blobs.profile,
         ),
         "The store": (stores.status, stores.gc, stores.fsck),
-        "This host": (hosts.config, hosts.demo, hosts.pack, hosts.install_units),
+        "This host": (
+            hosts.doctor,
+            hosts.config,
+            hosts.demo,
+            hosts.pack,
+            hosts.install_units,
+            hosts.completion,
+        ),  # fmt: skip,
     },
 )
 @click.version_option(__version__, "-V", "--version", message="lazyfs %(version)s")

@@ -10,6 +10,7 @@ import click
 
 from lazyfs.cli.commands.helping import Command, Group, Option
 from lazyfs.cli.commands.options import fetching_options, json_option, store_option, store_path
+from lazyfs.cli.values import Word
 
 
 @click.command(cls=Command)
@@ -19,7 +20,7 @@ from lazyfs.cli.commands.options import fetching_options, json_option, store_opt
               help="Check the one file that is fetched.")  # fmt: skip
 @fetching_options
 @json_option("a list of objects, one for each file that was fetched")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE|PATH...")
+@click.argument("sources", nargs=-1, required=True, type=Word("mount", "path"), metavar="SOURCE|PATH...")
 def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, as_json: bool, **options: Any) -> None:
     """Make files complete in the store.
 
@@ -102,7 +103,7 @@ def show_map(
 @click.command()
 @store_option
 @json_option("a list of objects, one for each blob that was pinned")
-@click.argument("blobs", nargs=-1, required=True, metavar="PATH|BLOB|URL...")
+@click.argument("blobs", nargs=-1, required=True, type=Word("blob", "mount", "path"), metavar="PATH|BLOB|URL...")
 def pin(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
     """Keep blobs from eviction and removal.
 
@@ -122,7 +123,7 @@ def pin(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @store_option
 @json_option("a list of objects, one for each blob that was unpinned")
-@click.argument("blobs", nargs=-1, required=True, metavar="PATH|BLOB|URL...")
+@click.argument("blobs", nargs=-1, required=True, type=Word("blob", "mount", "path"), metavar="PATH|BLOB|URL...")
 def unpin(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
     """Let blobs be evicted and removed again.
 
@@ -140,7 +141,7 @@ def unpin(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @store_option
 @json_option("a list of objects, one for each blob that was removed")
-@click.argument("blobs", nargs=-1, required=True, metavar="BLOB|URL...")
+@click.argument("blobs", nargs=-1, required=True, type=Word("blob"), metavar="BLOB|URL...")
 def rm(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
     """Remove blobs from the store.
 
@@ -174,7 +175,7 @@ def profile() -> None:
 @profile.command("show")
 @store_option
 @json_option("one object")
-@click.argument("blob", metavar="PATH|BLOB")
+@click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB")
 def show_profile(store: Path | None, blob: str, as_json: bool) -> None:
     """Show the profile of a blob.
 
@@ -191,7 +192,7 @@ def show_profile(store: Path | None, blob: str, as_json: bool) -> None:
 @store_option
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
               help="Write it there, not to stdout.")  # fmt: skip
-@click.argument("blob", metavar="PATH|BLOB")
+@click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB")
 def export_profile(store: Path | None, blob: str, output: Path | None) -> None:
     """Write the profile of a blob down, for other hosts.
 
