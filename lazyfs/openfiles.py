@@ -62,6 +62,7 @@ class OpenFiles:
             file.blob = blob
         elif file.times:
             self._blobs.close(blob)
+        file.blob.path = path
         if self.counted(request):
             return
         file.times += 1

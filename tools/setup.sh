@@ -74,7 +74,8 @@ missing_packages() {
             qemu-img:qemu-utils mkfs.erofs:erofs-utils mksquashfs:squashfs-tools fio:fio setfattr:attr \
             mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs systemd-analyze:systemd \
             docker-registry:docker-registry skopeo:skopeo umoci:umoci zstd:zstd busybox:busybox-static crun:crun \
-            qemu-system-x86_64:qemu-system-x86; do
+            zsh:zsh fish:fish mandoc:mandoc \
+            qemu-system-x86_64:qemu-system-x86 chromium:chromium; do
             have "${need%:*}" || list="$list ${need#*:}"
         done
         { have apache2 || have httpd; } && any /usr/lib*/apache2/modules/mod_ssl.so /usr/lib*/httpd/modules/mod_ssl.so ||

@@ -53,6 +53,10 @@ def _called(words: list[str]) -> int:
         daemon.begin()
     from lazyfs.cli.commands import commands
 
+    if "_LAZYFS_COMPLETE" in os.environ:
+        from lazyfs.cli import completing
+
+        completing.register()
     gc.freeze()
     gc.enable()
     status: int | None = commands.main(words, prog_name="lazyfs", standalone_mode=False)

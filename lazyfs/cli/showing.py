@@ -181,7 +181,7 @@ def _print_mount(mount: dict[str, Any]) -> None:
             f"  store     degraded: {mount['degraded']}; what it lacks is fetched and not kept, until it is better"
         )
     if mount.get("metrics"):
-        click.echo(f"  metrics   http://{mount['metrics']}/metrics")
+        click.echo(f"  page      http://{mount['metrics']}/, metrics at http://{mount['metrics']}/metrics")
     if "runs_as" in mount:  # as above
         rights = ", ".join(mount["runs_as"]["capabilities"]) or "without capabilities"
         click.echo(f"  runs as   {mount['runs_as']['user']}, {rights}")

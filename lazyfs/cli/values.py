@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lazyfs import records, sizes
 from lazyfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class BlockSize(click.ParamType[int]):
@@ -68,9 +71,30 @@ class Mountpoint(click.ParamType[Path]):
 
     name = "path"
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete to mounts that there are."""
+        from lazyfs.cli import completing
+
+        return completing.words(("mount",), ctx, incomplete)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Take it as it is."""
         return Path(value)
+
+
+class Word(click.ParamType[str]):
+    """What is taken as it is; its kinds say what it may be completed to: `mount`, `blob`, `path`."""
+
+    name = "text"
+
+    def __init__(self, *kinds: str) -> None:
+        self._kinds = kinds
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete to what there is of its kinds."""
+        from lazyfs.cli import completing
+
+        return completing.words(self._kinds, ctx, incomplete)
 
 
 class Address(click.ParamType[tuple[str, int]]):

@@ -248,9 +248,9 @@ class Catalogue:
         row = self._one(f"SELECT {_BLOB} FROM blobs WHERE blob_id = ?", blob_id)  # noqa: S608
         return None if row is None else _blob_row(row)
 
-    def blobs(self) -> list[BlobRow]:
-        """Return all blobs, the last used first."""
-        rows = self._database.all(f"SELECT {_BLOB} FROM blobs ORDER BY last_used DESC")  # noqa: S608
+    def blobs(self, most: int = -1) -> list[BlobRow]:
+        """Return all blobs, or so many of them, the last used first."""
+        rows = self._database.all(f"SELECT {_BLOB} FROM blobs ORDER BY last_used DESC LIMIT ?", most)  # noqa: S608
         return [blob for row in rows if (blob := _blob_row(row)) is not None]
 
     def _look_up(self, statement: str, url: str) -> Row | None:

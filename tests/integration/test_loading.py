@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,22 @@ def test_what_a_mount_loads_before_its_first_byte(modules: Path, mounts: Mounts,
     assert daemon & LATER == set()
     expected = {"attr", "attrs", "h11", "httpx", "idna", "outcome", "pyfuse3", "sniffio", "sortedcontainers", "trio"}
     assert foreign(daemon) == expected | {"xxhash"}
+
+
+def test_a_daemon_has_the_page_once_somebody_asks_for_it(
+    modules: Path, mounts: Mounts, nginx: Nginx, docroot: Path
+) -> None:
+    (docroot / "file").write_bytes(b"content")
+    mount = mounts(f"{nginx.url}/file", options=("--metrics", ":0"))
+    base = f"http://{mount.status()['metrics']}"
+    loaded = []
+    for path in ("/metrics", "/"):
+        with urllib.request.urlopen(base + path, timeout=running.PATIENCE) as answer:
+            assert answer.status == 200
+        modules.unlink()
+        os.mkfifo(modules)
+        os.kill(mount.pid, signal.SIGUSR2)
+        loaded.append(read(modules))
+    before, after = loaded
+    assert not before & {"lazyfs.page", "lazyfs.blockmap", "lazyfs.store.survey"}
+    assert ours(after - before) == {"page", "blockmap", "store.survey"}

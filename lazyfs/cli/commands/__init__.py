@@ -30,9 +30,24 @@ Environment:
     context_settings={"help_option_names": ["-h", "--help"]},
     sections={
         "Mounts": (mounts.mount, mounts.umount, mounts.add, mounts.remove, mounts.upgrade),
-        "What is in the store": (blobs.fetch, blobs.list_blobs, blobs.pin, blobs.unpin, blobs.rm, blobs.profile),
+        "What is in the store": (
+            blobs.fetch,
+            blobs.list_blobs,
+            blobs.show_map,
+            blobs.pin,
+            blobs.unpin,
+            blobs.rm,
+            blobs.profile,
+        ),
         "The store": (stores.status, stores.gc, stores.fsck),
-        "This host": (hosts.config, hosts.demo, hosts.pack, hosts.install_units),
+        "This host": (
+            hosts.doctor,
+            hosts.config,
+            hosts.demo,
+            hosts.pack,
+            hosts.install_units,
+            hosts.completion,
+        ),  # fmt: skip,
     },
 )
 @click.version_option(__version__, "-V", "--version", message="lazyfs %(version)s")

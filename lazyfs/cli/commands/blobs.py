@@ -1,4 +1,4 @@
-"""fetch, ls, pin, unpin, rm, profile: what becomes of blobs."""
+"""fetch, ls, map, pin, unpin, rm, profile: what becomes of blobs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from lazyfs.cli.commands.helping import Command, Group, Option
 from lazyfs.cli.commands.options import fetching_options, json_option, store_option, store_path
+from lazyfs.cli.values import Word
 
 
 @click.command(cls=Command)
@@ -19,7 +20,7 @@ from lazyfs.cli.commands.options import fetching_options, json_option, store_opt
               help="Check the one file that is fetched.")  # fmt: skip
 @fetching_options
 @json_option("a list of objects, one for each file that was fetched")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE|PATH...")
+@click.argument("sources", nargs=-1, required=True, type=Word("mount", "path"), metavar="SOURCE|PATH...")
 def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, as_json: bool, **options: Any) -> None:
     """Make files complete in the store.
 
@@ -57,10 +58,52 @@ def list_blobs(store: Path | None, as_json: bool) -> None:
     showing.list_blobs(store_path(store), as_json=as_json)
 
 
+@click.command("map")
+@store_option
+@click.option("--watch", is_flag=True, help="Go on, and show it in each second.")
+@click.option("--interval", type=click.FloatRange(0.1, 3600), metavar="SECONDS",
+              help="How often, with --watch; 1 if not said.")  # fmt: skip
+@click.option("--svg", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write a picture there; - is stdout.")  # fmt: skip
+@json_option("an object; with --watch, one a line")
+@click.option("--width", type=click.IntRange(20, 1000), metavar="N", help="Characters in a line; the terminal's.")
+@click.argument("blob", metavar="PATH|BLOB|URL")
+def show_map(
+    blob: str,
+    store: Path | None,
+    watch: bool,
+    interval: float | None,
+    svg: Path | None,
+    as_json: bool,
+    width: int | None,
+) -> None:
+    """Show which blocks of a file are in the store.
+
+    Missing, present, hot (wanted again after a while, so that eviction spares it), or being fetched, by whichever
+    process. PATH is a file under a mount, which is not touched; BLOB is as for rm.
+
+    \b
+    Examples:
+      lazyfs map /mnt/x/disk.img
+      lazyfs map --watch /mnt/x/disk.img
+      lazyfs map --svg map.svg https://example.org/disk.img
+    """
+    from lazyfs.cli import mapping
+
+    if interval is not None and not watch:
+        raise click.UsageError("--interval is of use only with --watch")
+    if svg is not None and (watch or as_json):
+        raise click.UsageError("--svg goes without --watch and --json")
+    if watch:
+        mapping.watch(blob, store_path(store), interval or 1.0, as_json=as_json, width=width)
+    else:
+        mapping.show(blob, store_path(store), as_json=as_json, svg=svg, width=width)
+
+
 @click.command()
 @store_option
 @json_option("a list of objects, one for each blob that was pinned")
-@click.argument("blobs", nargs=-1, required=True, metavar="PATH|BLOB|URL...")
+@click.argument("blobs", nargs=-1, required=True, type=Word("blob", "mount", "path"), metavar="PATH|BLOB|URL...")
 def pin(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
     """Keep blobs from eviction and removal.
 
@@ -80,7 +123,7 @@ def pin(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @store_option
 @json_option("a list of objects, one for each blob that was unpinned")
-@click.argument("blobs", nargs=-1, required=True, metavar="PATH|BLOB|URL...")
+@click.argument("blobs", nargs=-1, required=True, type=Word("blob", "mount", "path"), metavar="PATH|BLOB|URL...")
 def unpin(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
     """Let blobs be evicted and removed again.
 
@@ -98,7 +141,7 @@ def unpin(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @store_option
 @json_option("a list of objects, one for each blob that was removed")
-@click.argument("blobs", nargs=-1, required=True, metavar="BLOB|URL...")
+@click.argument("blobs", nargs=-1, required=True, type=Word("blob"), metavar="BLOB|URL...")
 def rm(store: Path | None, blobs: tuple[str, ...], as_json: bool) -> None:
     """Remove blobs from the store.
 
@@ -132,7 +175,7 @@ def profile() -> None:
 @profile.command("show")
 @store_option
 @json_option("one object")
-@click.argument("blob", metavar="PATH|BLOB")
+@click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB")
 def show_profile(store: Path | None, blob: str, as_json: bool) -> None:
     """Show the profile of a blob.
 
@@ -149,7 +192,7 @@ def show_profile(store: Path | None, blob: str, as_json: bool) -> None:
 @store_option
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
               help="Write it there, not to stdout.")  # fmt: skip
-@click.argument("blob", metavar="PATH|BLOB")
+@click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB")
 def export_profile(store: Path | None, blob: str, output: Path | None) -> None:
     """Write the profile of a blob down, for other hosts.
 

@@ -1,4 +1,4 @@
-"""pack, install-units, config, demo: what a host may want besides."""
+"""doctor, pack, install-units, config, completion, demo: what a host may want besides."""
 
 from __future__ import annotations
 
@@ -9,12 +9,35 @@ import click
 
 from lazyfs.cli.commands import mounts
 from lazyfs.cli.commands.helping import Command
-from lazyfs.cli.commands.options import config_option, json_option
+from lazyfs.cli.commands.options import asking_options, config_option, json_option, store_path
 
 OF_CONFIG: Final = {option.name for option in mounts.mount.params if isinstance(option, click.Option)} - {
     "configuration", "foreground", "mount_options",
 }  # fmt: skip
 """The options of `lazyfs mount` that are configured."""
+
+
+@click.command(cls=Command)
+@asking_options
+@json_option("one object")
+@click.argument("places", nargs=-1, metavar="[URL]...")
+def doctor(places: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """See whether lazyfs can work here, and say what to do where it cannot.
+
+    It looks at the kernel, FUSE, what lazyfs was built with, the store, and running mounts, and changes none of it. Of
+    each URL it asks two bytes, to see whether its origin is of use; without one nobody is asked. Each line is ok, a
+    note (it works, and could be better) or a problem. Ends with 1 when there is a problem.
+
+    \b
+    Examples:
+      lazyfs doctor
+      lazyfs doctor https://example.org/disk.img
+    """
+    from lazyfs.cli import doctor
+    from lazyfs.cli.settings import settings_of
+
+    settings = settings_of(store_path(options["store"]), places, options)
+    return doctor.examine(places, settings, options["configuration"], as_json=as_json)
 
 
 @click.command()
@@ -84,6 +107,23 @@ def config(configuration: Any, as_json: bool, **options: Any) -> int:
 
 
 config.params = [*(option for option in mounts.mount.params if option.name in OF_CONFIG), *config.params]
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete lazyfs's commands.
+
+    Its first lines say where to put it; a package may have done so.
+
+    \b
+    Examples:
+      lazyfs completion bash >~/.local/share/bash-completion/completions/lazyfs
+      lazyfs completion fish >~/.config/fish/completions/lazyfs.fish
+    """
+    from lazyfs.cli import completing
+
+    click.echo(completing.script(shell), nl=False)
 
 
 @click.command()

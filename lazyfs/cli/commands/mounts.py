@@ -12,7 +12,7 @@ import click
 
 from lazyfs.cli.commands.helping import Command, Option
 from lazyfs.cli.commands.options import fetching_options, json_option, store_path
-from lazyfs.cli.values import Address, Mountpoint, Size
+from lazyfs.cli.values import Address, Mountpoint, Size, Word
 from lazyfs.errors import UsageError
 from lazyfs.options import WatchOptions
 
@@ -39,11 +39,11 @@ mount_option, way_option, watch_option = (
 @way_option("--takeover/--no-takeover", default=True,
             help="Have the next daemon take the mount over when one dies or hangs.")  # fmt: skip
 @watch_option("--metrics", type=Address(), metavar="[ADDR:]PORT",
-              help="Serve metrics for Prometheus there, on loopback if no address is said (port 0: any).")  # fmt: skip
+              help="Serve metrics and a page there; on loopback if no address is said (port 0: any).")  # fmt: skip
 @watch_option("--log-format", type=click.Choice(["text", "json"]), default="text", help="What lines of the log are.")
 @watch_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
               help="What is logged: this, and what is worse; info if not said.")  # fmt: skip
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, required=True, type=Word("path"), metavar="SOURCE...")
 @click.argument("mountpoint", type=Mountpoint())
 def mount(sources: tuple[str, ...], mountpoint: Path, **options: Any) -> None:
     """Mount sources at a directory, read-only.
@@ -130,7 +130,7 @@ def upgrade(mountpoints: tuple[Path, ...], all_of_them: bool, as_json: bool) -> 
 
 @click.command()
 @click.argument("mountpoint", type=Mountpoint())
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, required=True, type=Word("path"), metavar="SOURCE...")
 def add(mountpoint: Path, sources: tuple[str, ...]) -> None:
     """Add sources to a running mount.
 

@@ -11,7 +11,7 @@ import click
 
 from lazyfs import records
 from lazyfs.cli.commands.helping import Option
-from lazyfs.cli.values import BlockSize, Seconds, Size
+from lazyfs.cli.values import BlockSize, Mountpoint, Seconds, Size
 from lazyfs.options import default_path
 
 STORE: Final = "The store"
@@ -82,6 +82,10 @@ def config_option(
 
 def fetching_options(function: Any) -> Any:
     """The options of whatever asks origins."""
+    return _store_option(config_option()(_fetching_options(function)))
+
+
+def _fetching_options(function: Any) -> Any:
     store, origin, read = (partial(click.option, cls=Option, group=group) for group in (STORE, ORIGINS, READS))
     for option in reversed(
         (
@@ -121,7 +125,22 @@ def fetching_options(function: Any) -> Any:
         )
     ):  # fmt: skip
         function = option(function)
-    return _store_option(config_option()(function))
+    return function
+
+
+def asking_options(function: Any) -> Any:
+    """The same, so that what a mount is given can be given; the help shows those that say how an origin is asked.
+
+    A wrong configuration is passed on.
+    """
+    shown = {"store", "config", "header", "header-file", "credential-command", "netrc-file", "ca-file", "client-cert",
+             "client-key", "proxy"}  # fmt: skip
+    function = _store_option(config_option(wrong="passed on")(_fetching_options(function)))
+    for option in function.__click_params__:
+        if option.name == "store":
+            option.type = Mountpoint()  # who looks at a store on a dead disk may wait for ever, too
+        option.hidden = not {name.removeprefix("--") for name in option.opts} & shown
+    return function
 
 
 def store_path(given: Path | None) -> Path:
