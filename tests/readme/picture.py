@@ -1,7 +1,7 @@
 """The picture of a session on the first screen of README.md: the commands of session.sh, run in a world, on a terminal.
 
-tools/picture            makes tests/readme/session.svg anew
-tools/picture --text     prints what it would show
+`tools/picture` makes it anew, as session.svg, and with a browser screenshot.png (tests/readme/screenshot.py).
+`tools/picture --text` prints what the first one would show.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from tests.mounts import PATIENCE
+from tests.readme import screenshot
 from tests.readme.web import Web
 from tests.readme.world import World
 
@@ -85,13 +86,17 @@ def text_of(picture: str) -> str:
 
 
 def main() -> None:
-    """Make it, or print what it shows."""
-    with tempfile.TemporaryDirectory() as directory, World(Web(Path(directory))) as world:
-        console = recorded(world)
-    if sys.argv[1:] == ["--text"]:
-        print(console.export_text(), end="")
-    else:
+    """Make them, or print what the first one shows."""
+    with tempfile.TemporaryDirectory() as directory:
+        web = Web(Path(directory))
+        with World(web) as world:
+            console = recorded(world)
+        if sys.argv[1:] == ["--text"]:
+            print(console.export_text(), end="")
+            return
         PICTURE.write_text(drawn(console))
+        with World(web) as world:
+            screenshot.SCREENSHOT.write_bytes(screenshot.taken(world))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ with Browser(Path("{directory}/browser")) as browser:
     browser.look(1280, 750)
     browser.open("http://127.0.0.1:9100/")
     browser.until("document.body?.dataset.state === 'live' && document.querySelectorAll('#files tr').length > 2")
-    browser.evaluate("[...document.querySelectorAll('#files button')].find((it) => it.textContent === 'debian.raw').click()")
+    buttons = "[...document.querySelectorAll('#files button')]"
+    browser.evaluate(f"{{buttons}}.find((button) => button.textContent === 'debian.raw').click()")
     browser.until("parseInt(document.getElementById('map-share').textContent) > 45")
     print(browser.call("Page.captureScreenshot", format="png")["data"])
 """
