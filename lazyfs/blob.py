@@ -29,17 +29,19 @@ from lazyfs.causes import Fetches, replaying
 from lazyfs.counters import Counters
 from lazyfs.derived import Unpack, fetcher_of
 from lazyfs.errors import DeadlineExceeded, DigestMismatch, LazyfsError, OriginOffline, StoreError
-from lazyfs.extents import Block, Extent, Geometry, runs
+from lazyfs.extents import Block, Extent, Geometry, runs, trimmed
 from lazyfs.failures import Failures
-from lazyfs.fetch import LONGEST_RUN, read_samples, read_stored
+from lazyfs.fetch import LONGEST_RUN
 from lazyfs.flight import Flight, FlightEnded, Hold
 from lazyfs.memory import CheckedBlocks
 from lazyfs.options import Limits as Limits
 from lazyfs.origin.client import Client
 from lazyfs.readahead import Budget, Readahead
 from lazyfs.replay import Run
+from lazyfs.slowreads import Read, SlowReads
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.layout import Layout
+from lazyfs.stored import read_samples, read_stored, read_stored_run
 from lazyfs.urgency import Urgency
 from lazyfs.versions import BlobId, Known, digest_of
 from lazyfs.ways import Ways
@@ -65,6 +67,7 @@ class Shared(Protocol):
     awake: Awake
     ahead: Budget
     fetches: Fetches
+    slow: SlowReads
 
     def forget_if_idle(self, blob: Blob) -> None:
         """Close a blob's files once nobody needs them."""
@@ -85,6 +88,7 @@ class Blob:
         self.blob_id = blob_id
         self.known = known
         self.geometry: Geometry = file.geometry
+        self.path = ""  # one that leads to it, for people
         self.opens = 0
         self.closed = False
         self.given_out = False  # whether anybody has bytes of it
@@ -112,38 +116,36 @@ class Blob:
         """Return the bytes `[offset, offset + length)` in one piece; otherwise as `read_pieces`."""
         return b"".join(await self.read_pieces(offset, length))
 
-    async def read_pieces(self, offset: int, length: int) -> list[memoryview]:
+    async def read_pieces(self, offset: int, length: int, until: int | None = None) -> list[memoryview]:
         """Return the bytes `[offset, offset + length)`, cut at the end of the blob only, as pieces of its blocks.
 
+        `until` is where it ends, or a larger read that it is a part of, where that is known.
         *Raises*: DeadlineExceeded, when the origin did not deliver in time; OriginError; StoreError. *Cancellation*:
         at any time; flights that nobody else waits for end. *Units*: bytes.
         """
         extent = self.geometry.covering(offset, length)
         if not extent:
             return []
-        deadline = trio.current_time() + self._shared.limits.read_timeout
+        read = Read(self, offset, length, self._shared.limits.read_timeout)
         holds: list[Hold] = []
         self._begin_use()
         if self.run is not None:
             self.run.on_read(extent)
         try:
-            content = await self._stored_run(extent)
+            content = await self._stored_run(extent, read)
             if not self._complete:
-                self._readahead.on_read(offset, length)
+                self._readahead.on_read(offset, length, until)
                 holds = self._launch_around(extent if content is None else Extent(extent.stop, extent.stop))
-            blocks = [content] if content else [await self._block(index, deadline) for index in extent.blocks()]
+            blocks = [content] if content else [await self._block(index, read) for index in extent.blocks()]
         except OSError as exc:
             raise self._store_fails(exc) from exc
         finally:
             _release(holds)
             self._end_use()
+            if read.waits is not None:
+                self._shared.slow.note(read)
         self.given_out = True
-        pieces = [memoryview(block) for block in blocks]  # or one, of several blocks
-        surplus = self.geometry.bytes_of(extent).stop - (offset + length)
-        if surplus > 0:
-            pieces[-1] = pieces[-1][:-surplus]
-        pieces[0] = pieces[0][offset - extent.start * self.geometry.block_size :]
-        return pieces
+        return trimmed(blocks, self.geometry.bytes_of(extent), offset, length)
 
     async def fill(self, progress: Callable[[int], None] = lambda present: None) -> None:
         """Fetch every missing block, however long it takes while it goes on; `progress` hears how many bytes are here.
@@ -363,7 +365,7 @@ class Blob:
         except OSError as exc:
             log.warning("blob %s: its map cannot be read: %s", self.blob_id, exc.strerror or exc)
 
-    async def _stored_run(self, run: Extent) -> Block | None:
+    async def _stored_run(self, run: Extent, read: Read) -> Block | None:
         """Return several blocks in one piece, when all are in the store: that is what a sequential reader wants.
 
         They are not kept in memory: the kernel keeps what it asks for in large pieces.
@@ -372,12 +374,7 @@ class Blob:
             return None
         if any(self._flights.find(index) or (self.blob_id, index) in self._shared.memory for index in run.blocks()):
             return None
-        content = None
-        with suppress(OSError):  # what cannot be read is asked for block by block
-            try:
-                content = self._file.read_run(run, wait=False)
-            except BlockingIOError:
-                content = await trio.to_thread.run_sync(partial(self._file.read_run, run, wait=True))
+        content = await read_stored_run(self._file, run, read.on_disk)  # what is not is asked for block by block
         if content is not None:
             self._note_hits(run)
         return content
@@ -393,8 +390,8 @@ class Blob:
         for index in run.blocks():
             self._uses.note(index)
 
-    async def _block(self, index: int, deadline: float) -> Block:
-        """Return one checked block by the deadline."""
+    async def _block(self, index: int, read: Read) -> Block:
+        """Return one checked block by the read's deadline."""
         counters = self._shared.counters
         key = (self.blob_id, index)
         while True:
@@ -406,9 +403,9 @@ class Blob:
                 return block
             flight = self._flights.find(index)
             if flight is not None:
-                block = await self._join(flight, index, deadline)
+                block = await self._join(flight, index, read)
             else:
-                block = await read_stored(self._file, index, counters)
+                block = await read_stored(self._file, index, counters, read.on_disk)
                 if block is not None:
                     counters.blocks_hit += 1
                     self._shared.memory.add(key, block)
@@ -425,12 +422,12 @@ class Blob:
         """Note that all of it is read, past us: nobody will say which blocks."""
         self._uses.note_all()
 
-    async def _join(self, flight: Flight, index: int, deadline: float) -> Block | None:
+    async def _join(self, flight: Flight, index: int, read: Read) -> Block | None:
         """Wait for a block of a flight; None when the flight ended without it: look again."""
         if index not in flight.landed:
             self._failures.refuse(index)
         try:
-            with trio.move_on_at(deadline):
+            with self._shared.slow.waiting(read, flight.stages), trio.move_on_at(read.deadline):
                 if not flight.dying:
                     return await flight.wait(index)
                 await flight.ended.wait()
@@ -438,9 +435,12 @@ class Blob:
         except FlightEnded:
             return None
         except LazyfsError as exc:
-            raise self._failures.noted(index, exc) from None
-        _release(self._ahead)  # nobody reads on from here
-        raise self._failures.noted(index, self._too_late())
+            failure = exc
+        else:
+            _release(self._ahead)  # nobody reads on from here
+            failure = self._too_late()
+        read.failed(failure)
+        raise self._failures.noted(index, failure) from None
 
     def _store_fails(self, exc: OSError) -> StoreError:
         return StoreError(f"blob {self.blob_id}: the store fails: {exc.strerror or exc}")

@@ -20,6 +20,7 @@ from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.client import Client
 from lazyfs.readahead import LARGEST, Budget
 from lazyfs.recording import Recorder
+from lazyfs.slowreads import SlowReads
 from lazyfs.store import BlobFile, Store
 from lazyfs.store import layout as layouts
 from lazyfs.turns import Turns
@@ -48,6 +49,7 @@ class Blobs:
         bound = store.quota.look().max_cache
         self.ahead = Budget(LARGEST if not bound or bound >= 2 * LARGEST else min(LARGEST, limits.memory // 2))
         self.fetches = Fetches()
+        self.slow = SlowReads()
         self._recorder: Recorder | None = None
         self.on_mismatch: Callable[[BlobId, DigestMismatch], None] = lambda blob_id, mismatch: None
         self.on_whole: Callable[[BlobFile], None] = lambda file: None

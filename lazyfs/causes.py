@@ -106,7 +106,7 @@ class Fetches:
         """Note a fetch while inside; whoever gets an answer puts it there."""
         cause = "profile" if _replaying.get() and urgency is not Urgency.READAHEAD else _CAUSES[urgency]
         pid = reader.get() if cause != "fetch" else 0
-        fetch = Fetch(time.time(), blob_id, extent, cause, pid, _command(pid), time.monotonic())
+        fetch = Fetch(time.time(), blob_id, extent, cause, pid, command_of(pid), time.monotonic())
         self._last.append(fetch)
         try:
             yield fetch
@@ -127,7 +127,7 @@ def replaying() -> Iterator[None]:
         _replaying.reset(token)
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
     """Return what a process is called, as far as it is still there and we may see it."""
     if pid:
         with suppress(OSError):

@@ -33,8 +33,10 @@ from typing import Final, NoReturn
 
 from lazyfs import link, mountinfo, privileges, urls
 from lazyfs.errors import LazyfsError
+from lazyfs.options import DIRECT
 from lazyfs.order import READY, REMARK, Mount, pack, report, unpack
 from lazyfs.origin import early
+from lazyfs.origin.own import Own
 from lazyfs.privileges import Capability
 from lazyfs.successor import GoOn, Handed, Successors
 
@@ -149,7 +151,7 @@ def _become_daemon(caller: int) -> NoReturn:
         report(caller, str(exc))
     except BaseException as exc:
         log.critical("the daemon ended", exc_info=True)
-        report(caller, f"the daemon failed: {exc!r}")
+        report(caller, f"{exc!r} was not foreseen in the daemon: a defect of lazyfs, please report it with its log")
     _end(1)
 
 
@@ -247,10 +249,13 @@ def _connect_early(mount: Mount) -> None:
     client = mount.settings.client
     first = mount.sources[0].place
     of_us = mount.settings.user is None  # who is to become somebody else has one thread until then (privileges.py)
-    if of_us and not client.offline and client.transport.proxy is None and urls.is_http(first):
+    if not of_us or client.offline or not urls.is_http(first):
+        return
+    place = urls.origin_of(first)
+    proxy = Own(client.origins).of(place).proxy or client.transport.proxy
+    if proxy in (None, DIRECT):
         privileges.confine(Capability.NONE)
-        _, host, port = urls.origin_of(first)
-        early.begin(host, port)
+        early.begin(*place[1:])
 
 
 def _keep_only(caller: int) -> int:

@@ -15,6 +15,7 @@ from lazyfs.assembler import Assembler
 from lazyfs.extents import Extent
 from lazyfs.fetch import Fetcher
 from lazyfs.flight import Flight
+from lazyfs.stages import Why
 
 Unpack = Callable[[Extent], AsyncGenerator[tuple[int, bytes], None]]
 """Yields the bytes of an extent, piece by piece, and where each begins; all pieces but the last are of whole blocks."""
@@ -38,6 +39,7 @@ class UnpackingFetcher(Fetcher):
             return
         geometry = self._file.geometry
         extent = Extent(0, geometry.size) if self.one_pass else geometry.bytes_of(run)
+        flight.at(Why.UNPACKING)
         async with aclosing(self._unpack(extent)) as pieces:
             async for start, content in pieces:
                 await self._receive(flight, None, Assembler(geometry, start, content))

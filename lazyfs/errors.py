@@ -2,6 +2,7 @@
 
     LazyfsError
     ├── UsageError           the caller's: a bad option, source, mountpoint, size
+    │   └── Misconfigured        what a configuration file, or a variable, says
     ├── StoreError           the backing store: foreign, newer format, unwritable, damaged beyond use
     │   ├── StoreTooSmall        it may not be as large as what is to be kept whole in it
     │   └── TooManyOpen          as many blobs are open as descriptors allow            ENFILE
@@ -14,6 +15,7 @@
         ├── WritesRefused        anything that would change the mount                  EROFS
         └── OriginError          the origin's
             ├── OriginRefused        it said no and will say no again (404, 410 …)     EIO
+            │   └── OriginDirectory      a directory's index is there, not a file          EISDIR
             ├── OriginDenied         it wants credentials that this process lacks      EACCES
             ├── OriginUnreachable    transport: connect, reset, time-out, 5xx          EIO, tried again
             │   └── OriginFailing        all of these for too long: left alone for now     EIO
@@ -23,8 +25,11 @@
             ├── BlobChanged          another version is under that URL now             ESTALE
             └── DeadlineExceeded     nothing of the above in time                      EIO
 
-Every message is one line that says what failed, for which URL (redacted), and what to do where there is
-something to do. "Tried again" means by the flight that met it, as long as somebody waits.
+Every message is one line in this form: what failed, for what (a path, a blob, a URL without user and query), why;
+and behind a semicolon what to do, wherever there is something to do, a command if there is one. It begins in lower
+case and has no full stop. What is said in front of it, `lazyfs: `, is the command's (cli/saying.py).
+
+"Tried again" means by the flight that met it, as long as somebody waits.
 """
 
 from __future__ import annotations
@@ -43,6 +48,10 @@ class UsageError(LazyfsError):
     """The command was asked for something that cannot be meant."""
 
     errno = errno.EINVAL
+
+
+class Misconfigured(UsageError):
+    """What the configuration says cannot be meant."""
 
 
 class StoreError(LazyfsError):
@@ -117,6 +126,17 @@ class OriginRefused(OriginError):
         self.status = status
 
 
+class OriginDirectory(OriginRefused):
+    """The URL is that of a directory but for the slash at its end, and what it leads to is the directory's index."""
+
+    errno = errno.EISDIR
+
+    def __init__(
+        self, url: str, status: int, reason: str = "a directory is there: write the URL with a slash at its end"
+    ) -> None:
+        super().__init__(url, reason, status)
+
+
 class OriginDenied(OriginError):
     """The origin wants credentials that this process does not have, or refuses those that it has.
 
@@ -167,6 +187,13 @@ class BlobChanged(OriginError):
 
 class DeadlineExceeded(OriginError):
     """The read's deadline passed before the origin delivered."""
+
+
+def one_line(text: str) -> str:
+    """Return a message as one line: what would break it, or control a terminal, is written as in Python."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or "\udc80" <= char <= "\udcff" else repr(char)[1:-1] for char in text)
 
 
 def errno_for(exc: BaseException) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 Block = bytes | bytearray
@@ -71,3 +71,12 @@ def runs(indexes: Iterable[int], longest: int) -> Iterator[Extent]:
         start, stop = index, index + 1
     if start >= 0:
         yield Extent(start, stop)
+
+
+def trimmed(blocks: Sequence[Block], held: Extent, offset: int, length: int) -> list[memoryview]:
+    """Return the bytes `[offset, offset + length)` of what blocks that follow each other hold, in pieces of them."""
+    pieces = [memoryview(block) for block in blocks]
+    if (surplus := held.stop - (offset + length)) > 0:
+        pieces[-1] = pieces[-1][:-surplus]
+    pieces[0] = pieces[0][offset - held.start :]
+    return pieces

@@ -47,9 +47,10 @@ from lazyfs.memory import CheckedBlocks
 from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Answer
 from lazyfs.records import MISSING
+from lazyfs.stages import Why
 from lazyfs.store import BlobFile, Store
 from lazyfs.store.room import Room
-from lazyfs.store.sampling import some_present
+from lazyfs.stored import read_stored
 from lazyfs.urgency import Urgency
 from lazyfs.versions import Known, digest_of
 from lazyfs.ways import Ways
@@ -66,9 +67,6 @@ holder's death within 10."""
 
 ANSWER_FIRST: Final = 0.001
 """Seconds before a single block that somebody waits for is committed: the commit would take turns with the answer."""
-
-SAMPLES: Final = 4
-"""Blocks that a mirror must have alike, where nothing else says that it has the same blob."""
 
 PASS_TRIES: Final = 5
 """Times that a pass is begun again without a single new block; each costs the origin the whole blob."""
@@ -155,6 +153,7 @@ class Fetcher:
                 if not exc.retryable or (self._pass_failed is not None and exc is self._pass_failed[1]):
                     raise
                 self._counters.retries += 1
+                flight.at(Why.RETRY, exc.reason.partition("; ")[0])  # not what is to be done: it is done
                 if not pending <= flight.blocks:
                     backoff.after_progress()
                     self._passes_begun = 0
@@ -240,6 +239,7 @@ class Fetcher:
 
     async def _wait_for_others(self, flight: Flight) -> None:
         """Wait until other processes have committed one of our blocks or let go of its lock; return with either."""
+        flight.at(Why.LOCK)
         pause = _POLL_FIRST
         damaged: dict[int, int] = {}  # entries that did not match: not looked at again until they are others
         while True:
@@ -262,6 +262,7 @@ class Fetcher:
         *Locks*: releases the flight's blocks, which the pass commits.
         """
         self._release(flight.blocks)
+        flight.at(Why.LOCK)
         pause = _POLL_FIRST
         while not self._try_pass():
             pending = sorted(flight.blocks)
@@ -340,8 +341,10 @@ class Fetcher:
 
     @asynccontextmanager
     async def _asked(self, flight: Flight, extent: Extent) -> AsyncIterator[Answer]:
+        flight.at(Why.FIRST_BYTE)
         with self._fetches.noting(self._file.blob_id, extent, flight.urgency()) as fetch:
             async with aclosing(await self._ways.ask(extent, flight.urgency)) as answer:
+                flight.at(Why.BODY)
                 fetch.answer = answer
                 yield answer
 
@@ -463,27 +466,3 @@ class Fetcher:
             self._token.run_sync_soon(flight.scope.cancel)
             return False
         return True
-
-
-async def read_stored(file: BlobFile, index: int, counters: Counters) -> bytearray | None:
-    """Return a block of the store, checked; None when it is missing or damaged. Does not block on the disk.
-
-    *Raises*: nothing of the disk's: a block that cannot be read is missing, and is fetched again.
-    """
-    try:
-        try:
-            block = file.read(index, wait=False)
-        except BlockingIOError:
-            block = await trio.to_thread.run_sync(lambda: file.read(index, wait=True))
-        if block is None and next(file.missing(Extent(index, index + 1)), None) is None:
-            counters.blocks_corrupt += 1
-    except OSError:
-        return None
-    return block
-
-
-async def read_samples(file: BlobFile, counters: Counters) -> list[tuple[Extent, Block]]:
-    """Return a few blocks of the store, any of them, checked, and where they are."""
-    chosen = await trio.to_thread.run_sync(some_present, file, SAMPLES)
-    blocks = [(index, await read_stored(file, index, counters)) for index in chosen]
-    return [(file.geometry.bytes_of(Extent(index, index + 1)), block) for index, block in blocks if block]

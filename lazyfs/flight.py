@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import trio
 
 from lazyfs.extents import Block
+from lazyfs.stages import Stages, Why
 from lazyfs.urgency import Urgency
 
 
@@ -66,6 +67,7 @@ class Flight:
         self._interests = [0] * len(Urgency)
         self._error: Exception | None = None
         self._began = trio.current_time()
+        self.stages = Stages(self._began)
 
     @property
     def dying(self) -> bool:
@@ -79,6 +81,10 @@ class Flight:
         if arrival is not None:
             arrival.block = block
             arrival.event.set()
+
+    def at(self, why: Why, fault: str = "") -> None:
+        """Note what those who wait for it wait for from here on."""
+        self.stages.enter(why, trio.current_time(), fault)
 
     def awaited(self, index: int) -> bool:
         """Say whether somebody waits for a block."""

@@ -72,7 +72,7 @@ class Images:
             raise SourceError(f"{source.shown}: another image is there already; give it a name: NAME={source.place}")
         directory = tree.add(Entry(path, Kind.DIRECTORY)) if path else tree.root
         if not isinstance(directory, Directory):
-            raise SourceError(f"{source.shown}: the name {path} is taken")
+            raise SourceError(f"{source.shown}: the name {path} is taken; give it another, as in NAME=oci://…")
         if source.place not in directory.urls:
             directory.urls.append(source.place)
         try:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -191,7 +192,7 @@ async def _serve_fuse(
             task_status=task_status,
         )
     except RuntimeError as exc:
-        raise UsageError(f"cannot mount at {mount.mountpoint}: {exc}{_remedy()}") from exc
+        raise UsageError(f"cannot mount at {mount.mountpoint}: {exc}{_remedy(exc)}") from exc
     scope.cancel()
 
 
@@ -210,13 +211,23 @@ async def _obey_signals(
         scope.cancel()
 
 
-def _remedy() -> str:
-    """Say what to do where this host cannot mount at all."""
+def _remedy(exc: RuntimeError) -> str:
+    """Say what to do where this host cannot mount at all, or not so."""
+    if "unknown option" in str(exc):
+        return "; -o takes those of mount.fuse3(8)"
     if not Path("/dev/fuse").exists():
         return "; there is no /dev/fuse: modprobe fuse, or give the container that device"
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         return "; who is not root needs fusermount3: install fuse3"
     return ""
+
+
+def _missing(mount: Mount, path: str, exc: NameMissing | None = None) -> NameMissing:
+    """Say of a name under a mount that it is not there, or what its origin says of it."""
+    if exc is not None and exc.__cause__ is not None:
+        return exc
+    below = f" under {mount.mountpoint}; see: ls {shlex.quote(mount.mountpoint)}"
+    return NameMissing(f"{path}: there is no such file{below}")
 
 
 def _operations(
@@ -251,7 +262,10 @@ def _operations(
         return paths
 
     async def describe(request: Mapping[str, Any], _report: control.Report) -> Any:
-        return (await session.vfs.describe(request["path"])).as_dict()
+        try:
+            return (await session.vfs.describe(request["path"])).as_dict()
+        except NameMissing as exc:
+            raise _missing(mount, request["path"], exc) from exc
 
     async def led_to(request: Mapping[str, Any], _report: control.Report) -> Any:
         return await session.vfs.led_to(set(request["blobs"]))
@@ -259,7 +273,7 @@ def _operations(
     async def remove(request: Mapping[str, Any], _report: control.Report) -> Any:
         for path in request["paths"]:
             if session.vfs.tree.find(path) is None:
-                raise NameMissing(f"{path}: no such name under {mount.mountpoint}")
+                raise _missing(mount, path)
         for path in request["paths"]:
             session.vfs.remove(path)
             supervised.note_change({"remove": path})
@@ -274,7 +288,10 @@ def _operations(
 
         async def fill_it() -> None:
             with send:
-                await fill(session.vfs, request["path"], progress)
+                try:
+                    await fill(session.vfs, request["path"], progress)
+                except NameMissing as exc:
+                    raise _missing(mount, request["path"], exc) from exc
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fill_it)

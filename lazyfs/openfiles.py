@@ -62,6 +62,7 @@ class OpenFiles:
             file.blob = blob
         elif file.times:
             self._blobs.close(blob)
+        file.blob.path = path
         if self.counted(request):
             return
         file.times += 1
@@ -99,14 +100,14 @@ class OpenFiles:
         assert blob is not None
         return blob
 
-    async def read_pieces(self, handle: int, offset: int, length: int) -> list[memoryview]:
+    async def read_pieces(self, handle: int, offset: int, length: int, until: int | None = None) -> list[memoryview]:
         """Return bytes of an open file, in pieces. *Raises*: as `Blob.read_pieces`. *Units*: bytes."""
         while True:
             blob = self.blob(handle)
             if self._blobs.worth_another_try(blob):
                 blob = await self._try_to_store(handle, blob)
             try:
-                return await blob.read_pieces(offset, length)
+                return await blob.read_pieces(offset, length, until)
             except BlobChanged:
                 self._on_change(blob.known)
                 raise

@@ -16,6 +16,9 @@ from lazyfs import records
 ENVIRONMENT: Final = "env"
 """As `TransportOptions.proxy`: use what http_proxy, https_proxy and no_proxy say."""
 
+DIRECT: Final = "none"
+"""In place of a proxy: use none."""
+
 FRESH_FOR: Final = 60.0
 """Seconds for which what the catalogue knows is not asked again, unless told otherwise."""
 
@@ -66,8 +69,31 @@ class TransportOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginOptions:
+    """How one origin is asked, where that is not as for all others: what is None, or empty, is.
+
+    The host of `place` may be `*.` and a domain, for all the hosts below it. Headers go to this origin, and to no
+    other, and so does the client certificate. `proxy` is a URL, or `DIRECT`.
+
+    *Units*: `connections` requests under way at the most; `rate` bytes of bodies a second at the most.
+    """
+
+    place: Place
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    header_files: tuple[Path, ...] = ()
+    netrc: Path | None = None
+    command: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    proxy: str | None = field(default=None, repr=False)
+    connections: int | None = None
+    rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """How origins are asked.
+    """How origins are asked; `origins` has those that are asked in a way of their own.
 
     *Units*: `patience` is the seconds for which something is tried in vain before it is left alone; `hedge` the share
     of requests that may be sent twice.
@@ -78,6 +104,7 @@ class ClientOptions:
     offline: bool = False
     patience: float = 60.0
     hedge: float = 0.03
+    origins: tuple[OriginOptions, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

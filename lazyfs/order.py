@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from lazyfs import control, urls
+from lazyfs.errors import one_line
 from lazyfs.given import GivenBlob
 from lazyfs.options import (
     ClientOptions,
     CredentialOptions,
     Limits,
+    OriginOptions,
     RegistryOptions,
     Settings,
     TransportOptions,
@@ -75,7 +77,7 @@ _KNOWN: Final = {
     known.__name__: known
     for known in (
         Mount, Source, GivenBlob, Version, Settings, Limits, ClientOptions, CredentialOptions, TransportOptions,
-        WatchOptions, RegistryOptions,
+        OriginOptions, WatchOptions, RegistryOptions,
     )
 }  # fmt: skip
 
@@ -148,4 +150,4 @@ def report(caller: int, line: str) -> None:
 
 def _tell(caller: int, line: str) -> None:
     with contextlib.suppress(OSError):
-        os.write(caller, line.encode("utf-8", "surrogateescape") + b"\n")
+        os.write(caller, one_line(line).encode("utf-8", "surrogateescape") + b"\n")

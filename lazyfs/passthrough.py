@@ -55,10 +55,11 @@ LINGER: Final = 1.0
 PIECE: Final = 8 * 1024 * 1024
 """Bytes that are looked through in one go."""
 
-_REASONS: Final = {
+REASONS: Final = {
     errno.EPERM: "it takes CAP_SYS_ADMIN: mount as root",
     errno.ELOOP: "the store's file system lies on another one, as overlayfs does; name a store on a disk with --store",
 }
+"""Why the kernel does not take files, by errno."""
 
 
 class Kernel(Protocol):
@@ -121,7 +122,7 @@ class Passthrough:
                 os.close(fd)
         except OSError as exc:
             unforeseen = f"the kernel does not take files of the store: {exc.strerror or exc}"
-            self.refuse(_REASONS.get(exc.errno or 0, unforeseen))
+            self.refuse(REASONS.get(exc.errno or 0, unforeseen))
         else:
             self.refusal, self._kernel = None, kernel
 

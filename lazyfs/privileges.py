@@ -72,7 +72,7 @@ def user_called(name: str) -> User:
     try:
         found = pwd.getpwnam(name)
     except KeyError:
-        raise UsageError(f"there is no user {name!r} on this host") from None
+        raise UsageError(f"there is no user {name!r} on this host; see: getent passwd") from None
     groups = os.getgrouplist(name, found.pw_gid)
     return User(name, found.pw_uid, found.pw_gid, tuple(groups), found.pw_dir)
 

@@ -95,7 +95,7 @@ def decode(content: bytes) -> Profile:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):
-        raise ProfileRefused("it is not JSON") from None
+        raise ProfileRefused("it is not JSON; export it again") from None
     if not isinstance(found, dict) or found.get("lazyfs") != "profile":
         raise ProfileRefused("it is no profile of lazyfs")
     if found.get("version") != VERSION:

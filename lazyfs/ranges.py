@@ -213,7 +213,7 @@ def encoded(headers: Mapping[str, str]) -> str | None:
     """Say why the body is not the blob's own bytes, or None when it is."""
     coding = headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):
-        return f"a body that is encoded ({coding}) although identity was asked for"
+        return f"a body that is encoded ({coding}) although identity was asked for; have the server send it as it is"
     transfer = headers.get("transfer-encoding", "").strip().lower()
     if transfer not in ("", "identity", "chunked"):
         return f"a body with the transfer coding {transfer}"

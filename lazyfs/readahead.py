@@ -4,7 +4,8 @@ A blob's reads are told apart into streams: a read belongs to the stream whose n
 window it falls, since the kernel sends a large read as several requests, which arrive in any order, and programs skip.
 The second read of a stream opens its window, which doubles each time that half of it has been read. Reads that belong
 to no stream start one, in place of the one idle longest, and nothing is fetched ahead of them: a random
-reader is left alone.
+reader is left alone. Of a large read that comes in parts it may be known where it ends: nothing is fetched past that,
+until somebody reads on there.
 
 A request is for what the origin delivers in `LASTS`; the next one is sent when what is still to come lasts for
 `LATENCIES` round trips, or `SOON`: more only fills the link in front of other readers, less leaves it idle. So requests
@@ -17,6 +18,7 @@ leave the link idle until the reader is there.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +74,13 @@ class _Stream:
     fetched_to: int = 0  # the byte after the furthest block asked for
     part: int = 0  # bytes in one request
     pipe: int = LARGEST  # bytes that may be under way
+    until: float = math.inf  # the byte after the last one that is worth fetching ahead
+    goes_on: bool = False  # a read has begun where one was known to end
+
+    @property
+    def stop(self) -> float:
+        """The byte after its window."""
+        return min(self.next + self.window, self.until)
 
 
 class Budget:
@@ -101,15 +110,20 @@ class Readahead:
         self._budget = budget
         self._streams: deque[_Stream] = deque(maxlen=STREAMS)  # the last used at the right
 
-    def on_read(self, offset: int, length: int) -> None:
-        """Note a read. *Units*: bytes."""
+    def on_read(self, offset: int, length: int, until: int | None = None) -> None:
+        """Note a read; `until` is where it ends, or a larger one that it is a part of, if known. *Units*: bytes."""
         stop = min(offset + length, self._geometry.size)
         stream = self._stream_at(offset)
         if stream is None:
-            self._streams.append(_Stream(offset, stop))
+            stream = _Stream(offset, stop)
+            self._streams.append(stream)
         elif stop > stream.next:  # else it is read again, or is a request that was overtaken
             stream.window = max(stream.window + 2 * (stop - stream.next), SMALLEST)
             stream.next = stop
+        if offset >= stream.until:
+            stream.goes_on, stream.until = True, math.inf
+        elif until is not None and not stream.goes_on:
+            stream.until = until
 
     def next(self, due: int, pace: Callable[[], Pace | None], now: float) -> Ahead:
         """Return what to fetch now ahead of who has read last, while `due` bytes of the blob are under way.
@@ -120,11 +134,11 @@ class Readahead:
         if stream is None or not stream.window:
             return NOTHING
         start = max(stream.next, stream.fetched_to)
-        if min(stream.next + stream.window - start, stream.pipe - due) < stream.part:
+        if min(stream.stop - start, stream.pipe - due) < stream.part:
             return NOTHING  # by far the most often, and cheap
         stream.window = min(stream.window, self._budget.share(stream, now))
         self._measure(stream, pace())
-        room = min(stream.next + stream.window - start, stream.pipe - due)
+        room = int(min(stream.stop - start, stream.pipe - due))
         run = self._geometry.covering(start, room)
         if room < stream.part or not run:
             return NOTHING

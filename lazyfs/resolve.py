@@ -14,13 +14,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 import trio
 
 from lazyfs import urls
 from lazyfs.channels import take_waiting
 from lazyfs.counters import Counters
-from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginError
+from lazyfs.errors import DeadlineExceeded, LazyfsError, OriginError, OriginRefused
 from lazyfs.options import FRESH_FOR as FRESH_FOR
 from lazyfs.origin.backoff import Backoff
 from lazyfs.origin.client import Client
@@ -29,6 +30,9 @@ from lazyfs.store import Store
 from lazyfs.versions import Known
 
 log = logging.getLogger(__name__)
+
+_GONE: Final = frozenset({404, 410})
+"""Statuses of what is not there any more."""
 
 
 class Resolver:
@@ -72,6 +76,27 @@ class Resolver:
                 self.revalidate(known)
                 return known
         return await self._ask(ways, None, size, patient=patient)
+
+    async def current(self, ways: Sequence[str]) -> Known:
+        """Return what is at the first of some ways now, as `known` does, but what is old is asked for again first.
+
+        An origin that cannot say leaves it at what was known; one that says it is gone does not.
+
+        *Raises*: OriginError, StoreError. *Cancellation*: at any time.
+        """
+        known = next(filter(None, map(self._store.catalogue.known, ways)), None)
+        if known is None:
+            return await self._ask(ways, None, None, patient=True)
+        fresh = time.time() - known.checked_at < self.fresh_for and not self.doubts(known.url)
+        if fresh or self._client.offline:
+            return known
+        try:
+            return await self._ask((known.url,), known, known.version.size, patient=False, afresh=True)
+        except OriginError as exc:
+            if isinstance(exc, OriginRefused) and exc.status in _GONE:
+                raise
+            log.info("could not revalidate: %s", exc)
+            return known
 
     async def _ask(
         self, ways: Sequence[str], known: Known | None, size: int | None, *, patient: bool, afresh: bool = False

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ import trio
 
 from lazyfs import privileges
 from lazyfs.errors import UsageError
+from lazyfs.options import OriginOptions
 from lazyfs.order import Mount
+from lazyfs.origin.own import Own
 from lazyfs.privileges import Capability, Rights, User
 from lazyfs.sources.spec import Form
 
@@ -29,7 +31,8 @@ def needed(mount: Mount) -> Rights:
     if os.geteuid() != 0:
         return Rights()
     user = mount.settings.user
-    if user is None and privileges.out_of_reach([*_code(), mount.settings.store, *_named(mount)]):
+    named = _named(mount, mount.settings.client.origins)
+    if user is None and privileges.out_of_reach([*_code(), mount.settings.store, *named]):
         return Rights(keep=Capability.DAC_READ_SEARCH)
     return Rights(user)
 
@@ -62,7 +65,9 @@ def check(mount: Mount) -> None:
     user = privileges.user_called(mount.settings.user)
     if hidden := privileges.out_of_reach(_code()):
         raise UsageError(f"{user.name} may not read lazyfs's own code in {hidden[0]}; install it where all users may")
-    if hidden := privileges.out_of_reach(_named(mount)):
+    client = mount.settings.client
+    own = Own(client.origins)  # of origins that may never be asked, the files may be out of reach
+    if hidden := privileges.out_of_reach(_named(mount, map(own.of, client.credentials.named))):
         raise UsageError(f"{user.name} may not read {hidden[0]}; let that user read it, or mount without --user")
     _check_store(mount.settings.store, user)
 
@@ -107,15 +112,17 @@ def _code() -> Iterator[Path]:
     yield Path(trio.__file__).parents[1]
 
 
-def _named(mount: Mount) -> Iterator[Path]:
-    """Yield the files that an order names, and that are read again later."""
+def _named(mount: Mount, origins: Iterable[OriginOptions]) -> Iterator[Path]:
+    """Yield the files that an order names for all origins, and for some, and that are read again later."""
     client = mount.settings.client
     transport, credentials = client.transport, client.credentials
     yield from credentials.header_files
     yield from credentials.auth_files
-    for path in (credentials.netrc, transport.ca_file, transport.client_certificate, transport.client_key):
-        if path is not None:
-            yield path
+    files = [credentials.netrc, transport.ca_file, transport.client_certificate, transport.client_key]
+    for own in origins:
+        yield from own.header_files
+        files += own.netrc, own.ca_file, own.client_certificate, own.client_key
+    yield from filter(None, files)
     for source in mount.sources:
         if source.form is Form.MANIFEST and not source.remote:
             yield Path(source.place)

@@ -172,7 +172,7 @@ class Session:
     async def _add_file(self, source: Source) -> str:
         node = self.vfs.tree.add(Entry(source.name, url=source.place))
         if isinstance(node, Refusal):
-            raise SourceError(f"{source.shown}: {node.reason}")
+            raise SourceError(f"{source.shown}: {node.reason}; give it another, as in NAME=URL")
         assert isinstance(node, File)
         try:
             await self.vfs.resolve(node, patient=False)
@@ -186,7 +186,7 @@ class Session:
             raise UsageError(f"{source.place} is not known as a blob of this store")
         node = self.vfs.give_name(source.name, source.given)
         if isinstance(node, Refusal):
-            raise SourceError(f"{source.name}: {node.reason}")
+            raise SourceError(f"{source.name}: {node.reason}; give it another, as in NAME=BLOB")
         return source.name
 
     async def _add_index(self, source: Source) -> str:
@@ -196,7 +196,7 @@ class Session:
             return source.name
         directory = self.vfs.tree.add(Entry(source.name, Kind.DIRECTORY)) if source.name else self.vfs.tree.root
         if not isinstance(directory, Directory):
-            raise SourceError(f"{source.shown}: the name {source.name} is taken")
+            raise SourceError(f"{source.shown}: the name {source.name} is taken; give it another, as in NAME=URL/")
         directory.urls.append(source.place)
         try:
             await self.vfs.listings.refresh(directory, source.place, patient=False)

@@ -74,6 +74,7 @@ def numbers(session: Session) -> dict[str, Any]:
         "open_blobs": len(blobs),
         "flights": sum(len(blob.flights) for blob in blobs),
         "blocks_evicted": session.store.evictor.evicted,
+        "slow_reads": [slow.as_dict() for slow in session.blobs.slow.slowest()],
     }
 
 

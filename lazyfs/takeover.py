@@ -23,10 +23,11 @@ def refusal(*, wanted: bool) -> str | None:
         return "--no-takeover was given"
     if native.LIBRARY is None:
         return native.MISSING
-    if _kernel() < SINCE:
+    if kernel() < SINCE:
         return f"the kernel cannot: that takes Linux {SINCE[0]}.{SINCE[1]}"
     return None
 
 
-def _kernel() -> tuple[int, ...]:
+def kernel() -> tuple[int, ...]:
+    """Return the kernel's version, the first two numbers of it."""
     return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))

@@ -138,7 +138,7 @@ class Vfs:
         """Take a name away; who has it open reads on. *Raises*: NameMissing."""
         node = self.tree.find(path)
         if node is None or node.parent is None:
-            raise NameMissing(f"{path}: no such name under the mount")
+            raise NameMissing(f"/{path}: no such name")
         node.parent.removed.add(node.name)
         self.take_away(node)
 
@@ -323,7 +323,7 @@ class Vfs:
         directory = await self._directory(parent)
         node = directory.children.get(name)
         if node is None:
-            raise NameMissing(f"{name}: no such name in /{directory.path}")
+            raise NameMissing(f"/{directory.path}{'/' if directory.path else ''}{name}: no such name")
         return node
 
     async def _resolved(self, file: File) -> File:

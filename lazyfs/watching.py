@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -18,6 +18,9 @@ from lazyfs import logs, metrics_server, states
 from lazyfs.order import Mount
 from lazyfs.session import Session
 from lazyfs.store.held import held
+
+if TYPE_CHECKING:
+    from lazyfs import page
 
 asked_for = logging.getLogger(f"{__name__}.asked_for")
 asked_for.setLevel(logging.INFO)  # whatever the level of all else is
@@ -70,7 +73,7 @@ async def _say_more() -> None:
 
 
 async def _serve_metrics(listening: socket.socket, session: Session, mountpoint: str) -> None:
-    """Serve them; what that takes is loaded only here, behind."""
+    """Serve them, and the page; what that takes is loaded only here, behind, the page's when somebody asks for it."""
 
     def load() -> None:
         from lazyfs import metrics  # noqa: F401
@@ -78,7 +81,28 @@ async def _serve_metrics(listening: socket.socket, session: Session, mountpoint:
     await trio.to_thread.run_sync(load)
     from lazyfs import metrics
 
-    await metrics_server.serve(listening, metrics.Metrics(session, mountpoint).page, metrics.CONTENT_TYPE)
+    page, site = metrics.Metrics(session, mountpoint).page, _Site(session, mountpoint)
+    await metrics_server.serve(listening, page, metrics.CONTENT_TYPE, site.answer)
+
+
+class _Site:
+    """The page, which is loaded at the first request."""
+
+    def __init__(self, session: Session, mountpoint: str) -> None:
+        self._session = session
+        self._mountpoint = mountpoint
+        self._page: page.Page | None = None
+
+    async def answer(self, target: str) -> metrics_server.Reply:
+        """Answer a request."""
+        if self._page is None:
+            self._page = await trio.to_thread.run_sync(self._load)
+        return await self._page.answer(target)
+
+    def _load(self) -> page.Page:
+        from lazyfs import page
+
+        return page.Page(self._session, self._mountpoint)
 
 
 async def _dump(session: Session) -> None:

@@ -11,6 +11,7 @@ import click
 
 from lazyfs import control, mountinfo
 from lazyfs.cli.mounting import socket_of
+from lazyfs.cli.saying import complain
 from lazyfs.cli.showing import counted, opened
 from lazyfs.errors import StoreError
 from lazyfs.sizes import format_size
@@ -54,7 +55,8 @@ def collect(store_path: Path, max_cache: int | None, *, as_json: bool) -> None:
         _print(done, files, left)
     if bound is not None and left > bound + TOLERANCE:
         pinned = f", {counted(done.kept['pinned'], 'blob')} pinned" if done.kept["pinned"] else ""
-        raise StoreError(f"{format_size(left)} are left, more than {format_size(bound)}: nothing more may go{pinned}")
+        much = f"{format_size(left)} are left in the store {store_path}, more than {format_size(bound)}"
+        raise StoreError(f"{much}: nothing more may go{pinned}; see: lazyfs ls, lazyfs unpin")
 
 
 def _print(done: gc.Collected, files: int, left: int) -> None:
@@ -84,7 +86,7 @@ def _led_to(store_path: Path, blob_ids: list[BlobId]) -> set[BlobId]:
             for start in range(0, len(blob_ids), ASKED_AT_ONCE):
                 found.update(control.call(socket, "led_to", blobs=blob_ids[start : start + ASKED_AT_ONCE]))
         except control.ControlError as exc:
-            click.echo(f"lazyfs: old versions stay, since a mount does not say which it needs: {exc}", err=True)
+            complain(f"old versions stay, since a mount does not say which it needs: {exc}")
             return set(blob_ids)
     return found
 

@@ -24,6 +24,7 @@ import click
 
 from lazyfs import mountinfo
 from lazyfs.cli.demo_origin import Count, DemoOrigin
+from lazyfs.cli.saying import complain
 from lazyfs.errors import LazyfsError
 from lazyfs.sizes import format_size
 
@@ -179,7 +180,7 @@ def _directory() -> Iterator[Path]:
         yield directory
     finally:
         if left := _mounts_below(directory):
-            click.echo(f"lazyfs: still mounted: {' '.join(left)}; unmount with: lazyfs umount --lazy", err=True)
+            complain(f"still mounted: {' '.join(left)}; unmount with: lazyfs umount --lazy")
         else:
             shutil.rmtree(directory, ignore_errors=True)
 

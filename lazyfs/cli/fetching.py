@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import sys
@@ -15,7 +16,9 @@ from typing import BinaryIO, Final
 import trio
 
 from lazyfs import sizes
+from lazyfs.cli.doing import Done
 from lazyfs.cli.mounting import absolute, connect, is_path, mount_of, read_source
+from lazyfs.cli.saying import TRACEBACK, complain
 from lazyfs.errors import LazyfsError, StoreTooSmall, UsageError, first_reason
 from lazyfs.filling import Progress, fill
 from lazyfs.session import Session, Settings, open_session
@@ -25,29 +28,31 @@ from lazyfs.tree import Directory, File, Node
 PIECE: Final = 1 << 20
 """Bytes read at a time to write a file out or to hash it."""
 
-LINE_EVERY: Final = 5.0
-"""Seconds between two lines of progress where there is no terminal."""
 
-
-def fetch(sources: tuple[str, ...], settings: Settings, output: Path | None, digest: str | None) -> None:
-    """Fetch everything the sources name. *Raises*: LazyfsError; the first failure, after the rest was done."""
+def fetch(
+    sources: tuple[str, ...], settings: Settings, output: Path | None, digest: str | None, *, as_json: bool
+) -> None:
+    """Fetch everything the sources name, and say so. *Raises*: LazyfsError; the first failure, after the rest."""
+    if not os.environ.get(TRACEBACK):
+        logging.getLogger("lazyfs").addHandler(logging.NullHandler())  # what matters of it is in the line that ends us
     paths = [source for source in sources if is_path(source)]
     if output is not None:
         _check_writable(output)
     if paths and (output or digest):
         raise UsageError("--output and --digest go with a source, not with a path under a mount: read the path itself")
-    for path in paths:
-        _fetch_path(Path(path))
-    rest = [source for source in sources if source not in paths]
-    parsed = [_read_source(text, settings.store) for text in rest]
-    if parsed:
-        try:
-            trio.run(_fetch_sources, parsed, settings, output, digest)
-        except BaseException as exc:
-            reason = first_reason(exc)
-            if reason is None:
-                raise
-            raise reason from exc
+    with Done(as_json=as_json, quiet=output is not None) as done:  # it may be standard output
+        for path in paths:
+            _fetch_path(Path(path), done)
+        rest = [source for source in sources if source not in paths]
+        parsed = [_read_source(text, settings.store) for text in rest]
+        if parsed:
+            try:
+                trio.run(_fetch_sources, parsed, settings, output, digest, done)
+            except BaseException as exc:
+                reason = first_reason(exc)
+                if reason is None:
+                    raise
+                raise reason from exc
 
 
 def _read_source(text: str, store: Path) -> Source:
@@ -64,42 +69,64 @@ def _check_writable(output: Path) -> None:
     """Refuse at once what would fail after the download. *Raises*: UsageError."""
     directory = output.absolute().parent
     if output.is_dir():
-        raise UsageError(f"{output} is a directory: --output names a file")
+        raise UsageError(f"{output} is a directory; name a file in it with --output")
     if not directory.is_dir() or not os.access(directory, os.W_OK):
-        raise UsageError(f"{output} cannot be written: {directory} is no directory that you can write to")
+        raise UsageError(
+            f"{output} cannot be written: {directory} is no directory that you can write to; name another with --output"
+        )
 
 
-def _fetch_path(path: Path) -> None:
+def _fetch_path(path: Path, done: Done) -> None:
     mounted = mount_of(path)
     assert mounted is not None
-    below = os.path.relpath(absolute(path), mounted.mountpoint)
+    below, size, began = os.path.relpath(absolute(path), mounted.mountpoint), 0, time.monotonic()
     with closing(connect(mounted, timeout=None)) as connection, _bar(below) as show:
         for answer in connection.request("fetch", path=below):
             if isinstance(answer, list):
-                show(*answer)
+                present, size = answer
+                show(present, size)
+    _note(done, below, size, began)
 
 
-async def _fetch_sources(sources: list[Source], settings: Settings, output: Path | None, digest: str | None) -> None:
+def _note(done: Done, path: str, size: int, began: float) -> None:
+    seconds = time.monotonic() - began
+    line = f"fetched {path}, {sizes.format_size(size)} in {seconds:.1f} s"
+    done.note(line, path=path, size=size, seconds=round(seconds, 3))
+
+
+async def _fetch_sources(
+    sources: list[Source], settings: Settings, output: Path | None, digest: str | None, done: Done
+) -> None:
     async with open_session(settings) as session:
+        failures: dict[str, LazyfsError] = {}
         for source in sources:
-            await session.add(source)
+            try:
+                await session.add(source)
+            except LazyfsError as exc:
+                failures[source.shown] = exc
         paths = await _files_of(session, session.vfs.tree.root)
         if (output or digest) and len(paths) != 1:
-            raise UsageError(f"--output and --digest go with one file; the sources name {len(paths)}")
-        failures: dict[str, LazyfsError] = {}
+            if failures:
+                raise next(iter(failures.values()))
+            raise UsageError(
+                f"--output and --digest go with one file; the sources name {len(paths)}; fetch them one by one"
+            )
         for path in paths:
+            began = time.monotonic()
             try:
                 with suppress(StoreTooSmall) if output or digest else nullcontext(), _bar(path) as show:
                     await fill(session.vfs, path, show)  # else it is read through, and not kept
                 if output or digest:
                     await _write_out(session, path, output, digest)
+                node = session.vfs.tree.find(path)
+                _note(done, path, (node.size if isinstance(node, File) else None) or 0, began)
             except LazyfsError as exc:
                 failures[path] = exc
         for problem, reason in session.vfs.problems.reasons.items():
             failures.setdefault(problem, LazyfsError(f"{problem}: {reason}"))
         first, *others = failures.values() or [None]
         for failure in others:
-            print(f"lazyfs: {failure}", file=sys.stderr)
+            complain(failure)
         if first is not None:
             raise first
 
@@ -134,9 +161,12 @@ async def _write_out(session: Session, path: str, output: Path | None, digest: s
                 if file is not None:
                     await trio.to_thread.run_sync(file.write, piece)
             if digest is not None and hashed.hexdigest() != digest.removeprefix("sha256:").lower():
-                raise LazyfsError(f"{path}: its digest is sha256:{hashed.hexdigest()}, not the one that was given")
+                found = f"its digest is sha256:{hashed.hexdigest()}, not the one that was given"
+                raise LazyfsError(f"{path}: {found}; check the URL and --digest")
     except OSError as exc:
-        raise LazyfsError(f"{output} cannot be written: {exc.strerror or exc}") from exc
+        raise LazyfsError(
+            f"{output} cannot be written: {exc.strerror or exc}; name another place with --output"
+        ) from exc
     finally:
         session.vfs.release(handle)
 
@@ -159,9 +189,9 @@ def _replacing(output: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _bar(name: str) -> Iterator[Progress]:
-    """Show progress on stderr: a bar with rate and time left on a terminal, a line now and then in a log."""
-    if not sys.stderr.isatty():
-        yield from _lines(name)
+    """Show progress on a terminal, a bar with rate and time left, for as long as it takes."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") in (None, "", "dumb", "unknown"):
+        yield lambda _present, _size: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -173,27 +203,6 @@ def _bar(name: str) -> Iterator[Progress]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=None)
         yield lambda present, size: bar.update(task, completed=present, total=size)
-        bar.update(task, completed=bar.tasks[0].total or 0)
-
-
-def _lines(name: str) -> Iterator[Progress]:
-    began, due, first = time.monotonic(), time.monotonic() + LINE_EVERY, -1
-    size = 0
-
-    def show(present: int, total: int) -> None:
-        nonlocal due, first, size
-        size = total
-        first = present if first < 0 else first
-        if (now := time.monotonic()) >= due:
-            due = now + LINE_EVERY
-            rate = (present - first) / (now - began)
-            left = f", {(total - present) / rate:.0f} s left" if rate else ""
-            print(
-                f"{name}: {present * 100 // max(total, 1)} %, {sizes.format_size(int(rate))}/s{left}", file=sys.stderr
-            )
-
-    yield show
-    print(f"{name}: {sizes.format_size(size)} in {time.monotonic() - began:.1f} s", file=sys.stderr)

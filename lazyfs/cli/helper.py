@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from lazyfs import cli
+from lazyfs.cli import streams
 from lazyfs.errors import LazyfsError, UsageError
 
 STATUSES: Final = cli.Statuses(failed=32, misused=1, interrupted=8)
@@ -70,6 +71,7 @@ class Call:
 
 def main() -> NoReturn:
     """Mount, as mount(8) wants it. Exit status 0: mounted, also when that was so before; else as mount(8) has them."""
+    streams.prepare()
     try:
         call = read_call(sys.argv[1:])
         if call.namespace:
@@ -77,9 +79,9 @@ def main() -> NoReturn:
         sources, words = translated(call)
         if call.fake or _is_there(sources, words, call.mountpoint):
             sys.exit(0)
-    except LazyfsError as exc:
-        print(f"mount.lazyfs: {exc}", file=sys.stderr)
-        sys.exit(STATUSES.misused if isinstance(exc, UsageError) else STATUSES.failed)
+    except BaseException as exc:
+        status = cli.explained(exc, STATUSES, "mount.lazyfs")
+        sys.exit(STATUSES.misused if isinstance(exc, UsageError) else status)
     cli.run(["mount", *words, "--", *sources, call.mountpoint], STATUSES, "mount.lazyfs")
 
 
@@ -121,7 +123,7 @@ def translated(call: Call) -> tuple[list[str], list[str]]:
             sources.append(value)
         elif ours in takes_value:
             if takes_value[ours] != bool(equals):
-                wanted = f"a value: {name}=..." if takes_value[ours] else "no value"
+                wanted = f"a value: {name}=VALUE" if takes_value[ours] else "no value"
                 raise UsageError(f"the option {name} takes {wanted}")
             words.append(f"--{ours}={value}" if equals else f"--{ours}")
         elif name in OF_FUSE:
@@ -153,7 +155,6 @@ def _is_there(sources: list[str], words: list[str], mountpoint: str) -> bool:
     """
     from lazyfs import control, mountinfo
     from lazyfs.cli import mounting
-    from lazyfs.options import default_path
     from lazyfs.order import made_of
 
     mounted = mountinfo.mount_at(mounting.absolute(Path(mountpoint)))
@@ -163,9 +164,17 @@ def _is_there(sources: list[str], words: list[str], mountpoint: str) -> bool:
         running = mounting.ask(mounted, "made_of")
     except control.ControlError:
         return False  # it is dead, and mounting cleans it up; or it is stuck, and mounting says so
-    stores = [word.removeprefix("--store=") for word in words if word.startswith("--store=")]
-    store = Path(stores[-1]) if stores else default_path()
-    return bool(running == made_of(mounting.read_sources(sources, store)))
+    return bool(running == made_of(mounting.read_sources(sources, _store(words))))
+
+
+def _store(words: list[str]) -> Path:
+    """Return the store that `lazyfs mount` would take with these options. *Raises*: Misconfigured."""
+    from lazyfs import configuration
+    from lazyfs.options import default_path
+
+    said = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+    configured = configuration.load(said.get("config")).values.get("store")
+    return Path(said["store"]) if "store" in said else configured.value if configured else default_path()
 
 
 def _enter(namespace: str) -> None:

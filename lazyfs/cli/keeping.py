@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
-import click
-
 from lazyfs import urls
+from lazyfs.cli.doing import Done
 from lazyfs.cli.mounting import mount_of, store_of
-from lazyfs.cli.naming import named, row_of, under_mount
+from lazyfs.cli.naming import named, under_mount
 from lazyfs.cli.opened import open_files
+from lazyfs.cli.saying import complain
 from lazyfs.cli.showing import opened
 from lazyfs.errors import LazyfsError, StoreError, UsageError
 from lazyfs.given import GivenBlob
 from lazyfs.sizes import format_size
 from lazyfs.store import Store
 from lazyfs.store import layout as layouts
+from lazyfs.store.named import row_of
 from lazyfs.store.removal import Kept, remove
 from lazyfs.versions import BlobId, starts_blob_id
 
@@ -31,20 +31,20 @@ JUST_CLOSED: Final = 2.0
 T = TypeVar("T")
 
 
-def remove_blobs(words: tuple[str, ...], store_path: Path) -> None:
-    """Remove blobs. *Raises*: LazyfsError, the first failure, after the rest was done."""
+def remove_blobs(words: tuple[str, ...], store_path: Path, *, as_json: bool) -> None:
+    """Remove blobs, and say so. *Raises*: LazyfsError, the first failure, after the rest was done."""
 
     def remove_named(word: str) -> None:
-        _each(named(store, word), lambda blob_id: _remove(store, blob_id))
+        _each(named(store, word), lambda blob_id: _remove(store, blob_id, done))
 
-    with _opened(store_path) as store:
+    with Done(as_json=as_json) as done, _opened(store_path) as store:
         try:
             _each(words, remove_named)
         finally:
             store.evictor.recount()
 
 
-def pin(words: tuple[str, ...], store_path: Path) -> None:
+def pin(words: tuple[str, ...], store_path: Path, *, as_json: bool) -> None:
     """Pin blobs, which fetches nothing. *Raises*: LazyfsError, the first failure, after the rest was done."""
 
     def pin_one(word: str) -> None:
@@ -52,14 +52,17 @@ def pin(words: tuple[str, ...], store_path: Path) -> None:
         with _opened(store_path if given is None else _store_over(word)) as store:
             if given is not None:
                 store.pin(given.blob_id, given.url, given.version.size, given.version)
+                done.note(f"pinned {given.blob_id}", blob=given.blob_id)
                 return
             for row in [row_of(store, blob_id) for blob_id in named(store, word)]:
                 store.pin(row.blob_id, row.url, row.size)
+                done.note(f"pinned {row.blob_id}", blob=row.blob_id)
 
-    _each(words, pin_one)
+    with Done(as_json=as_json) as done:
+        _each(words, pin_one)
 
 
-def unpin(words: tuple[str, ...], store_path: Path) -> None:
+def unpin(words: tuple[str, ...], store_path: Path, *, as_json: bool) -> None:
     """Unpin blobs. *Raises*: LazyfsError, the first failure, after the rest was done."""
 
     def unpin_one(word: str) -> None:
@@ -67,8 +70,10 @@ def unpin(words: tuple[str, ...], store_path: Path) -> None:
         with _opened(store_path if given is None else _store_over(word)) as store:
             for blob_id in [given.blob_id] if given is not None else named(store, word):
                 store.unpin(blob_id)
+                done.note(f"unpinned {blob_id}", blob=blob_id)
 
-    _each(words, unpin_one)
+    with Done(as_json=as_json) as done:
+        _each(words, unpin_one)
 
 
 def _given(word: str) -> GivenBlob | None:
@@ -86,8 +91,8 @@ def _store_over(word: str) -> Path:
     return store_of(mounted)
 
 
-def _remove(store: Store, blob_id: BlobId) -> None:
-    """Remove a blob, and say so. *Raises*: StoreError, which says why not."""
+def _remove(store: Store, blob_id: BlobId, done: Done) -> None:
+    """Remove a blob, and note it. *Raises*: StoreError, which says why not."""
     until = time.monotonic() + JUST_CLOSED
     while (outcome := remove(store.layout, store.catalogue, blob_id)) is Kept.IN_USE and time.monotonic() < until:
         time.sleep(0.02)
@@ -97,7 +102,7 @@ def _remove(store: Store, blob_id: BlobId) -> None:
     if outcome is Kept.PINNED:
         raise StoreError(f"{blob_id} is pinned; to remove it: lazyfs unpin {blob_id}")
     if not isinstance(outcome, Kept):
-        click.echo(f"removed {blob_id}, {format_size(outcome)}")
+        done.note(f"removed {blob_id}, {format_size(outcome)}", blob=blob_id, bytes_freed=outcome)
 
 
 def _holders(store: Path, blob_id: BlobId) -> Iterator[str]:
@@ -119,7 +124,7 @@ def _each(items: Iterable[T], do: Callable[[T], None]) -> None:
         except LazyfsError as exc:
             failures.append(exc)
     for failure in failures[1:]:
-        print(f"lazyfs: {failure}", file=sys.stderr)
+        complain(failure)
     if failures:
         raise failures[0]
 

@@ -98,7 +98,7 @@ def mounted_at(where: str) -> mountinfo.Mounted:
     """Return our mount at an absolute path. *Raises*: UsageError, when there is none."""
     mounted = mountinfo.mount_at(where)
     if mounted is None or mounted.fstype != mountinfo.FSTYPE:
-        raise UsageError(f"{where} is not a lazyfs mount")
+        raise UsageError(f"{where} is not a lazyfs mount; see which there are: findmnt -t {mountinfo.FSTYPE}")
     return mounted
 
 
@@ -198,7 +198,7 @@ def _located(source: Source) -> Source:
         return source
     path = Path(source.place).resolve()
     if not path.is_file():
-        raise UsageError(f"the manifest {path} is not there")
+        raise UsageError(f"the manifest {path} is not there; name a file, or its URL")
     return dataclasses.replace(source, place=str(path))
 
 

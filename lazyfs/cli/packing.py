@@ -42,11 +42,11 @@ def pack(directory: Path, image: Path, *, force: bool) -> None:
     image = image.absolute()
     for needed in (directory, image.parent):
         if not needed.is_dir():
-            raise UsageError(f"{needed} is not a directory")
+            raise UsageError(f"{needed} is not a directory; name one that is")
     if image.is_dir():
-        raise UsageError(f"{image} is a directory")
+        raise UsageError(f"{image} is a directory; name a file in it")
     if image.resolve().is_relative_to(directory.resolve()):
-        raise UsageError(f"{image} would lie in the directory that is packed")
+        raise UsageError(f"{image} would lie in the directory that is packed; name a place elsewhere")
     if os.path.lexists(image) and not force:
         raise UsageError(f"{image} is there already; --force replaces it")
     # An ordinary user's PATH has no mkfs.

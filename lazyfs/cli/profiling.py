@@ -11,12 +11,13 @@ import click
 
 from lazyfs import profiles
 from lazyfs.cli.mounting import mount_of, store_of
-from lazyfs.cli.naming import under_mount, with_start
+from lazyfs.cli.naming import under_mount
 from lazyfs.cli.showing import counted, opened
 from lazyfs.errors import ProfileRefused, StoreError, UsageError
 from lazyfs.profiles import Profile
 from lazyfs.sizes import format_size
 from lazyfs.store import Store, profiled
+from lazyfs.store.named import with_start
 from lazyfs.versions import BlobId, Version, starts_blob_id
 
 SHOWN: Final = 20
@@ -89,5 +90,7 @@ def _named(store: Store, start: str) -> BlobId:
 def _profile(store: Store, blob_id: BlobId, version: Version | None) -> tuple[float, Profile]:
     kept = store.catalogue.profile(blob_id, version)
     if kept is None:
-        raise StoreError(f"{blob_id[:20]} has no profile: nobody has read it through a mount, or it is too small")
+        raise StoreError(
+            f"{blob_id[:20]} has no profile: it is too small, or nobody has read it; read it through a mount first"
+        )
     return kept[0], profiles.decode(kept[1])

@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from lazyfs.cli.mounting import absolute, ask, mounted_at
+from lazyfs.cli.saying import complain
 from lazyfs.cli.showing import mounts_of, print_table
 from lazyfs.sizes import format_size
 
@@ -23,7 +24,7 @@ def show(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
     else:
         mounts, silent = mounts_of(store_path, "why")
         for line in silent:
-            click.echo(f"lazyfs: {line}", err=True)
+            complain(line)
     if as_json:
         click.echo(json.dumps({"mounts": mounts}, indent=2))
         return

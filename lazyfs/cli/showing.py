@@ -14,6 +14,7 @@ import click
 
 from lazyfs import control, mountinfo, privileges, records
 from lazyfs.cli.mounting import absolute, ask, mounted_at, socket_of, store_of
+from lazyfs.cli.saying import complain
 from lazyfs.errors import StoreError
 from lazyfs.sizes import format_size
 from lazyfs.store import Store, running
@@ -30,7 +31,7 @@ def status(mountpoint: Path | None, store_path: Path, *, as_json: bool) -> None:
     else:
         mounts, silent = mounts_of(store_path)
         for line in silent:
-            click.echo(f"lazyfs: {line}", err=True)
+            complain(line)
     described = describe(store_path)
     if as_json:
         click.echo(json.dumps({"store": described, "mounts": mounts}, indent=2))
@@ -180,7 +181,7 @@ def _print_mount(mount: dict[str, Any]) -> None:
             f"  store     degraded: {mount['degraded']}; what it lacks is fetched and not kept, until it is better"
         )
     if mount.get("metrics"):
-        click.echo(f"  metrics   http://{mount['metrics']}/metrics")
+        click.echo(f"  page      http://{mount['metrics']}/, metrics at http://{mount['metrics']}/metrics")
     if "runs_as" in mount:  # as above
         rights = ", ".join(mount["runs_as"]["capabilities"]) or "without capabilities"
         click.echo(f"  runs as   {mount['runs_as']['user']}, {rights}")

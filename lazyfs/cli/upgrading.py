@@ -11,7 +11,9 @@ from typing import Any, Final
 import click
 
 from lazyfs import __version__, control, mountinfo
+from lazyfs.cli.doing import Done
 from lazyfs.cli.mounting import absolute, ask, connect, mounted_at
+from lazyfs.cli.saying import complain
 from lazyfs.errors import LazyfsError, UsageError
 
 PATIENCE: Final = 150.0
@@ -21,7 +23,7 @@ ANSWERS_WITHIN: Final = 30.0
 """Seconds for it to answer commands, once it answers the kernel."""
 
 
-def upgrade(mountpoints: tuple[Path, ...], *, all_of_them: bool) -> None:
+def upgrade(mountpoints: tuple[Path, ...], *, all_of_them: bool, as_json: bool) -> None:
     """Upgrade mounts, one after the other, and say what was done. *Raises*: LazyfsError, when not all of them are."""
     if all_of_them == bool(mountpoints):
         raise UsageError("name the mounts to upgrade, or say --all")
@@ -29,21 +31,24 @@ def upgrade(mountpoints: tuple[Path, ...], *, all_of_them: bool) -> None:
         upgraded = [mounted for mounted in mountinfo.mounts() if mounted.fstype == mountinfo.FSTYPE]
     else:
         upgraded = [mounted_at(absolute(mountpoint)) for mountpoint in mountpoints]
-    failed = []
-    for mounted in upgraded:
-        try:
-            now = _upgrade(mounted)
-        except LazyfsError as exc:
-            failed.append(f"{mounted.mountpoint} is not upgraded: {exc}")
-        else:
-            click.echo(f"{mounted.mountpoint}: lazyfs {now.get('version', '?')} has taken over, daemon {now['pid']}")
-            if now.get("version") != __version__:
+    failed = list[str]()
+    with Done(as_json=as_json) as done:
+        for mounted in upgraded:
+            try:
+                now = _upgrade(mounted)
+            except LazyfsError as exc:
+                failed.append(f"{mounted.mountpoint} is not upgraded: {exc}")
+                continue
+            version, said = now.get("version"), {"mountpoint": mounted.mountpoint, "pid": now["pid"]}
+            line = f"{mounted.mountpoint}: lazyfs {version or '?'} has taken over, daemon {now['pid']}"
+            done.note(line, **said, version=version)
+            if version != __version__:
                 other = f"this command is of lazyfs {__version__}; that mount is of another installation"
-                click.echo(f"lazyfs: {mounted.mountpoint}: {other}", err=True)
-    if not upgraded:
+                complain(f"{mounted.mountpoint}: {other}")
+    if not upgraded and not as_json:
         click.echo("no mounts")
     for line in failed[:-1]:
-        click.echo(f"lazyfs: {line}", err=True)
+        complain(line)
     if failed:
         raise LazyfsError(failed[-1])
 

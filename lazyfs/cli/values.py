@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lazyfs import records, sizes
 from lazyfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class BlockSize(click.ParamType[int]):
@@ -51,8 +54,8 @@ class Seconds(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read a number of seconds, or the word for an infinite one."""
-        if self._infinite and value == self._infinite:
-            return float("inf")
+        if self._infinite and value in (self._infinite, math.inf):
+            return math.inf
         try:
             seconds = float(value)
         except ValueError:
@@ -68,9 +71,30 @@ class Mountpoint(click.ParamType[Path]):
 
     name = "path"
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete to mounts that there are."""
+        from lazyfs.cli import completing
+
+        return completing.words(("mount",), ctx, incomplete)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Take it as it is."""
         return Path(value)
+
+
+class Word(click.ParamType[str]):
+    """What is taken as it is; its kinds say what it may be completed to: `mount`, `blob`, `path`."""
+
+    name = "text"
+
+    def __init__(self, *kinds: str) -> None:
+        self._kinds = kinds
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete to what there is of its kinds."""
+        from lazyfs.cli import completing
+
+        return completing.words(self._kinds, ctx, incomplete)
 
 
 class Address(click.ParamType[tuple[str, int]]):
@@ -80,16 +104,11 @@ class Address(click.ParamType[tuple[str, int]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
         """Read an address and a port."""
-        import ipaddress  # only here, since few say one
+        from lazyfs.configuration.keys import read_address  # only here, since few say one
 
-        address, _, port = value.rpartition(":")
+        if isinstance(value, tuple):
+            return value
         try:
-            found = ipaddress.ip_address("127.0.0.1" if address in ("", "localhost") else address.strip("[]"))
-        except ValueError:
-            found = None
-        brackets = address.startswith("[") and address.endswith("]")
-        if found is None or brackets != (found.version == 6) or not re.fullmatch("[0-9]{1,5}", port):
-            self.fail(f"{value!r} is no PORT, nor an address and a port, as in 127.0.0.1:9100", param, ctx)
-        if int(port) > 65535:
-            self.fail(f"{value!r}: ports go up to 65535", param, ctx)
-        return str(found), int(port)
+            return read_address(value)
+        except UsageError as exc:
+            self.fail(str(exc), param, ctx)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,18 @@ import click
 
 from lazyfs import control
 from lazyfs.cli.mounting import absolute, ask, mounted_at, store_of
+from lazyfs.cli.screen import Screen
 from lazyfs.cli.showing import counted, describe, mounts_of, store_line
 from lazyfs.sizes import format_size
 
 FIRST: Final = 0.3
 """Seconds after which there is something to show, when periods are longer."""
 
-_UP: Final = "\x1b[{}F"
-_CLEAR: Final = "\x1b[J"
+SLOWEST: Final = 5
+"""Reads that are shown, of those that a mount says were the slowest of the last minute."""
+
+WORDS: Final = {"first_byte": "first byte", "lock": "another process"}
+"""What is waited for, where the word that JSON has for it is none for people."""
 
 
 def watch(mountpoint: Path | None, store_path: Path, interval: float, *, as_json: bool) -> None:
@@ -29,7 +31,7 @@ def watch(mountpoint: Path | None, store_path: Path, interval: float, *, as_json
 
     *Raises*: LazyfsError, when there is no such store or mount, or no more. A mount that does not answer is waited for.
     """
-    screen = _Screen()
+    screen = Screen()
     before = _sample(mountpoint, store_path)
     pause = min(FIRST, interval)
     while True:
@@ -147,31 +149,24 @@ def _mount_lines(mount: dict[str, Any], rates: _Rates) -> list[str]:
         )
     if mount["degraded"]:
         lines.append(f"  store     degraded: {mount['degraded']}")
-    return lines
+    slowest = mount.get("slow_reads", [])[:SLOWEST]
+    return [*lines, *(f"  {'' if number else 'slowest':9} {_slow(read)}" for number, read in enumerate(slowest))]
+
+
+def _slow(read: dict[str, Any]) -> str:
+    """Return what a slow read was, and what it waited for, the longest first."""
+    place = f"{read['path'] or read['blob'][:20]}, {format_size(read['length'])} at {format_size(read['offset'])}"
+    reader = f", {read['command']} ({read['pid']})" if read["command"] else ""
+    waited = ", ".join(f"{WORDS.get(why, why)} {_seconds(seconds)}" for why, seconds in read["waited"].items())
+    after = f", after: {'; '.join(read['faults'])}" if read["faults"] else ""
+    failed = f"; failed: {read['error']}" if read["error"] else ""
+    state = ", still waiting" if read["under_way"] else ""
+    return f"{_seconds(read['seconds'])}{state}: {place}{reader}: {waited}{after}{failed}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def _bytes(rate: float) -> str:
     return f"{format_size(round(rate))}/s"
-
-
-class _Screen:
-    """Standard output: blocks of lines, on a terminal one over the other."""
-
-    def __init__(self) -> None:
-        self._drawn = 0  # lines of the last block, on a terminal
-        self._terminal = sys.stdout.isatty()
-
-    def draw(self, lines: list[str]) -> None:
-        """Show a block, cut to what fits."""
-        if not self._terminal:
-            click.echo("\n".join([*lines, ""]))
-            return
-        width, height = shutil.get_terminal_size()
-        fitting = [_printable(line)[: width - 1] for line in lines[: height - 1]]
-        back = _UP.format(self._drawn) if self._drawn else ""
-        click.echo(back + _CLEAR + "\n".join(fitting))
-        self._drawn = len(fitting)
-
-
-def _printable(line: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in line)

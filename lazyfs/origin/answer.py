@@ -62,12 +62,14 @@ class Request:
     async def receive_into(self, *buffers: memoryview, sink: Sink | None = None) -> int:
         """Fill the start of some buffers, none of them empty, with the next bytes of the body; 0 at its end."""
         await self._slot.give_way()
+        ration = await self._slot.ration()
+        within = buffers if ration is None else cut(buffers, ration)
         count = 0
         self._slot.receiving()
         try:
-            count = await self.reply.receive_into(*buffers, sink=sink)
+            count = await self.reply.receive_into(*within, sink=sink)
         finally:
-            self._slot.received(count)
+            self._slot.received(count, ration)
         self._received += count
         if self._received >= _WELL:
             self._health.succeeded(self.url)
@@ -201,8 +203,8 @@ def silent_for(patience: float) -> float:
 
 
 _REMEDIES: Final = {
-    404: " (nothing is there: check the URL)",
-    410: " (it is gone: check the URL)",
+    404: ": nothing is there; check the URL",
+    410: ": it is gone; check the URL",
 }
 
 
@@ -215,11 +217,12 @@ def _proven(url: str, outcome: ranges.Outcome, status: int) -> Body:
         case ranges.Changed(reason):
             raise BlobChanged(shown, f"it has changed: {reason}")
         case ranges.Refused(reason) if status in (401, 403):
-            raise OriginDenied(shown, f"{reason}: the credentials for it are refused, or not enough")
+            remedy = "give credentials that it takes, as with --netrc-file or --header-file"
+            raise OriginDenied(shown, f"{reason}: it is not for everybody; {remedy}")
         case ranges.Refused(reason):
             raise OriginRefused(shown, reason + _REMEDIES.get(status, ""), status)
         case ranges.Passing(reason, retry_after):
-            raise OriginUnreachable(shown, reason, retry_after)
+            raise OriginUnreachable(shown, f"{reason}; try again later", retry_after)
         case ranges.Bad(reason):
             raise OriginBadAnswer(shown, reason)
         case _:

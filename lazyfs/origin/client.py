@@ -9,16 +9,18 @@ have what it kept of another version; then it is believed. Metadata is always as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 import trio
 
 from lazyfs import ranges, urls
 from lazyfs.counters import Counters
-from lazyfs.errors import BlobChanged
+from lazyfs.errors import BlobChanged, OriginDirectory
 from lazyfs.extents import Extent
 from lazyfs.origin.answer import Answer as Answer
 from lazyfs.origin.health import HedgeBudget
@@ -32,6 +34,9 @@ from lazyfs.urgency import Urgency
 from lazyfs.versions import Version
 
 _NO_CACHE: Final = {"cache-control": "no-cache"}
+
+_PAGE: Final = re.compile(r"\s*(?:text/html|application/(?:xhtml\+xml|json))\b", re.IGNORECASE)
+"""What indexes are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +103,8 @@ class Client:
         now = trio.current_time()
         for place, slots in self._sender.origins():
             failing = self._sender.health.resting(place, now)
-            limit = int(slots.limit.value)
             yield OriginState(
-                urls.shown_origin(place), slots.tally, slots.held, slots.waiting, limit, failing, slots.state
+                urls.shown_origin(place), slots.tally, slots.held, slots.waiting, slots.allowed, failing, slots.state
             )
 
     def slow(self, url: str) -> float:
@@ -142,6 +146,9 @@ class Client:
             if condition and request.reply.status == 304:
                 request.ended_well()
                 return None
+            if _is_index(url, request.reply.url, request.reply.headers.get("content-type", "")):
+                request.ended_well()
+                raise OriginDirectory(urls.redact(url), request.reply.status)
             body = request.proven(Extent(0, 1), None, size)
             if request.reply.status == 200 or not body.extent:
                 request.ended_well()
@@ -213,3 +220,8 @@ class Client:
         async with aclosing(await self._sender.follow(url, headers, demanded, Attempt(), method=method)) as request:
             content = await request.page(limit, self._counters)
             return Page(content, request.reply.headers, request.reply.url)
+
+
+def _is_index(url: str, final: str, content_type: str) -> bool:
+    """Say whether a URL has led to a page at the same URL with a slash: so web servers answer for a directory."""
+    return final != url and urlsplit(final).path == urlsplit(url).path + "/" and _PAGE.match(content_type) is not None

@@ -1,6 +1,6 @@
 """Which credentials go with a request: the headers that the user gives, and what the origin has asked for.
 
-    request ── headers(url)         the user's own, to the origins that were named
+    request ── headers(url)         the user's own, to the origins that were named, or that they are configured for
             └─ authorization(url)   what the URL is known to want; nothing is sent that was not asked for
     200     ── accepted(url, sent)  so that a refusal elsewhere is not one of everything
     401     ── answer(url, ...)     what to send now
@@ -20,6 +20,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -30,6 +32,9 @@ from lazyfs.origin.challenges import Challenge, parse_challenges
 from lazyfs.origin.grants import FetchPage, Grant, Grants, Lack, Recent, Wanted
 from lazyfs.origin.headerfiles import HeaderFiles
 from lazyfs.origin.logins import Logins, NoLogin, shown
+from lazyfs.origin.own import Own
+
+_NOTHING: Final = Own()
 
 
 class Credentials:
@@ -37,7 +42,7 @@ class Credentials:
 
     `fetch_token(url, headers)` is to GET a small page with these headers: with no credentials of its own, none of the
     headers to another origin that it may be redirected to, and an OriginRefused for a 401 or 403. `clock` gives UTC
-    seconds.
+    seconds. `own` is what is said of origins one by one.
 
     *Raises*, each method: OriginDenied, when what is wanted is missing, refused or unreadable. No message has a secret.
     """
@@ -48,10 +53,13 @@ class Credentials:
         fetch_token: FetchPage,
         nursery: trio.Nursery,
         clock: Callable[[], float] = time.time,
+        own: Own = _NOTHING,
     ) -> None:
         self._options = options
-        self._files = HeaderFiles(options.header_files)
-        self._grants = Grants(Logins(options.command, options.netrc, options.auth_files), fetch_token, nursery, clock)
+        self._own_options = own
+        self._files: dict[tuple[Path, ...], HeaderFiles] = {}
+        logins = Logins(options.command, options.netrc, options.auth_files, own)
+        self._grants = Grants(logins, fetch_token, nursery, clock)
         self._tokens = Recent[str, Wanted]()  # by URL, or by repository of a registry
         self._logins = Recent[Wanted, Wanted]()  # the login of an origin, or of a repository, where it was asked for
 
@@ -84,13 +92,14 @@ class Credentials:
         if (own := self._own_authorization(url)) is not None:
             if own != sent:
                 return own
-            raise OriginDenied(urls.redact(url), "it refuses the Authorization that --header or --header-file gives")
+            whence = "--header, --header-file or the configuration gives"
+            raise OriginDenied(urls.redact(url), f"it refuses the Authorization that {whence}; give another")
         challenges = parse_challenges(www_authenticate)
         wanted = _wanted_by(url, challenges)
         if sent is not None and (status == 403 or _insufficient(challenges)):
             # It knows who asks and keeps them out: only a token of another scope could help.
             if wanted.token_url is None or wanted == self._tokens.get(_key(url)):
-                reason = f"the credentials for {shown(place)} are not enough for it (HTTP {status})"
+                reason = f"the credentials for {shown(place)} are not enough for it (HTTP {status}); give others"
                 if self._grants.is_anonymous(wanted, sent):
                     reason = f"it is not for everybody, and there are no credentials: {wanted.remedy}"
                 raise OriginDenied(urls.redact(url), reason)
@@ -103,12 +112,24 @@ class Credentials:
         self._grants.accept(_login_for(url), sent)
 
     def _own(self, url: str) -> list[tuple[str, str]]:
-        if urls.origin_of(url) not in self._options.named:
-            return []
+        place = urls.origin_of(url)
+        own = self._own_options.of(place)
         try:
-            return [*self._options.headers, *self._files.headers()]
+            configured = [*own.headers, *self._in_files(own.header_files)]
+            if place not in self._options.named:
+                return configured
+            given = [*self._options.headers, *self._in_files(self._options.header_files)]
         except UsageError as exc:
             raise OriginDenied(urls.redact(url), str(exc)) from None
+        names = {name.lower() for name, _ in given}
+        return [header for header in configured if header[0].lower() not in names] + given
+
+    def _in_files(self, paths: tuple[Path, ...]) -> list[tuple[str, str]]:
+        if not paths:
+            return []
+        if paths not in self._files:
+            self._files[paths] = HeaderFiles(paths)
+        return self._files[paths].headers()
 
     def _own_authorization(self, url: str) -> str | None:
         """Return the Authorization that the user gives; the last, so that a file may say otherwise."""
@@ -127,7 +148,7 @@ class Credentials:
                 self._logins.drop(wanted.login)
             raise OriginDenied(urls.redact(url), str(exc)) from None
         if grant.authorization == sent or self._grants.is_refused(wanted.place, grant.authorization, url):
-            raise OriginDenied(urls.redact(url), f"it refuses the credentials for {shown(wanted.place)}")
+            raise OriginDenied(urls.redact(url), f"it refuses the credentials for {shown(wanted.place)}; give others")
         if grant.login is None:
             self._tokens.put(_key(url), wanted)
         else:

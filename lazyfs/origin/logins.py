@@ -32,6 +32,7 @@ from lazyfs.origin.login import NoLogin as NoLogin
 from lazyfs.origin.login import Place as Place
 from lazyfs.origin.login import basic, has_controls, may_end_a_header
 from lazyfs.origin.login import shown as shown
+from lazyfs.origin.own import Own
 from lazyfs.origin.programs import COMMAND_TIMEOUT as COMMAND_TIMEOUT
 from lazyfs.origin.programs import run
 
@@ -40,20 +41,25 @@ _OUTPUT_MAX: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Logins:
-    """The sources of logins. *Raises*, each method: NoLogin, whose message names what is wrong and no secret."""
+    """The sources of logins; what `own` says of an origin goes before the first two.
+
+    *Raises*, each method: NoLogin, whose message names what is wrong and no secret.
+    """
 
     command: str | None = field(repr=False)
     netrc_file: Path | None
     auth_files: tuple[Path, ...] = ()
+    own: Own = field(default_factory=Own)
 
     async def from_command(self, place: Place, now: float) -> Login | str:
         """Ask the command; a text says why it has none, empty when it just has none. `now` is in UTC seconds.
 
         *Raises*: NoLogin, also when it says that nobody else is to be asked. *Cancellation*: kills the command.
         """
-        if self.command is None:
+        command = self._command_of(place)
+        if command is None:
             return ""
-        status, output = await self._run("get", _described(place, ()), _OUTPUT_MAX)
+        status, output = await _run(command, "get", _described(place, ()), _OUTPUT_MAX)
         if status is None:
             return f"the credential command did not end within {COMMAND_TIMEOUT:g} s"
         if status:
@@ -62,12 +68,13 @@ class Logins:
 
     async def erase(self, place: Place, login: Login) -> None:
         """Tell the command that the origin refused what it gave. *Cancellation*: kills the command."""
-        if self.command is not None and login.said:
-            await self._run("erase", _described(place, login.said), 0)
+        command = self._command_of(place)
+        if command is not None and login.said:
+            await _run(command, "erase", _described(place, login.said), 0)
 
-    async def _run(self, word: str, stdin: bytes, limit: int) -> tuple[int | None, bytes]:
-        # The one shell of lazyfs, since it is a command line that the user gives (git does the same).
-        return await run(["sh", "-c", f"{self.command} {word}"], "the credential command", stdin, limit)
+    def _command_of(self, place: Place) -> str | None:
+        own = self.own.of(place).command
+        return self.command if own is None else own
 
     async def from_auth_files(self, place: Place, repository: str) -> Login | None:
         """Return what registries' tools have for a repository; nothing for an origin that is none, without a look.
@@ -81,9 +88,15 @@ class Logins:
 
         A default would hand the secret to any origin that asks. *Cancellation*: once the file was read.
         """
-        if self.netrc_file is None:
+        path = self.own.of(place).netrc or self.netrc_file
+        if path is None:
             return None
-        return await trio.to_thread.run_sync(_read_netrc, self.netrc_file, place[1])
+        return await trio.to_thread.run_sync(_read_netrc, path, place[1])
+
+
+async def _run(command: str, word: str, stdin: bytes, limit: int) -> tuple[int | None, bytes]:
+    # The one shell of lazyfs, since it is a command line that the user gives (git does the same).
+    return await run(["sh", "-c", f"{command} {word}"], "the credential command", stdin, limit)
 
 
 def _described(place: Place, said: tuple[tuple[str, str], ...]) -> bytes:

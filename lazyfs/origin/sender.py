@@ -4,14 +4,13 @@
          └─ follow ── each hop: introduce ── 401, 403: once more, with the credentials that are asked for
                                      └ send ── not to what is broken (health) ── a slot ── transport
 
-The user's headers go to the origins that were named, credentials to those that asked for them, and nothing of either
-along with a redirect. Where a URL leads is kept, so that each block takes one request.
+The user's headers go to the origins that they are for (credentials.py), credentials to those that asked for them, and
+nothing of either along with a redirect. Where a URL leads is kept, so that each block takes one request.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -26,6 +25,7 @@ from lazyfs.options import ClientOptions as ClientOptions
 from lazyfs.origin.answer import Request, silent_for
 from lazyfs.origin.credentials import Credentials
 from lazyfs.origin.health import Health
+from lazyfs.origin.own import Own
 from lazyfs.origin.slots import Slots
 from lazyfs.origin.transport import Transport, Unconnected
 from lazyfs.origin.wire import Place
@@ -71,9 +71,10 @@ class Sender:
         self.health = Health(options.patience)
         self._options = options
         self._counters = counters
-        self._transport = Transport(options.transport)
-        self._credentials = Credentials(options.credentials, self._fetch_token, nursery)
-        self._slots = defaultdict[Place, Slots](Slots)
+        own = Own(options.origins)
+        self._transport = Transport(options.transport, own)
+        self._credentials = Credentials(options.credentials, self._fetch_token, nursery, own=own)
+        self._slots = _AllSlots(own)
         self._targets: dict[str, str] = {}  # where URLs lead; the last TARGETS_KEPT
         self._resolving = Turns[str]()
 
@@ -159,9 +160,15 @@ class Sender:
             await request.discard()
             here = _next_hop(url, here, moved.location)
             if here in seen:  # we keep no cookies, so it would say the same again
-                raise OriginRefused(urls.redact(url), "redirects that lead back to where they were", 310)
+                raise OriginRefused(
+                    urls.redact(url),
+                    "redirects that lead back to where they were; name the URL where they should lead",
+                    310,
+                )
             seen.add(here)
-        raise OriginRefused(urls.redact(url), f"more than {MAX_HOPS} redirects", 310)
+        raise OriginRefused(
+            urls.redact(url), f"more than {MAX_HOPS} redirects; name the URL where they should lead", 310
+        )
 
     async def _fetch_token(self, url: str, headers: Mapping[str, str]) -> bytes:
         """Return the page of a token server. *Raises*: OriginError; OriginRefused for a 401 and a 403."""
@@ -208,7 +215,10 @@ class Sender:
     ) -> Request:
         """Send a request for `url` to `here`, when it is its turn."""
         if self._options.offline:
-            raise OriginOffline(urls.redact(url), "not in the store, and --offline forbids asking the origin")
+            raise OriginOffline(
+                urls.redact(url),
+                "not in the store, and --offline forbids asking the origin; fetch it without --offline first",
+            )
         place = urls.origin_of(here)
         slots = self._slots[place]
         self._refuse_broken(url, place)
@@ -244,6 +254,19 @@ class Sender:
                 raise failing
 
 
+class _AllSlots(dict[Place, Slots]):
+    """The slots of all origins, made as they are asked."""
+
+    def __init__(self, own: Own) -> None:
+        super().__init__()
+        self._own = own
+
+    def __missing__(self, place: Place) -> Slots:
+        own = self._own.of(place)
+        slots = self[place] = Slots(own.connections, own.rate)
+        return slots
+
+
 def _kept_to(url: str, here: str, headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return headers that are for the origin of `url`, when that is the one to be asked."""
     return list(headers.items()) if urls.origin_of(here) == urls.origin_of(url) else []
@@ -256,7 +279,13 @@ def _next_hop(url: str, here: str, location: str) -> str:
     except ValueError:
         target = ""  # such as "http://[", of which no URL can be made
     if not urls.is_http(target):
-        raise OriginRefused(urls.redact(url), "a redirect to something that is not http or https", 310)
+        raise OriginRefused(
+            urls.redact(url), "a redirect to what is not http or https; name the URL where it should lead", 310
+        )
     if urls.origin_of(here)[0] == "https" and urls.origin_of(target)[0] == "http":
-        raise OriginRefused(urls.redact(url), "a redirect from https to http", 310)
+        raise OriginRefused(
+            urls.redact(url),
+            "a redirect from https to http, which is not followed; if that is as it should be, name the http URL",
+            310,
+        )
     return target

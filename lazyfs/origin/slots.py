@@ -5,6 +5,9 @@ What somebody waits for goes before readahead, and that before prefetch; demand 
 background work holds, so that work gives way at once. How urgent a request is may change while it waits, since a reader
 can arrive at what was fetched ahead.
 
+An origin may have bounds that the user sets: of requests at a time, whatever becomes of them, the last of which is for
+demand; and of bytes a second (throttle.py).
+
 A holder that has not heard from the origin for `STALLED` no longer counts, and while a URL has such a one, more of its
 requests go after those of other URLs, in half of the slots at the most: a stalled blob must not keep another one's
 requests from being sent, however many readers it has.
@@ -23,6 +26,7 @@ from lazyfs import urls
 from lazyfs.errors import OriginError
 from lazyfs.origin.health import Latencies
 from lazyfs.origin.tally import Tally
+from lazyfs.origin.throttle import Throttle
 from lazyfs.pace import Meter, Pace
 from lazyfs.urgency import Urgency
 
@@ -115,10 +119,12 @@ class Slot:
         """Note that bytes of its answer are waited for, until `received`."""
         self._slots.meter.begin(trio.current_time())
 
-    def received(self, count: int) -> None:
-        """Note that so many have come, or none."""
+    def received(self, count: int, ration: int | None = None) -> None:
+        """Note that so many have come, or none, of those that might."""
         now = trio.current_time()
         self._slots.meter.end(count, now)
+        if ration is not None and self._slots.throttle is not None:
+            self._slots.throttle.give_back(ration - count)
         if count:
             self.heard_at = now
             self._slots.tally.received += count
@@ -134,16 +140,31 @@ class Slot:
             self.heard()  # it is us who are silent
             await trio.sleep(_LOOK_AGAIN)
 
+    async def ration(self) -> int | None:
+        """Wait until more may be taken, and return how many bytes; None for any number. Say `received` in the end."""
+        throttle = self._slots.throttle
+        if throttle is None:
+            return None
+        while (seconds := throttle.wait(trio.current_time())) > 0:
+            self.heard()  # it is us who are silent
+            await trio.sleep(min(seconds, STALLED / 2))
+        return throttle.take(trio.current_time())
+
     def release(self) -> None:
         """Let the next one have it."""
         self._slots.give_back(self)
 
 
 class Slots:
-    """The slots of one origin. State changes without awaiting; `take` waits."""
+    """The slots of one origin, `most` at the most. State changes without awaiting; `take` waits.
 
-    def __init__(self) -> None:
+    *Units*: `rate` bytes a second.
+    """
+
+    def __init__(self, most: int | None = None, rate: int | None = None) -> None:
         self.limit = Limit()
+        self.throttle = None if rate is None else Throttle(rate)
+        self._most = most
         self.latencies = Latencies()
         self.meter = Meter()
         self.tally = Tally()
@@ -184,7 +205,14 @@ class Slots:
     def pace(self) -> Pace | None:
         """How fast the origin delivers; None while too little is known."""
         rate = self.meter.rate
-        return None if rate is None else Pace(rate, self.latencies.least)
+        if rate is None:
+            return None
+        return Pace(min(rate, self.throttle.rate) if self.throttle else rate, self.latencies.least)
+
+    @property
+    def allowed(self) -> int:
+        """How many requests may be under way now, those not counted that are stalled."""
+        return min(int(self.limit.value), self._most or HOLDERS)
 
     @property
     def held(self) -> int:
@@ -223,6 +251,10 @@ class Slots:
                 return
             slot = min(waiting, key=lambda one: (one.urgency(), one.url in stalled))
             urgency = slot.urgency()
+            if self._most is not None:
+                kept_free = self._most > 1 and urgency is not Urgency.DEMAND
+                if len(self._held) >= self._most - kept_free:
+                    return
             against = [held for held in self._held if self._counts(held, now)]
             if urgency is Urgency.DEMAND:
                 against = [held for held in against if held.urgency() is Urgency.DEMAND]

@@ -23,6 +23,7 @@ import logging
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from lazyfs.origin import lean  # noqa: F401 - before httpx, of which it leaves out a part
@@ -33,10 +34,12 @@ import trio
 
 from lazyfs import __version__, urls
 from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable, UsageError
+from lazyfs.options import DIRECT
 from lazyfs.options import ENVIRONMENT as ENVIRONMENT
 from lazyfs.options import TransportOptions as TransportOptions
 from lazyfs.origin import wire
 from lazyfs.origin.connection import Sink, hand_over
+from lazyfs.origin.own import Own
 from lazyfs.origin.securing import Trust
 from lazyfs.origin.wire import Place
 
@@ -53,6 +56,8 @@ RATE_WINDOW: Final = 10.0
 
 URLS_KEPT: Final = 256
 """URLs that are kept parsed, which takes longer than all else that httpx does for a request."""
+
+_NOTHING: Final = Own()
 
 _PIECE: Final = 64 * 1024
 
@@ -144,9 +149,10 @@ class Reply:
 class Transport:
     """Sends requests; one for each process. Close it with `aclose`."""
 
-    def __init__(self, options: TransportOptions) -> None:
+    def __init__(self, options: TransportOptions, own: Own = _NOTHING) -> None:
         self._options = options
-        self._trusts: dict[bool, Trust] = {}  # with the client certificate, and without; each 0.5 MB
+        self._own = own
+        self._trusts: dict[tuple[Path | None, ...], Trust] = {}  # by their files; each 0.5 MB
         self._http = httpx.AsyncClient(
             headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
             cookies=_NoCookies(),
@@ -156,7 +162,7 @@ class Transport:
             follow_redirects=False,
             trust_env=False,
         )
-        trio.socket.set_custom_hostname_resolver(wire.Lookups())
+        self._lookups_before = trio.socket.set_custom_hostname_resolver(wire.Lookups())
 
     async def send(self, url: str, headers: Sequence[tuple[str, str]], method: str = "GET") -> Reply:
         """Send a GET or a HEAD and return the head of its answer.
@@ -172,23 +178,35 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        trio.socket.set_custom_hostname_resolver(self._lookups_before)  # the run may be somebody else's
         await self._http.aclose()
 
     def _trust(self, place: Place) -> Trust:
-        """The system's authorities (what the administrator trusts, not what a package ships), or `--ca-file`'s."""
-        certificate = self._options.client_certificate if place in self._options.named else None
-        if bool(certificate) not in self._trusts:
-            key = self._options.client_key if certificate else None
-            self._trusts[bool(certificate)] = Trust(self._options.ca_file, certificate, key)
-        return self._trusts[bool(certificate)]
+        """The system's authorities (what the administrator trusts, not what a package ships), or those of a file."""
+        own, general = self._own.of(place), self._options
+        certificate, key = own.client_certificate, own.client_key
+        if certificate is None and place in general.named:
+            certificate, key = general.client_certificate, general.client_key
+        files = own.ca_file or general.ca_file, certificate, key
+        if files not in self._trusts:
+            self._trusts[files] = Trust(*files)
+        return self._trusts[files]
 
     def _proxies(self) -> dict[str, httpx.AsyncBaseTransport | None]:
         """Return what goes through proxies, by httpx's patterns of URLs; None is for our own connections."""
+        proxies = self._general_proxies()
+        for own in self._own:
+            if own.proxy is not None:
+                through = None if own.proxy == DIRECT else self._through(own.proxy, own.place)
+                proxies[_pattern(own.place)] = through
+        return proxies
+
+    def _general_proxies(self) -> dict[str, httpx.AsyncBaseTransport | None]:
         proxy = self._options.proxy
         if proxy is None:
             return {}
         if proxy != ENVIRONMENT:
-            return {"all://": self._through(proxy), **self._with_certificate(proxy)}
+            return {"all://": self._through(proxy), **self._with_trust(proxy)}
         found = urllib.request.getproxies_environment()
         excepted = [host.strip() for host in found.get("no", "").split(",") if host.strip()]
         if "*" in excepted:
@@ -199,18 +217,25 @@ class Transport:
                 if not urls.is_http(_as_url(found[scheme])):
                     raise UsageError(f"{scheme}_proxy: a proxy is an http or https URL")
                 proxies[f"{scheme}://"] = self._through(found[scheme])
-        proxies |= self._with_certificate(found["https"]) if "https" in found else {}
+        proxies |= self._with_trust(found["https"]) if "https" in found else {}
         proxies |= {pattern: None for host in excepted if (pattern := _excepted(host))}
         return proxies
 
-    def _with_certificate(self, proxy: str) -> dict[str, httpx.AsyncBaseTransport | None]:
-        """Return the transports that show the client certificate to those who may see it."""
-        named = self._options.named if self._options.client_certificate else ()
-        return {f"https://{host}:{port}": self._through(proxy, (scheme, host, port)) for scheme, host, port in named}
+    def _with_trust(self, proxy: str) -> dict[str, httpx.AsyncBaseTransport | None]:
+        """Return the transports to origins that see a client certificate, or have authorities of their own."""
+        places = set(self._options.named if self._options.client_certificate else ())
+        places |= {own.place for own in self._own if own.ca_file or own.client_certificate}
+        return {_pattern(place): self._through(proxy, place) for place in places if place[0] == "https"}
 
     def _through(self, proxy: str, place: Place | None = None) -> httpx.AsyncHTTPTransport:
         trust = self._trust(place or ("", "", 0)).context
         return httpx.AsyncHTTPTransport(verify=trust, proxy=_as_url(proxy), limits=_LIMITS, trust_env=False)
+
+
+def _pattern(place: Place) -> str:
+    """Return httpx's pattern for an origin."""
+    scheme, host, port = place
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _as_url(proxy: str) -> str:
@@ -309,9 +334,9 @@ def _reason(exc: httpx.RequestError) -> str:
     words = next((wire.words(cause) for cause in _causes(exc) if isinstance(cause, OSError)), None)
     match exc:
         case httpx.ConnectTimeout():
-            return "no connection in time"
+            return "no connection in time through the proxy; check the host and the port that --proxy names"
         case httpx.ConnectError():
-            return f"cannot connect: {words or exc}"
+            return f"cannot connect through the proxy: {words or exc}; check what --proxy names, and whether it runs"
         case httpx.TimeoutException():
             return "no answer in time"
         case httpx.RemoteProtocolError():

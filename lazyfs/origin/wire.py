@@ -57,6 +57,9 @@ _HEAD_PIECE: Final = 64 * 1024
 _OF_ANOTHER_NAME: Final = frozenset({62, 63, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH, …_EMAIL_MISMATCH, …_IP_ADDRESS_MISMATCH in openssl/x509_vfy.h."""
 
+_NOT_TLS: Final = frozenset({"wrong version number", "http request", "unknown protocol"})
+"""Why OpenSSL gives up on an answer that is no TLS at all."""
+
 _QUOTED: Final = re.compile(r"(: )?(bytearray\()?b?['\"].*", re.DOTALL)
 """What h11 quotes of an answer, such as a whole header line: a secret may be in it."""
 
@@ -263,7 +266,7 @@ class Pool:
         try:
             connection = await Connection.open(host, port)
         except OSError as exc:
-            raise WireError(f"cannot connect: {words(exc)}") from exc
+            raise WireError(f"cannot connect: {words(exc)}{_remedy(exc)}") from exc
         return await self._secured(connection, place)
 
     async def _begun(self, place: Place) -> Connection | None:
@@ -318,8 +321,10 @@ class Lookups(trio.abc.HostnameResolver):
         return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._limiter)
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
-        """As socket.getnameinfo."""
-        raise NotImplementedError
+        """As socket.getnameinfo; we ask for none, but whose run it is may."""
+        return await trio.to_thread.run_sync(
+            socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True, limiter=self._limiter
+        )
 
 
 class _InTime:
@@ -351,15 +356,24 @@ class _failures:  # noqa: N801 - reads as the context manager it is
             raise Closed(f"the connection failed: {words(exc)}") from exc
 
 
+def _remedy(exc: OSError) -> str:
+    """Say what to do about an origin that cannot be connected to."""
+    if isinstance(exc, socket.gaierror):
+        return "; check the host in the URL, and the name server of this one"
+    return "; check the host and the port in the URL, and whether its server runs"
+
+
 def words(exc: BaseException) -> str:
     """Return the operating system's words for what happened, where there are some."""
     if isinstance(exc, BaseExceptionGroup):
         return words(exc.exceptions[0])
     if isinstance(exc, ssl.SSLCertVerificationError):
-        remedy = "" if exc.verify_code in _OF_ANOTHER_NAME else "; name its authority with --ca-file"
+        of_another = exc.verify_code in _OF_ANOTHER_NAME
+        remedy = "; use a name that it is for" if of_another else "; name its authority with --ca-file"
         return f"certificate not trusted ({exc.verify_message.rstrip('.')}){remedy}"
     if isinstance(exc, ssl.SSLError):
-        return (exc.reason or "TLS failed").lower().replace("_", " ")
+        reason = (exc.reason or "TLS failed").lower().replace("_", " ")
+        return reason + ("; is it http:// that is spoken there?" if reason in _NOT_TLS else "")
     if isinstance(exc, OSError) and not isinstance(exc, socket.gaierror) and exc.errno:
         return os.strerror(exc.errno)  # trio's own words repeat the address
     if isinstance(exc, OSError) and exc.__cause__ is not None:

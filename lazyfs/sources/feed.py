@@ -127,7 +127,7 @@ async def _whole(source: Source, pieces: Pieces) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as exc:
-        raise SourceError(f"{source.shown}: not UTF-8 at byte {exc.start}") from exc
+        raise SourceError(f"{source.shown}: not UTF-8 at byte {exc.start}; save it as UTF-8") from exc
 
 
 class _Lines:
@@ -155,7 +155,7 @@ def local_pieces(path: Path) -> Pieces:
         file = path.open("rb")
         file.peek(1)
     except OSError as exc:
-        raise SourceError(f"the manifest {path} cannot be read: {exc.strerror or exc}") from exc
+        raise SourceError(f"the manifest {path} cannot be read: {exc.strerror or exc}; see to its rights") from exc
 
     async def pieces(_offset: int, length: int) -> bytes:
         try:

@@ -69,7 +69,8 @@ def parse_index(body: bytes, content_type: str, base_url: str) -> Iterator[Entry
     elif _HTML.fullmatch(media):
         found = _from_html(body, base, shown)
     else:
-        raise SourceError(f"{shown}: the server sent {media[:60]!r}, not a directory index in HTML or JSON")
+        what = f"the server sent {media[:60]!r}, not a directory index in HTML or JSON"
+        raise SourceError(f"{shown}: {what}; a file's URL has no slash at its end")
     seen: set[str] = set()
     for count, item in enumerate(found):
         if count >= MAX_ENTRIES:

@@ -85,7 +85,7 @@ def parse_toml(text: str, base_url: str | None) -> Iterator[Entry | Refusal]:
         raise SourceError("the manifest is not TOML that can be read: a value is too long or too deep") from None
     tables = document.get("file") if document else []  # an empty manifest is one of no files
     if not isinstance(tables, list):
-        raise SourceError("the manifest has no [[file]] tables")
+        raise SourceError("the manifest has no [[file]] tables; write one for each file, with path and url")
     for number, table in enumerate(tables, 1):
         found: Entry | Refusal
         try:

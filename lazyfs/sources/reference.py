@@ -81,7 +81,7 @@ def parse_reference(text: str) -> Reference:
     if not _REPOSITORY.fullmatch(repository) or len(f"{domain}/{repository}") > _NAME_MAX:
         raise UsageError(f"{_shown(text)}: {_shown(repository)!r} is not the name of a repository")
     if colon and not _TAG.fullmatch(tag):
-        raise UsageError(f"{_shown(text)}: {_shown(tag)!r} is no tag")
+        raise UsageError(f"{_shown(text)}: {_shown(tag)!r} is no tag; write oci://HOST[:PORT]/REPO[:TAG|@DIGEST]")
     if not at:
         return Reference(domain, repository, tag or "latest", None)
     return Reference(domain, repository, None, _checked_digest(text, digest))

@@ -122,7 +122,9 @@ class Registries:
                         raise DigestMismatch(str(reference), f"what the registry sent is not {said}")
                 return found
             except OriginRefused as exc:
-                missing = OriginRefused(str(reference), "the registry has no such image, or no such tag (404)", 404)
+                missing = OriginRefused(
+                    str(reference), "the registry has no such image, or no such tag (404); check its name and tag", 404
+                )
                 errors.append(missing if exc.status == 404 else exc)
             except OriginError as exc:
                 errors.append(exc)

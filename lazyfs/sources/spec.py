@@ -65,20 +65,20 @@ def parse_source(text: str) -> Source:
     name, equals, url = text.partition("=")
     if equals and urls.is_http(url):
         if reason := entries.unsafe(name):
-            raise UsageError(f"{name!r} cannot be the name of a file: {reason}")
+            raise UsageError(f"{name!r} cannot be the name of a file: {reason}; give another, as in disk.img=URL")
         return _url_source(url, name)
     if equals and url.startswith(SCHEME):
         if reason := entries.unsafe(name):
-            raise UsageError(f"{name!r} cannot be the name of a directory: {reason}")
+            raise UsageError(f"{name!r} cannot be the name of a directory: {reason}; give another, as in app=oci://…")
         return Source(Form.IMAGE, str(parse_reference(url)), name)
     if equals and (starts_blob_id(url) or url.startswith(("/", "./", "../"))):
         if reason := entries.unsafe(name):
-            raise UsageError(f"{name!r} cannot be the name of a file: {reason}")
+            raise UsageError(f"{name!r} cannot be the name of a file: {reason}; give another, as in disk.img=BLOB")
         return Source(Form.BLOB, url, name)
     if text.endswith((".toml", ".jsonl")):
         return Source(Form.MANIFEST, text)
     forms = "an http(s) URL, NAME=URL, oci://IMAGE, FILE.toml, FILE.jsonl or NAME=BLOB"
-    raise UsageError(f"{text!r} is no source: name {forms}")
+    raise UsageError(f"{text!r} is no source; name {forms}")
 
 
 def _url_source(url: str, name: str) -> Source:
@@ -90,7 +90,7 @@ def _url_source(url: str, name: str) -> Source:
     name = name or urls.last_segment(url)
     if reason := entries.unsafe(name):
         shown = urls.redact(url)
-        raise UsageError(f"{shown} does not end in a name that can be shown ({reason}): give one, as in NAME=URL")
+        raise UsageError(f"{shown} does not end in a name that can be shown ({reason}); give one, as in NAME=URL")
     return Source(Form.FILE, url, name)
 
 

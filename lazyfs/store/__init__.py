@@ -260,11 +260,12 @@ class Store:
     def why_full(self) -> str:
         """Say why the store does not take what was fetched."""
         if self.trouble.reason:
-            reason = self.trouble.reason
+            reason = f"{self.trouble.reason}; make room, or name another store with --store"
         elif bound := self.quota.look().max_cache:
-            reason = f"it is full ({format_size(bound)} at the most), and nothing in it may go"
+            full = f"it is full ({format_size(bound)} at the most), and nothing in it may go"
+            reason = f"{full}; raise --max-cache, or let blobs go with: lazyfs unpin"
         else:
-            reason = "what is written to it cannot be read back"
+            reason = "what is written to it cannot be read back; name another with --store"
         return f"the store does not take what was fetched: {reason}"
 
     def note_uses(self, file: BlobFile, blocks: Iterable[int]) -> None:

@@ -94,6 +94,14 @@ class Catalogue:
         """Close it."""
         self._database.close()
 
+    def let_go(self) -> None:
+        """Close it until `take_up`: no database may be open when its process forks. Blocks."""
+        self._database.let_go()
+
+    def take_up(self) -> None:
+        """Open it again."""
+        self._database.take_up()
+
     @property
     def joined(self) -> bool:
         """Whether it is the store's own, not a stand-in for one whose disk does not let us."""
@@ -240,9 +248,9 @@ class Catalogue:
         row = self._one(f"SELECT {_BLOB} FROM blobs WHERE blob_id = ?", blob_id)  # noqa: S608
         return None if row is None else _blob_row(row)
 
-    def blobs(self) -> list[BlobRow]:
-        """Return all blobs, the last used first."""
-        rows = self._database.all(f"SELECT {_BLOB} FROM blobs ORDER BY last_used DESC")  # noqa: S608
+    def blobs(self, most: int = -1) -> list[BlobRow]:
+        """Return all blobs, or so many of them, the last used first."""
+        rows = self._database.all(f"SELECT {_BLOB} FROM blobs ORDER BY last_used DESC LIMIT ?", most)  # noqa: S608
         return [blob for row in rows if (blob := _blob_row(row)) is not None]
 
     def _look_up(self, statement: str, url: str) -> Row | None:

@@ -131,6 +131,29 @@ class Database:
             self._renewer.join()
         self._close(self._at)
 
+    def let_go(self) -> None:
+        """Close it until `take_up`, which must follow: meanwhile the process may fork. Blocks on who uses it.
+
+        *Locks*: takes writes, until then. *Source*: sqlite.org/howtocorrupt.html, "Carrying an open database file
+        across a fork()".
+        """
+        self._writing.acquire()
+        self._reading.acquire()
+        if self.joined:
+            self._close(self._at)
+
+    def take_up(self) -> None:
+        """Open it again, in the process that has let it go."""
+        try:
+            if self.joined:
+                self._at = self._open_or_replace()
+        except StoreError as exc:
+            log.warning("%s", exc)
+            self._at = self._stand_in()
+        finally:
+            self._reading.release()
+            self._writing.release()
+
     @property
     def joined(self) -> bool:
         """Whether it is the store's own, not a stand-in."""

@@ -78,6 +78,20 @@ def open_layout(path: Path) -> Layout:
         raise StoreError(f"the store {path} cannot be used: {words}; {remedy}") from exc
 
 
+def look_over(path: Path) -> int | None:
+    """Return the format of what is at `path`, None for an empty directory; it is left as it is.
+
+    *Raises*: StoreError, where `open_layout` would refuse it; OSError.
+    """
+    root = open_directory(path)
+    try:
+        _is_closed(path, root)
+        _check_file_system(path)
+        return _known_format(path, root)
+    finally:
+        os.close(root)
+
+
 def _open_layout(path: Path) -> Layout:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
@@ -96,27 +110,45 @@ def _open_layout(path: Path) -> Layout:
 
 def _check_owner(path: Path, root: int) -> None:
     """Refuse a directory that others own or may enter; an empty one of ours is closed to them instead."""
+    if not _is_closed(path, root):
+        os.fchmod(root, 0o700)
+
+
+def _is_closed(path: Path, root: int) -> bool:
+    """Say whether a directory is closed to others. *Raises*: StoreError, when it is not ours, or open and not empty."""
     status = os.fstat(root)
     if status.st_uid != os.geteuid():
         raise StoreError(f"the store {path} belongs to another user (uid {status.st_uid}); name another with --store")
     if stat.S_IMODE(status.st_mode) == 0o700:
-        return
+        return True
     if os.listdir(root):
         raise StoreError(f"the store {path} is open to others; if it is yours: chmod 700 {path}")
-    os.fchmod(root, 0o700)
+    return False
 
 
 def _check_file_system(path: Path) -> None:
     mounted = mountinfo.mount_over(os.path.realpath(path))
-    if mounted is not None and (mounted.fstype in _NETWORK or mounted.fstype.startswith("fuse.")):
+    if mounted is not None and is_foreign(mounted.fstype):
         raise StoreError(
             f"the store {path} is on a file system ({mounted.fstype}) that is not this host's own; "
             "name a local directory with --store"
         )
 
 
+def is_foreign(fstype: str) -> bool:
+    """Say whether a file system of this type is not this host's own."""
+    return fstype in _NETWORK or fstype.startswith("fuse.")
+
+
 def _check_format(path: Path, root: int) -> None:
     """Read FORMAT, or write it into a directory that is empty or has only what a racing process makes."""
+    if _known_format(path, root) is None:
+        _write_in_place(root)
+        write_format(root)
+
+
+def _known_format(path: Path, root: int) -> int | None:
+    """Return what FORMAT says, None when it is yet to be written. *Raises*: StoreError, when it is not for us."""
     try:
         number = read_format(root)
         if number is None:
@@ -124,16 +156,14 @@ def _check_format(path: Path, root: int) -> None:
             number = read_format(root)  # a racing process may have made it meanwhile, and more
             if strange and number is None:
                 raise StoreError(f"{path} is not empty and not a store; name another with --store")
-        if number is None:
-            _write_in_place(root)
-            write_format(root)
-        elif number > records.FORMAT:
-            raise StoreError(
-                f"the store {path} was written by a newer lazyfs (format {number}, this one knows {records.FORMAT}); "
-                "upgrade lazyfs or name another with --store"
-            )
     except records.BadRecord as exc:
         raise StoreError(f"{path} is not a store: {exc}; name another with --store") from exc
+    if number is not None and number > records.FORMAT:
+        raise StoreError(
+            f"the store {path} was written by a newer lazyfs (format {number}, this one knows {records.FORMAT}); "
+            "upgrade lazyfs or name another with --store"
+        )
+    return number
 
 
 def _write_in_place(root: int) -> None:

@@ -45,6 +45,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from lazyfs.extents import Extent
@@ -98,9 +99,14 @@ class _Locks:
 
         The kernel names some such lock, not the first.
         """
+        found = self._lock_in(start, length)
+        return None if found is None else found[0]
+
+    def _lock_in(self, start: int, length: int) -> tuple[int, int] | None:
+        """Return where such a lock begins, and how long it is: 0 for one without an end."""
         answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, start, length, 0))
-        kind, _whence, found, _length, _pid = _FLOCK.unpack(answer)
-        return None if kind == fcntl.F_UNLCK else found
+        kind, _whence, found, its_length, _pid = _FLOCK.unpack(answer)
+        return None if kind == fcntl.F_UNLCK else (found, its_length)
 
 
 class QuotaLocks(_Locks):
@@ -213,6 +219,22 @@ class BlobLocks(_Locks):
     def are_held(self, run: Extent) -> bool:
         """Say whether somebody with another descriptor has locked any of these blocks. *Raises*: OSError."""
         return bool(run) and self._in_the_way(run.start, len(run)) is not None
+
+    def held(self, run: Extent) -> Iterator[Extent]:
+        """Yield what others have locked of these blocks, in no order, with a few calls for each run. *Raises*: OSError.
+
+        Locks that are taken or released meanwhile may be missed or not.
+        """
+        rest = [run]
+        while rest:
+            within = rest.pop()
+            found = self._lock_in(within.start, len(within)) if within else None
+            if found is not None:
+                start, length = found
+                stop = min(start + length, within.stop) if length else within.stop
+                one = Extent(max(start, within.start), stop)
+                yield one
+                rest += [Extent(within.start, one.start), Extent(one.stop, within.stop)]
 
     def release_blocks(self, run: Extent) -> None:
         """Release blocks that this process holds."""

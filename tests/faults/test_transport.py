@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -15,6 +15,9 @@ import trio
 
 from lazyfs import urls
 from lazyfs.errors import LazyfsError, OriginUnreachable, UsageError
+from lazyfs.native import receiving
+from lazyfs.options import DIRECT, OriginOptions
+from lazyfs.origin.own import Own
 from lazyfs.origin.transport import ENVIRONMENT, Transport, TransportOptions
 from tests.certificates import LOOPBACK, Authority
 from tests.servers import Nginx
@@ -90,12 +93,12 @@ def secure(tmp_path: Path, docroot: Path, authority: Authority) -> Iterator[Ngin
         yield nginx
 
 
-def get(options: TransportOptions, *places: str) -> list[tuple[int, bytes, str]]:
+def get(options: TransportOptions, *places: str, own: Iterable[OriginOptions] = ()) -> list[tuple[int, bytes, str]]:
     """Return the status and body at each URL, and whose client certificate was seen there."""
     found = []
 
     async def main() -> None:
-        transport = Transport(options)
+        transport = Transport(options, Own(own))
         try:
             for url in places:
                 async with aclosing(await transport.send(url, [])) as reply:
@@ -198,6 +201,47 @@ def test_a_client_certificate_is_shown_to_those_who_were_named(
             options = TransportOptions(authority.pem, mine, None, through, named)
             first, second = get(options, f"{secure.url}/file", f"{other.url}/file")
             assert (first, second) == ((200, CONTENT, "CN=me"), (200, CONTENT, ""))
+
+
+@pytest.mark.parametrize("by_c", [True, False])
+def test_an_origin_is_trusted_and_shown_what_is_said_of_it(
+    proxy: Proxy,
+    tmp_path: Path,
+    docroot: Path,
+    secure: Nginx,
+    authority: Authority,
+    by_c: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By C, by the ssl module, and through a proxy: its own authority and certificate, and nobody else's."""
+    assert receiving.AVAILABLE, "the receiver was not built"
+    monkeypatch.setattr(receiving, "AVAILABLE", by_c)
+    second = Authority(tmp_path / "second")
+    mine, here = authority.issue("me", "DNS:me.example"), urls.origin_of(secure.url)
+    with Nginx(tmp_path / "other", docroot, tls=second.issue("server", *LOOPBACK)) as other:
+        there, places = urls.origin_of(other.url), (f"{secure.url}/file", f"{other.url}/file")
+        own = [OriginOptions(here, ca_file=authority.pem), OriginOptions(there, ca_file=second.pem)]
+        shows = [OriginOptions(here, ca_file=authority.pem, client_certificate=mine), own[1]]
+        crossed = [OriginOptions(here, ca_file=second.pem), OriginOptions(there, ca_file=authority.pem)]
+        for through in (None, proxy.url):
+            options = TransportOptions(proxy=through)
+            assert get(options, *places, own=own) == [(200, CONTENT, "")] * 2
+            assert get(options, *places, own=shows) == [(200, CONTENT, "CN=me"), (200, CONTENT, "")]
+            for url in places:
+                with pytest.raises(OriginUnreachable):
+                    get(options, url, own=crossed)
+
+
+def test_an_origin_has_its_own_way_through_proxies_or_none(proxy: Proxy, nginx: Nginx) -> None:
+    host, port = urls.origin_of(nginx.url)[1:]
+    url, nobody = f"{nginx.url}/file", "http://127.0.0.1:1"
+    through = [OriginOptions(("http", host, port), proxy=proxy.url)]
+    for options in (TransportOptions(), TransportOptions(proxy=nobody)):
+        assert get(options, url, own=through) == [(200, CONTENT, "")]
+    assert len(proxy.asked) == 2
+    direct = [OriginOptions(("http", host, port), proxy=DIRECT)]
+    assert get(TransportOptions(proxy=nobody), url, own=direct) == [(200, CONTENT, "")]
+    assert len(proxy.asked) == 2
 
 
 def test_no_cookie_is_kept(nginx: Nginx, tmp_path: Path, docroot: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_profile_of_no_use_is_refused_in_a_line_and_the_mount_goes_on(
     (tmp_path / "foreign").write_text(json.dumps({**good, "blob": "sha256-" + "0" * 64, "etag": None}))
     (tmp_path / "resized").write_text(json.dumps({**good, "size": SIZE + 1}))
     reasons = {
-        "cut": "it is not JSON",
+        "cut": "it is not JSON; export it again",
         "foreign": "it is of none of the blobs here",
         "resized": "it is of none of the blobs here",
         "gone": "No such file or directory",

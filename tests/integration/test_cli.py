@@ -1,20 +1,24 @@
-"""The commands as a person meets them: each failure is one line that names the thing, and leaves nothing behind."""
+"""The commands as a person meets them; what they say when they fail is in test_errors.py."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from string import Template
+from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from lazyfs import __version__
+from lazyfs.cli.commands import commands
 from tests import under
 from tests.mounts import ENVIRONMENT, PATIENCE, ROOT, Leftovers, Mounts, lazyfs, on_mount, start, wait_for_end
 from tests.servers import MisbehavingOrigin, Nginx
@@ -23,150 +27,15 @@ DISK = bytes(range(256)) * 4096
 """What the origin has as disk.img: 1 MiB."""
 
 
-@dataclass(frozen=True)
-class World:
-    """An nginx and a directory with what the failures need; `at` is an empty directory, `store` is not there yet."""
-
-    base: Path
-    nginx: Nginx
-
-    def word(self, text: str) -> str:
-        """Fill in the places in a word of a command."""
-        places = {"URL": self.nginx.url, "TLS": self.nginx.url.removeprefix("http"), "BASE": str(self.base)}
-        return Template(text).substitute(places, AT=f"{self.base}/at")
-
-    def run(self, words: str, *last: str) -> subprocess.CompletedProcess[str]:
-        """Run a command; `words` are parted by spaces, those in `last` may have some."""
-        command, *rest = [*map(self.word, words.split()), *last]
-        return lazyfs(command, *rest)
-
-
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Make the world, once for all failures: none of them may change it."""
-    base = tmp_path_factory.mktemp("world")
-    for name in ("docroot", "at", "foreign", "open", "newer"):
-        (base / name).mkdir(mode=0o700)
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An origin with disk.img and a.txt, which nothing here changes."""
+    base = tmp_path_factory.mktemp("origin")
+    (base / "docroot").mkdir()
     (base / "docroot" / "disk.img").write_bytes(DISK)
     (base / "docroot" / "a.txt").write_text("hello\n")
-    (base / "foreign" / "letter").write_text("not a store")
-    (base / "open" / "letter").write_text("not a store")
-    (base / "open").chmod(0o755)
-    (base / "newer" / "FORMAT").write_text("lazyfs store 99\n")
-    (base / "file").write_text("a file")
-    (base / "not.toml").write_text("not toml [")
-    (base / "other.toml").write_text("[other]\n")
-    (base / "latin.toml").write_bytes(b"\xff\xfe")
-    (base / "headers").write_text("Good: one\nbad\n")
-    (base / "binary").write_bytes(b"\xff\xfe")
     with Nginx(base / "nginx", base / "docroot") as nginx:
-        yield World(base, nginx)
-
-
-MOUNT = "mount --store $BASE/store"
-FAILURES = {
-    # What is there, and what is not.
-    "404": (f"{MOUNT} $URL/none.img $AT", 1, ["$URL/none.img", "HTTP 404", "check the URL"]),
-    "one of two is 404": (f"{MOUNT} $URL/disk.img $URL/none.img $AT", 1, ["$URL/none.img", "404"]),
-    "index 404": (f"{MOUNT} $URL/none/ $AT", 1, ["$URL/none/", "404"]),
-    "manifest 404": (f"{MOUNT} $URL/none.jsonl $AT", 1, ["$URL/none.jsonl", "404"]),
-    "no such host": (f"{MOUNT} http://no-such-host.invalid/x.img $AT", 1, ["no-such-host.invalid", "cannot connect"]),
-    "nobody listens": (f"{MOUNT} http://127.0.0.1:1/x.img $AT", 1, ["http://127.0.0.1:1/x.img", "Connection refused"]),
-    "proxy refuses": (f"{MOUNT} --proxy http://127.0.0.1:1 $URL/x.img $AT", 1, ["Connection refused"]),
-    "no tls there": (f"{MOUNT} https$TLS/disk.img $AT", 1, ["disk.img", "TLS"]),
-    "offline and unknown": (f"{MOUNT} --offline $URL/new.img $AT", 1, ["$URL/new.img", "--offline"]),
-    # The store.
-    "store is a file": ("mount --store $BASE/file $URL/disk.img $AT", 1, ["$BASE/file", "Not a directory", "--store"]),
-    "store below a file": ("mount --store $BASE/file/x $URL/disk.img $AT", 1, ["$BASE/file/x", "--store"]),
-    "store cannot be made": ("mount --store /proc/x $URL/disk.img $AT", 1, ["/proc/x", "--store"]),
-    "foreign store": ("mount --store $BASE/foreign $URL/disk.img $AT", 1, ["$BASE/foreign", "not a store", "--store"]),
-    "store open to others": ("mount --store $BASE/open $URL/disk.img $AT", 1, ["$BASE/open", "chmod 700"]),
-    "newer store": ("mount --store $BASE/newer $URL/disk.img $AT", 1, ["$BASE/newer", "format 99", "upgrade"]),
-    "store under mountpoint": ("mount --store $AT/s $URL/disk.img $AT", 1, ["$AT/s", "under the mountpoint $AT"]),
-    "store is mountpoint": ("mount --store $AT $URL/disk.img $AT", 1, ["under the mountpoint $AT"]),
-    "mountpoint in store": ("mount --store $BASE $URL/disk.img $AT", 1, ["$AT is inside the store $BASE"]),
-    "status without store": ("status --store $BASE/none", 1, ["no store at $BASE/none", "--store"]),
-    "gc without store": ("gc --store $BASE/none", 1, ["no store at $BASE/none", "--store"]),
-    "ls without store": ("ls --store $BASE/none", 1, ["no store at $BASE/none", "--store"]),
-    # The mountpoint.
-    "mountpoint missing": (f"{MOUNT} $URL/disk.img $BASE/none", 1, ["$BASE/none", "mkdir -p"]),
-    "mountpoint a file": (f"{MOUNT} $URL/disk.img $BASE/file", 1, ["$BASE/file", "not a directory"]),
-    "umount of no mount": ("umount $AT", 1, ["$AT is not a lazyfs mount"]),
-    "umount of another": ("umount /proc", 1, ["/proc is not a lazyfs mount"]),
-    "umount of nothing": ("umount $BASE/none", 1, ["$BASE/none is not a lazyfs mount"]),
-    "status of no mount": ("status $AT", 1, ["$AT is not a lazyfs mount"]),
-    "add to no mount": ("add $AT $URL/a.txt", 1, ["$AT is not a lazyfs mount"]),
-    "remove from no mount": ("remove $AT a.txt", 1, ["$AT is not a lazyfs mount"]),
-    # Sources.
-    "manifest missing": (f"{MOUNT} $BASE/none.jsonl $AT", 1, ["$BASE/none.jsonl", "not there"]),
-    "manifest not toml": (f"{MOUNT} $BASE/not.toml $AT", 1, ["$BASE/not.toml", "not TOML", "line 1"]),
-    "manifest of no files": (f"{MOUNT} $BASE/other.toml $AT", 1, ["$BASE/other.toml", "[[file]]"]),
-    "manifest not utf-8": (f"{MOUNT} $BASE/latin.toml $AT", 1, ["$BASE/latin.toml", "UTF-8"]),
-    "no source": (f"{MOUNT} disk.img $AT", 1, ["'disk.img' is no source"]),
-    "other scheme": (f"{MOUNT} ftp://host/x $AT", 1, ["ftp://host/x", "no source"]),
-    "image's name": (f"{MOUNT} oci://host/X $AT", 1, ["oci://host/X", "lower case"]),
-    "platform": (f"{MOUNT} --platform linux oci://host/x $AT", 2, ["'--platform'", "OS/ARCHITECTURE"]),
-    "unsafe name": (f"{MOUNT} ../x=$URL/disk.img $AT", 1, ["'../x'", "unsafe"]),
-    "absolute name": (f"{MOUNT} /x=$URL/disk.img $AT", 1, ["'/x'", "absolute"]),
-    "empty name": (f"{MOUNT} =$URL/disk.img $AT", 1, ["''", "empty"]),
-    "unsafe url": (f"{MOUNT} $URL/%2e%2e $AT", 1, ["$URL/%2e%2e", "NAME=URL"]),
-    "nul in url": (f"{MOUNT} $URL/a%00b $AT", 1, ["NUL", "NAME=URL"]),
-    "name taken": (f"{MOUNT} $URL/disk.img disk.img=$URL/a.txt $AT", 1, ["the name is taken"]),
-    # Options.
-    "block size no number": (f"{MOUNT} --block-size x $URL/disk.img $AT", 2, ["--block-size", "'x'"]),
-    "block size odd": (f"{MOUNT} --block-size 100K $URL/disk.img $AT", 2, ["--block-size", "'100K'", "power of two"]),
-    "block size large": (f"{MOUNT} --block-size 16M $URL/disk.img $AT", 2, ["--block-size", "64K to 8M"]),
-    "read timeout": (f"{MOUNT} --read-timeout soon $URL/disk.img $AT", 2, ["--read-timeout", "'soon'"]),
-    "read timeout negative": (f"{MOUNT} --read-timeout=-1 $URL/disk.img $AT", 2, ["--read-timeout", "'-1'"]),
-    "header": (f"{MOUNT} --header foo $URL/disk.img $AT", 2, ["--header", "Name: value"]),
-    "header of ours": (f"{MOUNT} --header Range:x $URL/disk.img $AT", 2, ["--header", "Range"]),
-    "header file missing": (f"{MOUNT} --header-file $BASE/no $URL/disk.img $AT", 2, ["$BASE/no", "No such file"]),
-    "header file bad": (f"{MOUNT} --header-file $BASE/headers $URL/disk.img $AT", 2, ["$BASE/headers, line 2"]),
-    "header file binary": (f"{MOUNT} --header-file $BASE/binary $URL/disk.img $AT", 2, ["$BASE/binary", "not text"]),
-    "ca file missing": (f"{MOUNT} --ca-file $BASE/no $URL/disk.img $AT", 2, ["$BASE/no", "No such file"]),
-    "ca file bad": (f"{MOUNT} --ca-file $BASE/file $URL/disk.img $AT", 2, ["$BASE/file", "certificate"]),
-    "proxy": (f"{MOUNT} --proxy foo $URL/disk.img $AT", 2, ["--proxy", "URL"]),
-    "to write": (f"{MOUNT} -o rw $URL/disk.img $AT", 2, ["rw", "ro,nosuid,nodev"]),
-    "with devices": (f"{MOUNT} -o noatime,dev $URL/disk.img $AT", 2, ["dev", "ro,nosuid,nodev"]),
-    "fuse option of ours": (f"{MOUNT} -o noatime,max_read=131072 $URL/disk.img $AT", 2, ["max_read", "-o"]),
-    "fuse option": (f"{MOUNT} -o nonsense $URL/disk.img $AT", 1, ["cannot mount at $AT", "nonsense"]),
-    "no source and mountpoint": ("mount", 2, ["Missing argument", "lazyfs mount --help"]),
-    "no mountpoint": ("umount", 2, ["Missing argument", "lazyfs umount --help"]),
-    "no such option": ("status --nope", 2, ["--nope", "lazyfs status --help"]),
-    "no such command": ("nope", 2, ["'nope'", "lazyfs --help"]),
-    # fetch.
-    "fetch 404": ("fetch --store $BASE/store $URL/none", 1, ["$URL/none", "404"]),
-    "fetch no source": ("fetch --store $BASE/store nope", 1, ["'nope'", "under a mount"]),
-    "fetch bad digest": ("fetch --store $BASE/store --digest sha256:0 $URL/a.txt", 2, ["--digest", "64"]),
-    "fetch to nowhere": ("fetch --store $BASE/store -o $BASE/no/x $URL/a.txt", 1, ["$BASE/no/x", "no directory"]),
-    "fetch to a directory": ("fetch --store $BASE/store -o $AT $URL/a.txt", 1, ["$AT", "directory"]),
-}
-
-
-@pytest.mark.parametrize(("words", "status", "says"), FAILURES.values(), ids=FAILURES.keys())
-def test_a_failure_is_one_line_and_leaves_nothing(world: World, words: str, status: int, says: list[str]) -> None:
-    done = world.run(words)
-
-    assert done.returncode == status, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("lazyfs"), done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    for text in says:
-        assert world.word(text) in done.stderr
-    assert not Leftovers.settled(world.base)
-
-
-def test_a_failure_shows_no_secret(world: World) -> None:
-    host = world.nginx.url.removeprefix("http://")
-    done = world.run(f"{MOUNT} http://user:hidden@{host}/none.img?sig=hidden#hidden $AT")
-
-    assert done.returncode == 1
-    assert "none.img" in done.stderr
-    assert "hidden" not in done.stderr
-    assert (
-        "hidden"
-        not in world.run(f"{MOUNT} --header", "Authorization hidden", *map(world.word, ["$URL/x", "$AT"])).stderr
-    )
+        yield nginx.url
 
 
 def test_a_bad_line_of_a_manifest_is_refused_by_number_and_the_rest_is_served(
@@ -188,23 +57,26 @@ def test_a_bad_line_of_a_manifest_is_refused_by_number_and_the_rest_is_served(
     assert re.search(r"line 3: not JSON", shown)
 
 
-def test_a_live_mount_is_refused_and_goes_on(world: World, mounts: Mounts) -> None:
-    mount = mounts(f"{world.nginx.url}/disk.img")
+def test_a_live_mount_is_refused_and_goes_on(url: str, mounts: Mounts) -> None:
+    mount = mounts(f"{url}/disk.img")
 
-    done = lazyfs("mount", "--store", mount.store, f"{world.nginx.url}/a.txt", mount.at)
+    done = lazyfs("mount", "--store", mount.store, f"{url}/a.txt", mount.at)
 
     assert done.returncode == 1
     assert done.stderr == f"lazyfs: {mount.at} has a mount already; unmount it with: lazyfs umount {mount.at}\n"
     assert on_mount(under.names, mount.path()) == ["disk.img"]
 
+    (upgraded,) = json.loads(lazyfs("upgrade", "--json", mount.at).stdout)
+    assert upgraded == {"mountpoint": str(mount.at), "pid": mount.status()["pid"], "version": __version__}
 
-def test_a_dead_mount_is_explained_replaced_and_unmounted(world: World, mounts: Mounts) -> None:
-    mount = mounts(f"{world.nginx.url}/disk.img")
+
+def test_a_dead_mount_is_explained_replaced_and_unmounted(url: str, mounts: Mounts) -> None:
+    mount = mounts(f"{url}/disk.img")
     mount.kill()
 
     commands: list[list[str | Path]] = [
         ["status", mount.at],
-        ["add", mount.at, f"{world.nginx.url}/a.txt"],
+        ["add", mount.at, f"{url}/a.txt"],
         ["remove", mount.at, "disk.img"],
         ["fetch", mount.path("disk.img")],
     ]
@@ -214,7 +86,7 @@ def test_a_dead_mount_is_explained_replaced_and_unmounted(world: World, mounts: 
         assert done.stderr.count("\n") == 1
         assert f"lazyfs umount {mount.at}" in done.stderr
 
-    again = mounts(f"{world.nginx.url}/disk.img", at=mount.at)
+    again = mounts(f"{url}/disk.img", at=mount.at)
     assert on_mount(under.read, again.path("disk.img")) == DISK
 
     again.kill()
@@ -222,8 +94,8 @@ def test_a_dead_mount_is_explained_replaced_and_unmounted(world: World, mounts: 
     assert not Leftovers.below(mount.at.parent).mounts
 
 
-def test_a_busy_mount_is_kept_and_its_holder_named(world: World, mounts: Mounts) -> None:
-    mount = mounts(f"{world.nginx.url}/disk.img")
+def test_a_busy_mount_is_kept_and_its_holder_named(url: str, mounts: Mounts) -> None:
+    mount = mounts(f"{url}/disk.img")
     reader = start(under.hold_and_read, mount.path("disk.img"))
     reader.wait_until_open()
 
@@ -291,16 +163,125 @@ def _demo(directory: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["mount"], ["umount"], ["fetch"], ["status"], ["ls"], ["gc"], ["rm"], ["demo"]]
-)
-def test_help_is_quick(command: list[str]) -> None:
-    words = [sys.executable, "-X", "importtime", "-m", "lazyfs", *command, "--help"]
+def _commands() -> Iterator[list[str]]:
+    """Yield the words of each command there is."""
+    ahead: list[tuple[list[str], click.Command]] = [([], commands)]
+    while ahead:
+        words, command = ahead.pop(0)
+        yield words
+        inner = command.commands.items() if isinstance(command, click.Group) else ()
+        ahead += [([*words, name], each) for name, each in inner]
+
+
+@pytest.mark.parametrize("words", list(_commands()), ids=" ".join)
+def test_each_command_explains_itself(words: list[str]) -> None:
+    """In one form: a sentence, an example or more that begin with the command, options; no line is too long."""
+    shown = CliRunner().invoke(commands, [*words, "--help"], prog_name="lazyfs", terminal_width=80).output
+    command = " ".join(["lazyfs", *words])
+
+    assert shown.startswith(f"Usage: {command} ")
+    first = shown.split("\n\n")[1].strip()
+    assert re.fullmatch(r"[A-Z](?!.*\. ).*\.", first.replace("\n  ", " ")), "one sentence"
+    _, _, rest = shown.partition("\n  Examples:\n")
+    examples = rest.partition("\n\n")[0].splitlines()
+    assert examples
+    assert all(line.startswith(f"    {command}") for line in examples)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "..." not in "".join(line for line in shown.splitlines()[1:])
+
+
+def test_help_is_short_to_type_and_quick(tmp_path: Path) -> None:
+    """Also as `python -m lazyfs`, which calls itself lazyfs."""
+    words = [sys.executable, "-X", "importtime", "-m", "lazyfs", "-h"]
     done = subprocess.run(
         words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
 
-    assert done.stdout.startswith("Usage: lazyfs")
+    assert done.stdout.startswith("Usage: lazyfs ")
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "click" in imported
     assert not imported & {"trio", "httpx", "h11", "pyfuse3", "rich", "sqlite3", "ssl", "platformdirs"}
+
+
+def shell(script: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a script in which `lazyfs` is the command."""
+    words = ["sh", "-c", f'lazyfs() {{ "{sys.executable}" -m lazyfs "$@"; }}; {script}']
+    given = {**ENVIRONMENT, **environment}
+    return subprocess.run(words, cwd=ROOT, env=given, capture_output=True, timeout=PATIENCE, check=False)
+
+
+def test_what_was_done_is_said_for_people_and_for_scripts(url: str, tmp_path: Path) -> None:
+    store: list[str | Path] = ["--store", tmp_path / "store"]
+
+    def did(*words: str | Path, status: int = 0) -> str:
+        done = lazyfs(*words)
+        assert done.returncode == status, done.stderr
+        assert done.stderr.count("\n") == status
+        return done.stdout
+
+    def said(*words: str | Path, status: int = 0) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(did(*words, "--json", status=status))
+        return found
+
+    assert re.fullmatch(r"fetched disk.img, 1.0 MiB in [0-9.]+ s\n", did("fetch", *store, f"{url}/disk.img"))
+    (fetched,) = said("fetch", *store, f"{url}/a.txt", f"{url}/none", status=1)
+    assert (fetched["path"], fetched["size"], set(fetched)) == ("a.txt", 6, {"path", "size", "seconds"})
+    assert did("fetch", *store, "-o", "/dev/stdout", f"{url}/a.txt") == "hello\n"
+
+    rows = {row["url"]: row["blob"] for row in said("ls", *store)}
+    disk, text = rows[f"{url}/disk.img"], rows[f"{url}/a.txt"]
+    assert did("pin", *store, disk) == f"pinned {disk}\n"
+    assert said("pin", *store, f"{url}/disk.img") == [{"blob": disk}]
+    assert [row["blob"] for row in said("rm", *store, disk, text, status=1)] == [text], "what went all the same"
+    assert did("unpin", *store, disk) == f"unpinned {disk}\n"
+    assert said("unpin", *store, disk) == [{"blob": disk}]
+    assert said("rm", *store, disk)[0]["bytes_freed"] >= len(DISK)
+
+
+def test_streams_that_are_closed_or_full_or_not_read(url: str, tmp_path: Path) -> None:
+    """A closed stream's number goes to no file of the store, so nothing is written into that."""
+    store = f"--store {tmp_path}/store"
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        done = shell(f"lazyfs fetch {store} {url}/a.txt {closed}; exec lazyfs ls {store} {closed}")
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert shell(f"lazyfs fsck {store}").stdout.startswith(b"sound: 1 blob")
+    for unbuffered in ("", "1"):
+        done = shell("(lazyfs -h; echo $? >&2) | :", PYTHONUNBUFFERED=unbuffered)
+        assert done.stderr in (b"0\n", b"1\n"), "nothing else, whether or not it came to be written"
+    assert shell("lazyfs nope 2>/dev/full").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "locale", [{"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_names_of_all_kinds_in_any_locale(locale: dict[str, str], docroot: Path, nginx: Nginx, tmp_path: Path) -> None:
+    (docroot / "bl\u00e5.img").write_text("x")
+    (docroot / os.fsdecode(b"\xff.img")).write_text("y")
+    store = f"--store {tmp_path}/store"
+    done = shell(f"lazyfs fetch {store} {nginx.url}/bl%C3%A5.img {nginx.url}/%FF.img", **locale)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"fetched \xff.img, 1 B" in done.stdout
+    assert done.stdout.startswith(b"fetched bl\xc3\xa5.img, 1 B")
+    done = shell(f"lazyfs fetch {store} {nginx.url}/none/bl\u00e5.img; lazyfs ls {store} --json", **locale)
+    assert (done.stderr.count(b"\n"), len(json.loads(done.stdout))) == (1, 2)
+
+
+def test_a_defect_is_one_line_that_says_so(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    (code / "lazyfs").mkdir(parents=True)
+    for path in (ROOT / "lazyfs").iterdir():
+        (code / "lazyfs" / path.name).symlink_to(path)
+    (code / "lazyfs" / "cli").unlink()
+    shutil.copytree(ROOT / "lazyfs" / "cli", code / "lazyfs" / "cli")
+    (code / "lazyfs" / "cli" / "showing.py").write_text(
+        "def list_blobs(store_path, *, as_json):\n    raise KeyError('http://u:s3cret@h/x?y')\n"
+    )
+    script = f"cd {code}; lazyfs ls"
+    done = shell(script, PYTHONPATH=str(code))
+    assert done.returncode == 1
+    assert done.stderr == (
+        b"lazyfs: KeyError('http://h/x') was not foreseen: a defect of lazyfs, please report it; "
+        b"LAZYFS_TRACEBACK=1 shows where it was met\n"
+    )
+    done = shell(script, PYTHONPATH=str(code), LAZYFS_TRACEBACK="1")
+    assert (done.returncode, done.stderr.startswith(b"Traceback")) == (1, True)

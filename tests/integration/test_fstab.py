@@ -68,7 +68,7 @@ def test_what_fails_is_one_line_and_a_status_of_mounts(host: Host, nginx: Nginx)
         (32, "three", f"{nginx.url}/missing", "", "HTTP 404"),
         (1, "three", url, "max_cash=1G", "there is no option 'max_cash'"),
         (1, "three", url, "max_cache=much", "'much' is not a size"),
-        (1, "three", url, "max_cache", "takes a value: max_cache=..."),
+        (1, "three", url, "max_cache", "takes a value: max_cache=VALUE"),
         (1, "three", url, "offline=yes", "takes no value"),
         (1, "three", url, "fsname=x", "lazyfs's own to set"),
         (32, "three", "nonsense", "", "is no source"),

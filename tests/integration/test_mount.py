@@ -275,7 +275,7 @@ def test_fetch_by_path_completes_the_blob_of_a_mount(nginx: Nginx, docroot: Path
     mount = mounts(nginx.url + "/blob")
     on_mount(under.read, mount.path("blob"), 3 * MIB, 10)
     done = lazyfs("fetch", mount.path("blob"))
-    assert (done.returncode, done.stdout) == (0, "")
+    assert (done.returncode, done.stdout.partition(" in ")[0]) == (0, "fetched blob, 5.0 MiB")
     assert on_mount(under.attributes, mount.path("blob"))["user.lazyfs.cached"] == str(5 * MIB + 3)
     nginx.stop()
     assert on_mount(under.sha256, mount.path("blob")) == digest(source)

@@ -335,8 +335,8 @@ def test_what_is_no_image_is_refused_in_a_line(registry: Registry, made: Made, t
         manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "layers": [], **fields}
         registry.put(f"app:{tag}", json.dumps(manifest).encode(), MANIFEST)
     reasons = {
-        "app:2": "the registry has no such image, or no such tag (404)",
-        "none:1": "the registry has no such image, or no such tag (404)",
+        "app:2": "the registry has no such image, or no such tag (404); check its name and tag",
+        "none:1": "the registry has no such image, or no such tag (404); check its name and tag",
         "app:old": "it is in Docker's schema 1, which says too little of its layers: push it again",
         "app:chart": "it is an artifact (application/vnd.cncf.helm.config.v1+json), not an image",
         "app:empty": "it is an artifact (application/x-notes), not an image",

@@ -248,7 +248,39 @@ def test_watching_a_mount_ends_with_it(mounts: Mounts, nginx: Nginx, docroot: Pa
         mount.umount()
         assert process.wait(PATIENCE) == 1
         assert process.stderr is not None
-        assert process.stderr.read() == f"lazyfs: {mount.at} is not a lazyfs mount\n"
+        assert process.stderr.read().startswith(f"lazyfs: {mount.at} is not a lazyfs mount; ")
+
+
+def test_the_slowest_reads_are_said_with_what_they_waited_for(origin: MisbehavingOrigin, mounts: Mounts) -> None:
+    late, flaky = origin.url("stall@2-2", "random-1M-late"), origin.url("status=503@2-2", "random-1M-flaky")
+    mount = mounts(f"late={late}", f"d/flaky={flaky}", options=("--hedge", "0", "--block-size", "64K"))
+    reading = start(under.direct_read, mount.path("late"), 1 << 19, 4096)
+    until(lambda: any(read["under_way"] for read in mount.status()["slow_reads"]), "who waits now")
+    origin.release()
+    reading.result()
+    on_mount(under.direct_read, mount.path("d/flaky"), 4096, 4096)
+    slow, retried = mount.status()["slow_reads"]
+    if slow["path"] != "late":
+        slow, retried = retried, slow
+    assert {name: slow[name] for name in ("path", "offset", "length", "command", "why", "under_way", "error")} == {
+        "path": "late", "offset": 1 << 19, "length": 4096, "command": "python", "why": "first_byte",
+        "under_way": False, "error": None,
+    }  # fmt: skip
+    assert slow["pid"] == reading.pid
+    assert (retried["path"], retried["faults"]) == ("d/flaky", ["HTTP 503"])
+    assert retried["waited"]["retry"] > 0
+    said = shown(mount)
+    assert re.search(rf"\d m?s: late, 4\.0 KiB at 512\.0 KiB, python \({reading.pid}\): first byte [\d.]+ m?s", said)
+    assert "d/flaky, 4.0 KiB at 4.0 KiB" in said
+    assert ", after: HTTP 503" in said
+
+
+def shown(mount: Mount) -> str:
+    """Return one period of what `status --watch` says."""
+    with watching(mount.at) as process:
+        assert process.stdout is not None
+        lines = list(itertools.takewhile(lambda line: line != "\n", itertools.islice(process.stdout, 2, None)))
+    return "".join(lines)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ ANY: Final = "..."
 _VARYING: Final = re.compile(
     r"""
     \b[0-9a-f]{12,}\b                                     # ids, digests
+    | (?<=Linux\ )\S+                                      # kernels
+    | [█▚▸·]{3,}                                          # how far in front of a reader blocks are fetched
     | \b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\ +\d+\ +[\d:]+
     | \b\d[\d.,:T-]*Z?(?:\ ?(?:[KMGT]iB|B|ms|s|%|Mbit/s)(?:/s)?\b)?(?:\ ?%)?
     """,

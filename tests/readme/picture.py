@@ -1,7 +1,7 @@
 """The picture of a session on the first screen of README.md: the commands of session.sh, run in a world, on a terminal.
 
-tools/picture            makes tests/readme/session.svg anew
-tools/picture --text     prints what it would show
+`tools/picture` makes it anew, as session.svg, and with a browser screenshot.png (tests/readme/screenshot.py).
+`tools/picture --text` prints what the first one would show.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from tests.mounts import PATIENCE
+from tests.readme import screenshot
 from tests.readme.web import Web
 from tests.readme.world import World
 
 SESSION: Final = Path(__file__).with_name("session.sh")
 PICTURE: Final = SESSION.with_suffix(".svg")
 
-COLUMNS: Final = 100
+COLUMNS: Final = 108
+TERMINAL: Final = f"export TERM=xterm-256color COLUMNS={COLUMNS} LC_ALL=C.UTF-8; unset NO_COLOR"
 PROMPT: Final = "[bold green]$[/] "
 _FONT: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
@@ -51,9 +53,8 @@ def on_terminal(world: World, command: str) -> str:
     """Run a command with a terminal, and return what it writes there. *Raises*: CalledProcessError."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 40, COLUMNS, 0, 0))
-    environment = {**os.environ, "TERM": "xterm-256color"}
-    words = world.shelled(command)
-    with subprocess.Popen(words, stdin=its, stdout=its, stderr=its, env=environment) as process:
+    words = world.shelled(f"{TERMINAL}; {command}")
+    with subprocess.Popen(words, stdin=its, stdout=its, stderr=its) as process:
         os.close(its)
         written = bytearray()
         try:
@@ -85,13 +86,17 @@ def text_of(picture: str) -> str:
 
 
 def main() -> None:
-    """Make it, or print what it shows."""
-    with tempfile.TemporaryDirectory() as directory, World(Web(Path(directory))) as world:
-        console = recorded(world)
-    if sys.argv[1:] == ["--text"]:
-        print(console.export_text(), end="")
-    else:
+    """Make them, or print what the first one shows."""
+    with tempfile.TemporaryDirectory() as directory:
+        web = Web(Path(directory))
+        with World(web) as world:
+            console = recorded(world)
+        if sys.argv[1:] == ["--text"]:
+            print(console.export_text(), end="")
+            return
         PICTURE.write_text(drawn(console))
+        with World(web) as world:
+            screenshot.SCREENSHOT.write_bytes(screenshot.taken(world))
 
 
 if __name__ == "__main__":

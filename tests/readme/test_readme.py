@@ -44,7 +44,7 @@ class Reader:
     def _do(self, block: Block) -> None:
         if block.kind == "console":
             for command, shown in comparing.commands(block.text):
-                printed = self._run(command)
+                printed = self._run(command, 1 if shown.startswith("lazyfs: ") else 0)
                 assert comparing.alike(shown, printed), f"line {block.line}: $ {command}{printed}"
         elif block.kind == "python":
             self._run(f"python3 -c {shlex.quote(block.text)}")
@@ -53,9 +53,9 @@ class Reader:
         elif block.file is not None:
             self._world.put(block.file, block.text)
 
-    def _run(self, text: str) -> str:
+    def _run(self, text: str, status: int = 0) -> str:
         done = self._world.shell(text)
-        assert done.returncode == 0, f"{text}\nexit status {done.returncode}:\n{done.stdout}"
+        assert done.returncode == status, f"{text}\nexit status {done.returncode}:\n{done.stdout}"
         return done.stdout
 
 
@@ -104,6 +104,50 @@ def test_a_store_comes_back_from_an_archive(web: Web) -> None:
         assert kept < used + 1000  # KiB; the whole file has 65536
 
 
+JSON = {
+    "status": "lazyfs status --watch --interval 0.1 --json | head -n 1",
+    "status --why": "lazyfs status --why --json",
+    "ls": "lazyfs ls --json",
+    "map": "lazyfs map --json /mnt/x/debian.raw",
+    "fetch": "lazyfs fetch --json https://example.org/data.zip",
+    "pin, unpin, rm": "lazyfs rm --json https://example.org/data.zip",
+    "upgrade": "lazyfs upgrade --json --all",
+    "gc": "lazyfs gc --json",
+    "fsck": "lazyfs fsck --json",
+    "config": "lazyfs config --json",
+    "doctor": "lazyfs doctor --json",
+    "profile show": "lazyfs profile show --json /mnt/x/debian.raw",
+}
+"""The commands that print JSON, as the page's table has them, in an order in which they can be run."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a world of its own")
+def test_what_is_said_of_json_is_in_it(web: Web) -> None:
+    table = page.README.read_text().partition("| command | what it prints |")[2].partition("\n\n")[0]
+    rows = re.findall(r"(?m)^\| (`.*`) \| (.*) \|$", table)
+    told = {name.replace("`", ""): set(re.findall(r"`([a-z_]+)`", keys)) for name, keys in rows}
+    assert set(told) == set(JSON)
+    with World(web) as world:
+        mount = "lazyfs mount https://example.org/images/debian.raw /mnt/x; head -c 5000000 /mnt/x/debian.raw | wc -c"
+        done = world.shell(f"mkdir /mnt/x; {mount}; lazyfs umount /mnt/x; {mount}")
+        assert done.returncode == 0, done.stdout
+        for name, command in JSON.items():
+            done = world.shell(command)
+            assert done.returncode == 0, done.stdout
+            assert told[name] - STATES - _keys(json.loads(done.stdout)) == set(), name
+        assert world.shell("lazyfs umount /mnt/x").returncode == 0
+
+
+STATES = {"ok", "note", "problem"}
+"""Values that the table names."""
+
+
+def _keys(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*map(_keys, value.values()))
+    return set[str]().union(*map(_keys, value)) if isinstance(value, list) else set()
+
+
 @pytest.mark.parametrize("block", [block for block in README.blocks if block.file], ids=str)
 def test_every_file_is_used(block: Block) -> None:
     """By a command after it in its section, which fails if the file is not right."""
@@ -117,7 +161,8 @@ READ_BY = {"/etc/fstab": "mount /mnt/"}
 
 
 def test_the_commands_are_those_that_there_are() -> None:
-    table = set(re.findall(r"(?m)^\| `lazyfs ([a-z-]+)", page.README.read_text()))
+    rows = re.findall(r"(?m)^\| (`lazyfs [^|]*)\|", page.README.read_text().replace("\\|", " "))
+    table = {name for row in rows for name in re.findall(r"`lazyfs ([a-z-]+)", row)}
     assert table == {name for name, command in lazyfs.commands.items() if not command.hidden}
 
 

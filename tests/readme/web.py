@@ -75,6 +75,7 @@ class Web:
         dice = random.Random(1)
         (root / "images").mkdir()
         (root / "disk.img").write_bytes(dice.randbytes(8 * MIB))
+        (root / "images/disk.img").hardlink_to(root / "disk.img")
         _disk(root / "images/debian.raw", work)
         run(["qemu-img", "convert", "-O", "qcow2", root / "images/debian.raw", root / "images/debian.qcow2"])
         tree = shell_tree(work / "tree")
@@ -85,7 +86,7 @@ class Web:
         with zipfile.ZipFile(held, "w") as file:
             for number in range(8):
                 file.writestr(f"data/{number}.bin", dice.randbytes(MIB))
-            file.writestr("data/README.txt", "A member of a large archive.\n")
+            file.writestr("readme.txt", "A member of a large archive.\n")
         (root / "data.zip").write_bytes(held.getvalue())
         lines = [f'{{"path": "{name}", "url": "https://example.org/{name}"}}\n' for name in ("disk.img", "data.zip")]
         (root / "files.jsonl").write_text("".join(lines))

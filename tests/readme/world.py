@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Final, Self
 
@@ -27,6 +28,9 @@ _KEPT: Final = MNT / ".over"
 STAND_INS: Final = {
     "tools/lazyfs": "it sets up what is missing and goes on as `lazyfs`: the set-up needs a network",
     "python3": "the interpreter that the tests run with, which has lazyfs",
+    "sudo": "one is root there",
+    "apt-get": "there is no network: this looks whether tools/setup.sh installs packages of these names",
+    "pipx": "there is no network: tests/integration/test_packages.py builds the packages and looks into them",
     "systemctl": "no systemd is started: this reads the unit with systemd-analyze and runs its ExecStart",
     "podman": "it wants a machine's cgroups, and storage of its own; crun is what it runs containers with",
 }
@@ -44,6 +48,7 @@ echo {HOME} >{_KEPT}/directory
 """
 
 _RUN: Final = f"""
+for name in $(env | sed -n 's/^\\(LAZYFS_\\w*\\|XDG_\\w*\\)=.*/\\1/p'); do unset $name; done
 . {_KEPT}/variables
 cd "$(cat {_KEPT}/directory)"
 set -e
@@ -74,12 +79,26 @@ class World(Host):
             place = HOME / name if "/" in name else self.commands / name
             text = Path(__file__).with_name("standins").joinpath(Path(name).name).read_text()
             self.did("mkdir", "-p", place.parent)
-            self.write(place, text.replace("@ROOT@", str(ROOT)).replace("@PYTHON@", sys.executable), mode=0o755)
+            for mark, path in (("@ROOT@", ROOT), ("@INSTALLED@", _KEPT / "installed"), ("@PYTHON@", sys.executable)):
+                text = text.replace(mark, str(path))
+            self.write(place, text, mode=0o755)
+        self._install_entry_points()
         trusted = _KEPT / "authority.pem"
         self.write(trusted, self._web.authority.read_text())
         self.did("sh", "-c", f"echo 'export HOME={HOME} SSL_CERT_FILE={trusted}' >>{_KEPT}/variables")
         self.write(_KEPT / "nginx.conf", self._web.configuration(_KEPT / "nginx"))
         self.did("nginx", "-e", _KEPT / "nginx/error.log", "-c", _KEPT / "nginx.conf")  # it returns when it listens
+
+    def _install_entry_points(self) -> None:
+        """Have other packages find ours, as pip would: what there is of lazyfs in site-packages may be an older one."""
+        directory = _KEPT / "installed/lazyfs-0.dist-info"
+        self.did("mkdir", "-p", directory)
+        self.write(directory / "METADATA", "Metadata-Version: 2.1\nName: lazyfs\nVersion: 0\n")
+        groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("entry-points", {})
+        lines = [
+            f"[{group}]\n" + "".join(f"{name} = {at}\n" for name, at in its.items()) for group, its in groups.items()
+        ]
+        self.write(directory / "entry_points.txt", "".join(lines))
 
     def shell(self, text: str) -> subprocess.CompletedProcess[str]:
         """Run commands as they stand, until one fails; stdout has both streams."""

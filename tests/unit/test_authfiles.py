@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import trio
 
-from lazyfs.cli.settings import auth_files
 from lazyfs.origin.authfiles import find_login
 from lazyfs.origin.login import Login, NoLogin
+from lazyfs.settings import auth_files
 from tests.unit.asking import ANN, BASIC, BOB, Here, basic, hides, with_credentials
 
 PLACE = ("https", "r.example", 443)

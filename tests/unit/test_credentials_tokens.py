@@ -102,7 +102,7 @@ async def test_a_good_token_that_is_not_enough(here: Here) -> None:
 async def test_a_users_token_that_is_not_enough(here: Here) -> None:
     first = await here.answer()
     reason = await here.denied(BEARER + ',error="insufficient_scope"', first)
-    assert reason == "the credentials for registry.example are not enough for it (HTTP 401)"
+    assert reason == "the credentials for registry.example are not enough for it (HTTP 401); give others"
 
 
 def refusing(status: int, *passwords: str) -> Callable[[Mapping[str, str]], object]:

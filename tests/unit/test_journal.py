@@ -9,7 +9,7 @@ from unittest import mock
 from lazyfs import journal, order
 from lazyfs.given import GivenBlob
 from lazyfs.journal import Journal, Legacy
-from lazyfs.options import ClientOptions, CredentialOptions, Limits, Settings, TransportOptions
+from lazyfs.options import ClientOptions, CredentialOptions, Limits, OriginOptions, Settings, TransportOptions
 from lazyfs.order import Mount
 from lazyfs.sources.spec import Form, Source
 from lazyfs.versions import BlobId, Version
@@ -87,6 +87,7 @@ def test_an_order_is_the_same_when_it_was_written_down(tmp_path: Path) -> None:
         CredentialOptions((("A", "b"),), (tmp_path,), frozenset({("http", "h", 80)}), tmp_path, "x"),
         TransportOptions(tmp_path, proxy="env", named=frozenset({("https", "h", 443)})),
         hedge=0.5,
+        origins=(OriginOptions(("http", "h", 80), (("A", "b"),), (tmp_path,), command="x", connections=3),),
     )
     settings = Settings(tmp_path, client, Limits(float("inf")), mirrors=(("a", "b"),), max_cache=5)
     sources = Source(Form.FILE, "http://h/\udcff", "n"), Source(Form.BLOB, "", "x", BLOB)
@@ -98,5 +99,5 @@ def test_an_order_is_the_same_when_it_was_written_down(tmp_path: Path) -> None:
 def test_an_order_of_another_lazyfs_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
     packed = order.pack(Mount("/m", (), Settings(tmp_path)))
     newer = packed.replace(b'"mountpoint"', b'"unheard_of": 1, "mountpoint"')
-    older = packed.replace(b'"takeover"', b'"was_called_otherwise"')
+    older = packed.replace(b'"takeover"', b'"was_called_otherwise"').replace(b'"origins"', b'"unknown_then"')
     assert order.unpack(newer) == order.unpack(older) == Mount("/m", (), Settings(tmp_path))

@@ -1,4 +1,4 @@
-"""The metrics' server: right answers, and no scraper costs more than its bounds."""
+"""The metrics' server: right answers, and nobody who asks costs more than its bounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from lazyfs.metrics_server import (
     PATIENCE,
     PAUSE,
     Paced,
+    Reply,
     Scrapes,
+    is_no_name,
     listen,
     place_of,
     serve,
@@ -79,7 +81,8 @@ def served(test: Callable[[Server], Awaitable[None]]) -> None:
     ("request_", "status", "body"),
     [
         (GET, 200, b"page 1\n"),
-        (b"GET / HTTP/1.0\r\n\r\n", 200, b"page 1\n"),
+        (b"GET /metrics HTTP/1.0\r\n\r\n", 200, b"page 1\n"),
+        (b"GET / HTTP/1.0\r\n\r\n", 404, b"the metrics are at /metrics\n"),
         (b"GET /metrics?name[]=x HTTP/1.1\r\nHost: h\r\n\r\n", 200, b"page 1\n"),
         (b"HEAD /metrics HTTP/1.1\r\nHost: h\r\n\r\n", 200, b""),
         (b"GET /etc/passwd HTTP/1.1\r\nHost: h\r\n\r\n", 404, b"the metrics are at /metrics\n"),
@@ -95,9 +98,40 @@ def test_each_request_has_its_answer(request_: bytes, status: int, body: bytes) 
         assert head.startswith(b"HTTP/1.1 %d" % status)
         assert b"connection: close" in head.lower()
         assert rest == body
-        assert (b"content-type: text/plain" in head.lower()) == (status == 200)
+        assert b"content-type: text/plain" in head.lower()
 
     served(test)
+
+
+@pytest.mark.parametrize(
+    ("host", "answered"),
+    [
+        ("127.0.0.1:9100", True), ("127.0.0.1", True), ("[::1]:9100", True), ("[::1]", True), ("192.168.0.7:1", True),
+        ("localhost:9100", True), ("LocalHost", True), ("", True),
+        ("attacker.example:9100", False), ("127.0.0.1.attacker.example", False), ("localhost.example:1", False),
+        ("[attacker.example]:1", False), ("::1", False), ("127.0.0.1:1:2", False), ("0x7f.1", False),
+    ],
+)  # fmt: skip
+def test_on_loopback_only_addresses_and_localhost_are_answered(host: str, answered: bool) -> None:
+    assert is_no_name(host) == answered
+
+    async def site(target: str) -> Reply:
+        return Reply(200, "text/html", target.encode(), ((b"X-More", b"1"),))
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for path in ("/metrics", "/", "/api/state?x=1"):
+                scrapes = Scrapes(lambda: b"page\n", "text/plain", site, guarded=True)
+                ours, theirs = memory_stream_pair()
+                nursery.start_soon(scrapes.answer, ours)
+                await theirs.send_all(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                head, _, body = (await received(theirs)).partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200" if answered else b"HTTP/1.1 421")
+                if answered:
+                    assert body == (b"page\n" if path == "/metrics" else path.encode())
+            nursery.cancel_scope.cancel()
+
+    run(main)
 
 
 def test_a_page_is_made_once_for_all_who_ask_at_a_time() -> None:
@@ -188,7 +222,7 @@ def test_it_is_reached_where_it_says(address: str) -> None:
             nursery.start_soon(serve, listening, lambda: b"page\n", "text/plain")
             stream = await trio.open_tcp_stream(address, int(place.rpartition(":")[2]))
             async with stream:
-                await stream.send_all(GET)
+                await stream.send_all(GET.replace(b"h\r", b"localhost\r"))
                 answer = b"".join([piece async for piece in stream])
             assert answer.endswith(b"page\n")
             nursery.cancel_scope.cancel()

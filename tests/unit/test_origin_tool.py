@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, urlsplit
@@ -262,6 +263,13 @@ def test_more_than_it_said(origin: MisbehavingOrigin) -> None:
             head, _, body = received.partition(b"\r\n\r\n")
             assert body == origin.expected("random-10-x") + bytes(7)
             assert (b"Content-Length: 10" in head) == (behaviour == "extra=7")
+
+
+def test_dates(origin: MisbehavingOrigin) -> None:
+    now = time.time()
+    for behaviour, off in (("date", 3600), ("date=-60", -60)):
+        shown = parsedate_to_datetime(ask(origin.url(behaviour, NAME)).headers["Date"]).timestamp()
+        assert off - 1 <= shown - now <= off + 30
 
 
 def test_cookies(origin: MisbehavingOrigin) -> None:

@@ -44,9 +44,9 @@ class Reader:
         self.next = 0  # the byte after what `window` has read
         self._readahead = Readahead(self.geometry, budget or Budget())
 
-    def read(self, offset: int, length: int) -> Extent:
+    def read(self, offset: int, length: int, until: int | None = None) -> Extent:
         """Return the blocks to fetch ahead."""
-        self._readahead.on_read(offset, length)
+        self._readahead.on_read(offset, length, until)
         return self.come(0)
 
     def come(self, due: int) -> Extent:
@@ -183,3 +183,20 @@ def test_a_rate_is_that_of_all_who_receive_together() -> None:
         meter.begin(100.0 + second)
         meter.end(MIB, 101.0 + second)
     assert meter.rate == pytest.approx(MIB, rel=0.01), KEPT
+
+
+def test_nothing_is_fetched_past_the_known_end_of_a_read() -> None:
+    reader, end = Reader(), 100 * MIB + 16 * MIB
+    reader.read(100 * MIB, 4 * KIB)  # by a buffer, of which nobody knows what it is for
+    ahead = [reader.read(start, 4 * MIB, end) for start in range(100 * MIB, end, 4 * MIB)]
+    assert any(ahead)
+    assert max(run.stop for run in ahead) * BLOCK <= end
+    assert reader.read(end - 4 * KIB, 4 * KIB).stop * BLOCK <= end
+
+
+def test_who_reads_on_past_a_known_end_is_a_sequential_reader() -> None:
+    reader, part = Reader(), 2 * MIB
+    ahead = [reader.read(start, part, start + part) for start in range(0, 20 * MIB, part)]
+    assert not ahead[0]
+    assert ahead[1].stop * BLOCK > 2 * part
+    assert max(run.stop for run in ahead) * BLOCK >= 20 * MIB + SMALLEST

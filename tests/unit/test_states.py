@@ -25,7 +25,7 @@ def session(*found: OriginState, flights: tuple[Flight, ...] = ()) -> Session:
     blob = SimpleNamespace(blob_id="url-0", known=SimpleNamespace(url=URL), flights=flights)
     there: dict[str, Any] = {
         "client": SimpleNamespace(origins=lambda: iter(found)),
-        "blobs": SimpleNamespace(opened=[blob]),
+        "blobs": SimpleNamespace(opened=[blob], slow=SimpleNamespace(slowest=list)),
         "vfs": SimpleNamespace(opened={}),
         "store": SimpleNamespace(evictor=SimpleNamespace(evicted=3)),
     }

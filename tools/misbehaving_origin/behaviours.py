@@ -326,6 +326,12 @@ def cookie(_: Exchange, answer: Answer, argument: str) -> None:
     answer.headers["Set-Cookie"] = f"{argument}; Path=/"
 
 
+@after("date", "SECONDS", "3600")
+def date(_: Exchange, answer: Answer, argument: str) -> None:
+    """A Date that is SECONDS ahead; behind, when that is negative."""
+    answer.headers["Date"] = formatdate(time.time() + float(argument), usegmt=True)
+
+
 @after("garbage", "LINE", "HTTP/1.1 two hundred")
 def garbage(_: Exchange, answer: Answer, argument: str) -> None:
     """A status line that is none: LINE."""

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from lazyfs.cli.commands.options import store_option, store_path
+from lazyfs.cli.commands.options import json_option, store_option, store_option_at_least, store_path
 from lazyfs.cli.values import Mountpoint, Size
 
 
 @click.command()
-@store_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --watch, one a line.")
+@store_option_at_least
+@json_option("one object; with --watch, one on each line")
 @click.option("--watch", is_flag=True, help="Go on, and show what happens in each second.")
 @click.option("--interval", type=click.FloatRange(0.1, 3600), metavar="SECONDS",
               help="How often, with --watch; 1 if not said.")  # fmt: skip
@@ -21,7 +21,14 @@ from lazyfs.cli.values import Mountpoint, Size
 def status(
     mountpoint: Path | None, store: Path | None, as_json: bool, watch: bool, interval: float | None, why: bool
 ) -> None:
-    """Show the store and its mounts, or one mount."""
+    """Show the store and its mounts, or one mount.
+
+    \b
+    Examples:
+      lazyfs status
+      lazyfs status --watch /mnt/x       and what happens there, each second
+      lazyfs status --why /mnt/x         what was fetched last, and what for
+    """
     if interval is not None and not watch:
         raise click.UsageError("--interval is of use only with --watch")
     if why and watch:
@@ -43,13 +50,18 @@ def status(
 @click.command()
 @store_option
 @click.option("--max-cache", type=Size(), metavar="SIZE", help="Come within this bound, for once (0: keep nothing).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option("one object")
 def gc(store: Path | None, max_cache: int | None, as_json: bool) -> None:
-    """Remove what is of no use, then evict down to the store's bound.
+    """Remove what is of no use, then evict down to the bound.
 
     Of no use are old versions of a URL that no mount shows any longer, blobs that the catalogue has lost, what killed
     processes left, and what is known of names that nobody asked for in 90 days. Blobs that are pinned stay whole. Those
     in use are not removed, but blocks of them may be evicted. Exit status 1: the bound is out of reach.
+
+    \b
+    Examples:
+      lazyfs gc
+      lazyfs gc --max-cache 5G
     """
     from lazyfs.cli import collecting
 
@@ -59,13 +71,18 @@ def gc(store: Path | None, max_cache: int | None, as_json: bool) -> None:
 @click.command()
 @store_option
 @click.option("--repair", is_flag=True, help="Drop what is damaged: it is fetched again when it is read.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option("one object")
 def fsck(store: Path | None, repair: bool, as_json: bool) -> int:
     """Check the store, and every block in it.
 
     Mounts may go on meanwhile. Each line says what is not as it should be: damaged, mended, or left over by a process
-    that was killed, which hurts nobody. Ends with 1 when there is damage, and with 0 when the store is sound, with
-    --repair when it is sound afterwards.
+    that was killed, which hurts nobody. Exit status 0: the store is sound, with --repair it is so afterwards; 1: there
+    is damage.
+
+    \b
+    Examples:
+      lazyfs fsck
+      lazyfs fsck --repair
     """
     from lazyfs.cli import checking
 
