@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -43,6 +44,7 @@ mount --bind /mnt/.over/fuse /dev/fuse
 mkdir /mnt/bin
 echo guest:x:{guest}:{guest}::/mnt/home:/bin/sh >>/etc/passwd
 install -d -o {guest} -g {guest} /mnt/home
+{more}
 echo ready
 read -r end || :
 """
@@ -56,18 +58,22 @@ from {module} import {function}
 
 
 class Host:
-    """Such a host. `commands` is the directory with our commands there, as pip would install them."""
+    """Such a host. `commands` is the directory with our commands there, as pip would install them.
+
+    `namespaces` are the options of unshare and of nsenter for what it has of its own besides mounts and processes, and
+    `script` is what else is done there before anything else.
+    """
 
     commands = MNT / "bin"
 
-    def __init__(self) -> None:
+    def __init__(self, *, namespaces: Sequence[str] = (), script: str = "") -> None:
+        self._namespaces = ("-m", "-p", *namespaces)
         overlaid = ["/etc", "/usr/sbin", *_closed_to_others()]
-        script = _SETUP.format(overlaid=" ".join(map(shlex.quote, overlaid)), guest=GUEST)
+        setup = _SETUP.format(overlaid=" ".join(map(shlex.quote, overlaid)), guest=GUEST, more=script)
         self._process = subprocess.Popen(
             [
                 "unshare",
-                "-m",
-                "-p",
+                *self._namespaces,
                 "--fork",
                 "--kill-child",
                 "--mount-proc",
@@ -75,7 +81,7 @@ class Host:
                 "private",
                 "sh",
                 "-c",
-                script,
+                setup,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -100,7 +106,8 @@ class Host:
         """Return the command that runs a command there, as root or as another user."""
         path = f"PATH={self.commands}:/usr/sbin:/usr/bin:/sbin:/bin"
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "env", f"HOME={MNT}/home"]
-        return ["nsenter", "-t", self._init, "-m", "-p", "env", "-C", "/", path, *(become if user else []), *words]
+        entering = ["nsenter", "-t", self._init, *self._namespaces]
+        return [*entering, "env", "-C", "/", path, *(become if user else []), *words]
 
     def run(self, *words: str | Path, user: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a command there; whether it failed is for the caller to see."""

@@ -70,7 +70,7 @@ missing_packages() {
         list="$list python3 python3-dev python3-venv"
     fi
     if [ "$1" = test ]; then
-        for need in nginx:nginx lighttpd:lighttpd caddy:caddy openssl:openssl mkfs.ext4:e2fsprogs \
+        for need in curl:curl jq:jq nginx:nginx lighttpd:lighttpd caddy:caddy openssl:openssl mkfs.ext4:e2fsprogs \
             qemu-img:qemu-utils mkfs.erofs:erofs-utils mksquashfs:squashfs-tools fio:fio setfattr:attr \
             mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs systemd-analyze:systemd \
             docker-registry:docker-registry skopeo:skopeo umoci:umoci zstd:zstd busybox:busybox-static crun:crun \
