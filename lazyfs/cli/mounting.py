@@ -66,7 +66,8 @@ def unmount(mountpoint: Path, *, lazy: bool) -> None:
             raise LazyfsError(f"{where} is busy: {_shown(holders)}; end them, or detach it with --lazy")
         raise LazyfsError(f"{where} could not be unmounted: {done.stderr.strip().splitlines()[-1]}")
     if daemon is not None and not lazy and not daemon.wait_for_end():
-        raise LazyfsError(f"{where} is unmounted, but its daemon has not ended in {PATIENCE:g} s")
+        reason = f"{where} is unmounted, but its daemon has not ended in {PATIENCE:g} s"
+        raise LazyfsError(f"{reason}; a container that was given it may have it still: unmount it there, too")
 
 
 def add(mountpoint: Path, sources: tuple[str, ...]) -> None:
