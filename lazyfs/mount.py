@@ -212,13 +212,15 @@ async def _obey_signals(
 
 
 def _remedy(exc: RuntimeError) -> str:
-    """Say what to do where this host cannot mount at all, or not so."""
+    """Say what to do where this host cannot mount at all, not so, or not there."""
     if "unknown option" in str(exc):
         return "; -o takes those of mount.fuse3(8)"
     if not Path("/dev/fuse").exists():
         return "; there is no /dev/fuse: modprobe fuse, or give the container that device"
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         return "; who is not root needs fusermount3: install fuse3"
+    if "no write access" in str(exc):
+        return "; name a directory of yours"
     return ""
 
 

@@ -119,13 +119,14 @@ def test_mounts_and_blobs(mounts: Mounts, origin: MisbehavingOrigin) -> None:
     assert lazyfs("fetch", mount.path("random-1M-x")).returncode == 0
     start = lazyfs("ls", "--store", mounts.store).stdout.splitlines()[1][:20]
     assert completed("lazyfs rm ", mounts.store) == [start]
-    assert start in completed("lazyfs pin ", mounts.store)
+    for command in ("map", "pin"):
+        assert start in completed(f"lazyfs {command} ", mounts.store)
     assert completed(f"lazyfs rm --store {mounts.store} url") == [start]
     os.kill(mount.pid, signal.SIGSTOP)
     try:
         for command in ("umount", "status", "upgrade", "add"):
             assert completed(f"lazyfs {command} {mount.at}") == [str(mount.at)]
-        for command in ("pin", "fetch", "profile show"):
+        for command in ("map", "pin", "fetch", "profile show"):
             assert completed(f"lazyfs {command} {mount.at}") == [f"{mount.at}/"]
         assert f"{mount.at}/" in completed(f"lazyfs mount {mount.at.parent}/")
     finally:

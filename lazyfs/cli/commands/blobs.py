@@ -67,7 +67,7 @@ def list_blobs(store: Path | None, as_json: bool) -> None:
               help="Write a picture there; - is stdout.")  # fmt: skip
 @json_option("an object; with --watch, one a line")
 @click.option("--width", type=click.IntRange(20, 1000), metavar="N", help="Characters in a line; the terminal's.")
-@click.argument("blob", metavar="PATH|BLOB|URL")
+@click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB|URL")
 def show_map(
     blob: str,
     store: Path | None,
