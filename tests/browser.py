@@ -96,7 +96,9 @@ class Browser:
                 self.requests.append(said["request"]["url"])
 
     def open(self, url: str) -> None:
-        """Go to a page, and forget what was before."""
+        """Go to a page, and forget what was before, once the page that was there asks for nothing more."""
+        self.call("Page.navigate", url="about:blank")
+        self.until("location.href === 'about:blank'")
         self.problems.clear()
         self.requests.clear()
         self.call("Page.navigate", url=url)

@@ -59,7 +59,8 @@ def _called(words: list[str]) -> int:
         completing.register()
     gc.freeze()
     gc.enable()
-    status: int | None = commands.main(words, prog_name="lazyfs", standalone_mode=False)
+    color = None if streams.coloured() else False
+    status: int | None = commands.main(words, prog_name="lazyfs", standalone_mode=False, color=color)
     sys.stdout.flush()
     return status or 0
 

@@ -13,8 +13,9 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import click
 from click.shell_completion import (
@@ -44,7 +45,8 @@ BASH: Final = """\
 # /usr/share/bash-completion/completions/lazyfs; without the package bash-completion: into ~/.bashrc.
 %(complete_func)s() {
     mapfile -t COMPREPLY < <(IFS=$'\\n'
-        COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD %(complete_var)s=bash_complete "$1" 2>/dev/null)
+        COMP_WORDS="${COMP_LINE:0:COMP_POINT}" COMP_BREAKS=$COMP_WORDBREAKS \\
+            %(complete_var)s=bash_complete "$1" 2>/dev/null)
     if [[ -z ${COMPREPLY[0]} ]]; then COMPREPLY=(); fi
     if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == */ ]]; then compopt -o nospace; fi
 }
@@ -91,15 +93,58 @@ end
 complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
 """
 
-_SPECIAL: Final = re.compile(r"([^A-Za-z0-9_@%+=:,./~-])")
-"""What bash would take apart; it puts what we say into the line as it is."""
+_SPECIAL: Final = {"": re.compile(r"([^\w@%+=:,./~-])"), '"': re.compile(r'([\\"$`])')}
+"""What bash would take apart, outside quotes and in double ones; it puts what we say into the line as it is."""
+
+
+@dataclass(slots=True)
+class _Typed:
+    """A line as bash understands it: `there` is what of the `last` word stays, `quote` what it is open in."""
+
+    words: list[str] = field(default_factory=list)
+    last: str = ""
+    there: str = ""
+    quote: str = ""
+
+    @classmethod
+    def of(cls, line: str, breaks: str) -> Self:
+        """Take a line apart. *Source*: bash(1), "Quoting"; COMP_WORDBREAKS."""
+        typed, rest, begun, outside = cls(), iter(line), False, ""
+        for char in rest:
+            if char == "\\" and typed.quote != "'":
+                escaped = next(rest, "")
+                typed.last += "\\" * (typed.quote == '"' and escaped not in '"\\$`') + escaped
+            elif char == typed.quote:
+                typed.quote, typed.there = "", outside
+            elif char in "'\"" and not typed.quote:
+                outside, typed.there = typed.there, typed.last
+                typed.quote, begun = char, True
+            elif char.isspace() and not typed.quote:
+                if typed.last or begun:
+                    typed.words.append(typed.last)
+                typed.last, typed.there, begun = "", "", False
+            else:
+                typed.last += char
+                if char in breaks and not typed.quote:
+                    typed.there = typed.last
+        return typed
 
 
 class _Ours(ShellComplete):
     """What all shells have of ours: a line for each word that may stand there, perhaps with a tab and what it means."""
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
-        """Return what may stand there, paths of ours in place of the shell's."""
+        """Return the words that may stand there, also behind `--option=` and `NAME=`."""
+        found = self._completions(args, incomplete)
+        name, equals, rest = incomplete.partition("=")
+        is_option = name.startswith("-")
+        if not equals or (found and not is_option):
+            return found
+        found = found if is_option else self._completions(args, rest)
+        return [CompletionItem(f"{name}={item.value}") for item in found]
+
+    def _completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        """Return what click has to say, paths of ours in place of the shell's."""
         found = []
         for item in super().get_completions(args, incomplete):
             if item.type == "plain":
@@ -115,11 +160,22 @@ class _Ours(ShellComplete):
 
 
 class _Bash(_Ours, BashComplete):
+    """Bash takes a line apart further than a shell does, and replaces only what stands behind the last cut."""
+
     source_template = BASH
+    typed = _Typed()
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words of the line, and the one that is not at its end."""
+        self.typed = _Typed.of(os.environ["COMP_WORDS"], os.environ.get("COMP_BREAKS", ":="))
+        return self.typed.words[1:], self.typed.last
 
     def format_completion(self, item: CompletionItem) -> str:
-        """Return a word, escaped."""
-        return _SPECIAL.sub(r"\\\1", item.value)
+        """Return what replaces the end of the line."""
+        word: str = item.value.removeprefix(self.typed.there)
+        if self.typed.quote == "'":
+            return word.replace("'", r"'\''")
+        return _SPECIAL[self.typed.quote].sub(r"\\\1", word)
 
 
 class _Zsh(_Ours, ZshComplete):

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import click
 
+from lazyfs.errors import one_line
+
 
 class Done:
     """Takes note of each thing. The JSON is whole, and says what was done, also when the rest has failed."""
@@ -20,7 +22,7 @@ class Done:
         """Note a thing that was done: as a person reads it, and by the keys that scripts use."""
         self._things.append(thing)
         if not (self._as_json or self._quiet):
-            click.echo(line)
+            click.echo(one_line(line))
 
     def __enter__(self) -> Self:
         return self

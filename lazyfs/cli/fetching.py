@@ -67,6 +67,8 @@ def _read_source(text: str, store: Path) -> Source:
 
 def _check_writable(output: Path) -> None:
     """Refuse at once what would fail after the download. *Raises*: UsageError."""
+    if _is_stdout(output):
+        return
     directory = output.absolute().parent
     if output.is_dir():
         raise UsageError(f"{output} is a directory; name a file in it with --output")
@@ -171,9 +173,20 @@ async def _write_out(session: Session, path: str, output: Path | None, digest: s
         session.vfs.release(handle)
 
 
+def _is_stdout(output: Path) -> bool:
+    return str(output) in ("-", "/dev/stdout")
+
+
 @contextmanager
 def _replacing(output: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `output` when it is whole; a device or a pipe is written to as it is."""
+    """Open a file that takes the place of `output`, or of what that links to, when it is whole.
+
+    A device or a pipe is written to as it is.
+    """
+    if _is_stdout(output):
+        yield sys.stdout.buffer
+        return
+    output = output.resolve()
     if output.exists() and not output.is_file():
         with output.open("wb") as file:
             yield file

@@ -18,6 +18,8 @@ def explained(exc: click.ClickException, words: Sequence[str]) -> str:
             what = f"there is no command {exc.command_name!r}{_nearest(exc.command_name, exc.possibilities)}"
         case click.exceptions.NoSuchOption():
             what = f"there is no option {exc.option_name}{_nearest(exc.option_name, exc.possibilities)}"
+        case click.exceptions.MissingParameter(param=click.Parameter(type=click.Choice(choices=choices)) as missing):
+            what = f"{missing.human_readable_name} is missing: one of {', '.join(choices)}"
         case _:
             what = exc.format_message().rstrip(".")
             what = what[:1].lower() + what[1:]

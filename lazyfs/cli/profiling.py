@@ -45,13 +45,13 @@ def show(word: str, store_path: Path, *, as_json: bool) -> None:
 def export(word: str, store_path: Path, output: Path | None) -> None:
     """Write a blob's profile to a file, or to stdout. *Raises*: LazyfsError."""
     content = profiles.encode(_kept(word, store_path)[1])
-    if output is None:
+    if output is None or str(output) == "-":
         click.echo(content, nl=False)
         return
     try:
         output.write_bytes(content)
     except OSError as exc:
-        raise UsageError(f"{output} cannot be written: {exc.strerror or exc}") from exc
+        raise UsageError(f"{output} cannot be written: {exc.strerror or exc}; name another file") from exc
 
 
 def take_in(file: Path, store_path: Path) -> None:
@@ -61,7 +61,7 @@ def take_in(file: Path, store_path: Path) -> None:
         with opened(store_path) as store:
             profiled.take_in(store.catalogue, profile)
     except OSError as exc:
-        raise ProfileRefused(f"the profile {file} cannot be read: {exc.strerror or exc}") from exc
+        raise ProfileRefused(f"the profile {file} cannot be read: {exc.strerror or exc}; name a file that can") from exc
     except ProfileRefused as exc:
         raise ProfileRefused(f"the profile {file} is not used: {exc}") from None
     click.echo(f"{profile.blob_id[:20]}: {format_size(profile.bytes)} in {counted(len(profile.extents), 'extent')}")

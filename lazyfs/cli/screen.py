@@ -11,6 +11,8 @@ from typing import Final
 
 import click
 
+from lazyfs.cli import streams
+
 _UP: Final = "\x1b[{}F"
 _CLEAR: Final = "\x1b[J"
 
@@ -25,18 +27,18 @@ class Screen:
 
     def __init__(self) -> None:
         self._drawn = 0  # lines of the last block, on a terminal
-        self.terminal = sys.stdout.isatty()
-        self._colour = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._draws = streams.draws()
+        self._colour = streams.coloured()
 
     def draw(self, lines: Sequence[Line]) -> None:
         """Show a block, on a terminal over the last one and cut to what fits."""
-        if not self.terminal:
+        if not self._draws:
             self.show([*lines, ""])
             return
         width, height = shutil.get_terminal_size()
         fitting = [self._styled(line, width - 1) for line in lines[: height - 1]]
         back = _UP.format(self._drawn) if self._drawn else ""
-        click.echo(back + _CLEAR + "\n".join(fitting), color=self._colour)
+        click.echo(back + _CLEAR + "\n".join(fitting), color=True)  # else it would drop these, too
         self._drawn = len(fitting)
 
     def show(self, lines: Sequence[Line]) -> None:

@@ -15,7 +15,7 @@ import click
 from lazyfs import control, mountinfo, privileges, records
 from lazyfs.cli.mounting import absolute, ask, mounted_at, socket_of, store_of
 from lazyfs.cli.saying import complain
-from lazyfs.errors import StoreError
+from lazyfs.errors import StoreError, one_line
 from lazyfs.sizes import format_size
 from lazyfs.store import Store, running
 from lazyfs.store import layout as layouts
@@ -189,7 +189,7 @@ def _print_mount(mount: dict[str, Any]) -> None:
     if mount["problems"]:
         click.echo(f"  not shown {counted(mount['problems'], 'name')}:")
         for name, reason in list(mount["reasons"].items())[:20]:
-            click.echo(f"    {name}: {reason}")
+            click.echo(one_line(f"    {name}: {reason}"))
 
 
 def counted(number: int, what: str) -> str:
@@ -198,7 +198,8 @@ def counted(number: int, what: str) -> str:
 
 
 def print_table(head: list[str], rows: list[list[str]]) -> None:
-    """Print rows below their heads, in columns."""
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    for row in [head, *rows]:
+    """Print rows below their heads, in columns; a row is a line, whatever is in a name."""
+    table = [[one_line(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

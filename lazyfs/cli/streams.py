@@ -31,6 +31,16 @@ class _Output(io.FileIO):
             raise OutputError(f"standard output cannot be written: {exc.strerror}; give it a place with room") from exc
 
 
+def draws() -> bool:
+    """Say whether standard output is a terminal on which there is a way back, and more than text."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def coloured() -> bool:
+    """Say whether standard output takes colours. *Source*: no-color.org."""
+    return draws() and not os.environ.get("NO_COLOR")
+
+
 def prepare() -> None:
     """Have all of that so.
 

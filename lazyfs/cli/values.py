@@ -44,6 +44,17 @@ class Size(click.ParamType[int]):
             self.fail(str(exc), param, ctx)
 
 
+class Within(click.FloatRange):
+    """A number within bounds, which nan is not, whatever it is compared with."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a number."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not in the range {self._describe_range()}", param, ctx)
+        return number
+
+
 class Seconds(click.ParamType[float]):
     """A time that can be waited for; `infinite` is a word for one without an end."""
 
@@ -78,7 +89,9 @@ class Mountpoint(click.ParamType[Path]):
         return completing.words(("mount",), ctx, incomplete)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Take it as it is."""
+        """Take it as it is, but for a variable of a script that was never set: that would be where it stands."""
+        if not value:
+            self.fail("it is empty; name a directory", param, ctx)
         return Path(value)
 
 

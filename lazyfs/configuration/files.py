@@ -110,7 +110,8 @@ class _File:
         for name, said in content.items():
             self._take("", name, said, OF_COMMANDS.keys() - OF_NAMED, OF_COMMANDS, layer.values)
         for name, table in origins.items():
-            by, shown = self._by(name, ""), f'[origin."{urls.redact(name) if "://" in name else name}"]'
+            known = urls.redact(name) if "://" in name else name.rpartition("@")[2]  # a user may be in front of it
+            by, shown = self._by(name, ""), f'[origin."{known}"]'
             try:
                 place = read_origin(name)
             except UsageError as exc:

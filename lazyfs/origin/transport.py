@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import functools
 import http.cookiejar
-import ipaddress
 import logging
-import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,17 +31,15 @@ import httpx
 import trio
 
 from lazyfs import __version__, urls
-from lazyfs.errors import OriginError, OriginRefused, OriginUnreachable, UsageError
-from lazyfs.options import DIRECT
+from lazyfs.errors import OriginDenied, OriginError, OriginRefused, OriginUnreachable, UsageError
 from lazyfs.options import ENVIRONMENT as ENVIRONMENT
 from lazyfs.options import TransportOptions as TransportOptions
 from lazyfs.origin import wire
 from lazyfs.origin.connection import Sink, hand_over
 from lazyfs.origin.own import Own
+from lazyfs.origin.proxies import Proxies
 from lazyfs.origin.securing import Trust
 from lazyfs.origin.wire import Place
-
-log = logging.getLogger(__name__)
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs at INFO, with the secrets in them
 logging.getLogger("httpcore").setLevel(logging.WARNING)
@@ -156,8 +152,7 @@ class Transport:
         self._http = httpx.AsyncClient(
             headers={"user-agent": f"lazyfs/{__version__}", "accept-encoding": "identity"},
             cookies=_NoCookies(),
-            transport=_Wire(self._trust),
-            mounts=self._proxies(),
+            transport=_Wire(self._trust, Proxies(options.proxy, own)),
             timeout=_TIMEOUT,
             follow_redirects=False,
             trust_env=False,
@@ -182,80 +177,22 @@ class Transport:
         await self._http.aclose()
 
     def _trust(self, place: Place) -> Trust:
-        """The system's authorities (what the administrator trusts, not what a package ships), or those of a file."""
+        """The system's authorities (what the administrator trusts, not what a package ships), or those of a file.
+
+        *Raises*: UsageError, for files that cannot be used.
+        """
         own, general = self._own.of(place), self._options
         certificate, key = own.client_certificate, own.client_key
         if certificate is None and place in general.named:
             certificate, key = general.client_certificate, general.client_key
         files = own.ca_file or general.ca_file, certificate, key
         if files not in self._trusts:
-            self._trusts[files] = Trust(*files)
+            try:
+                self._trusts[files] = Trust(*files)
+            except OSError as exc:
+                named = ", ".join(map(str, filter(None, files))) or "the system's authorities"
+                raise UsageError(f"TLS cannot use {named}: {wire.words(exc)}; see lazyfs config") from None
         return self._trusts[files]
-
-    def _proxies(self) -> dict[str, httpx.AsyncBaseTransport | None]:
-        """Return what goes through proxies, by httpx's patterns of URLs; None is for our own connections."""
-        proxies = self._general_proxies()
-        for own in self._own:
-            if own.proxy is not None:
-                through = None if own.proxy == DIRECT else self._through(own.proxy, own.place)
-                proxies[_pattern(own.place)] = through
-        return proxies
-
-    def _general_proxies(self) -> dict[str, httpx.AsyncBaseTransport | None]:
-        proxy = self._options.proxy
-        if proxy is None:
-            return {}
-        if proxy != ENVIRONMENT:
-            return {"all://": self._through(proxy), **self._with_trust(proxy)}
-        found = urllib.request.getproxies_environment()
-        excepted = [host.strip() for host in found.get("no", "").split(",") if host.strip()]
-        if "*" in excepted:
-            return {}
-        proxies: dict[str, httpx.AsyncBaseTransport | None] = {}
-        for scheme in ("http", "https"):
-            if scheme in found:
-                if not urls.is_http(_as_url(found[scheme])):
-                    raise UsageError(f"{scheme}_proxy: a proxy is an http or https URL")
-                proxies[f"{scheme}://"] = self._through(found[scheme])
-        proxies |= self._with_trust(found["https"]) if "https" in found else {}
-        proxies |= {pattern: None for host in excepted if (pattern := _excepted(host))}
-        return proxies
-
-    def _with_trust(self, proxy: str) -> dict[str, httpx.AsyncBaseTransport | None]:
-        """Return the transports to origins that see a client certificate, or have authorities of their own."""
-        places = set(self._options.named if self._options.client_certificate else ())
-        places |= {own.place for own in self._own if own.ca_file or own.client_certificate}
-        return {_pattern(place): self._through(proxy, place) for place in places if place[0] == "https"}
-
-    def _through(self, proxy: str, place: Place | None = None) -> httpx.AsyncHTTPTransport:
-        trust = self._trust(place or ("", "", 0)).context
-        return httpx.AsyncHTTPTransport(verify=trust, proxy=_as_url(proxy), limits=_LIMITS, trust_env=False)
-
-
-def _pattern(place: Place) -> str:
-    """Return httpx's pattern for an origin."""
-    scheme, host, port = place
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def _as_url(proxy: str) -> str:
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def _excepted(host: str) -> str | None:
-    """Return httpx's pattern for what no_proxy names: an address, or a host and those below it; None for neither."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        pattern = f"all://{host if host.startswith('*') else '*' + host}"
-    else:
-        pattern = f"all://[{address}]" if address.version == 6 else f"all://{address}"
-    try:
-        httpx.URL(pattern)
-    except httpx.InvalidURL:
-        log.warning("no_proxy: %s is neither a host nor an address, and excepts nothing", host)
-        return None
-    return pattern
 
 
 class _NoCookies(http.cookiejar.CookieJar):
@@ -272,14 +209,20 @@ _parsed = functools.lru_cache(URLS_KEPT)(httpx.URL)
 
 
 class _Wire(httpx.AsyncBaseTransport):
-    """httpx's requests over our own connections."""
+    """httpx's requests over our own connections, or httpx's to the proxy that an origin has."""
 
-    def __init__(self, trust: wire.Trusted) -> None:
+    def __init__(self, trust: wire.Trusted, proxies: Proxies) -> None:
+        self._trust = trust
+        self._proxies = proxies
         self._pool = wire.Pool(trust)
+        self._through: dict[tuple[str, Trust], httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request. *Raises*: WireError."""
+        """Send a request. *Raises*: WireError; httpx's errors, through a proxy; UsageError, as `Transport._trust`."""
         place = urls.origin_of(str(request.url))
+        proxy = self._proxies.of(place)
+        if proxy is not None:
+            return await self._by_way_of(proxy, self._trust(place)).handle_async_request(request)
         target = urls.target(request.extensions["url"]) or request.url.raw_path
         exchange, head = await self._pool.exchange(place, target, request.headers.raw, request.method)
         stream, extensions = _WireStream(exchange), {"exchange": exchange}
@@ -288,6 +231,15 @@ class _Wire(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the idle connections."""
         self._pool.close()
+        for through in self._through.values():
+            await through.aclose()
+
+    def _by_way_of(self, proxy: str, trust: Trust) -> httpx.AsyncHTTPTransport:
+        found = self._through.get((proxy, trust))
+        if found is None:
+            found = httpx.AsyncHTTPTransport(verify=trust.context, proxy=proxy, limits=_LIMITS, trust_env=False)
+            self._through[proxy, trust] = found
+        return found
 
 
 class _WireStream(httpx.AsyncByteStream):
@@ -319,6 +271,8 @@ class _transport_errors:  # noqa: N801 - reads as the context manager it is
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
         if isinstance(exc, (httpx.InvalidURL, httpx.LocalProtocolError, wire.Unsendable, UnicodeError)):
             raise OriginRefused(urls.redact(self._url), f"cannot be asked for ({type(exc).__name__})", 0) from None
+        if isinstance(exc, UsageError):
+            raise OriginDenied(urls.redact(self._url), str(exc)) from None
         if isinstance(exc, wire.Unconnected):
             raise Unconnected(urls.redact(self._url), str(exc)) from None
         if isinstance(exc, wire.WireError):

@@ -47,6 +47,7 @@ class AsyncStore:
         self._session = session
         self._settings = settings
         self._handles = itertools.count(1)
+        self.open_files = 0
 
     async def open(self, url: str, digest: str | None = None) -> AsyncFile:
         """Open the file at a URL, or a blob of the store by its id or the start of it.
@@ -70,6 +71,7 @@ class AsyncStore:
             blob = await self._session.blobs.open(given.blob_id, given.known, self._ways(given.url))
         handle = next(self._handles)  # in place of an inode's number
         files.opened(handle, blob, "", lambda: given, 0)
+        self.open_files += 1
         return AsyncFile(self, handle, given, blob.geometry.block_size)
 
     async def info(self, url: str, digest: str | None = None) -> Info:
@@ -109,6 +111,7 @@ class AsyncStore:
     def release(self, handle: int) -> None:
         """Close a handle once. Does not wait."""
         self._session.vfs.release(handle)
+        self.open_files -= 1
 
     @property
     def place(self) -> str:

@@ -2,8 +2,9 @@
 
     a thread ── call(function) ── run_sync_soon ──> a task of its own in the background thread ── result ──> the thread
 
-There is one for each process and settings, begun by the first use. `lazyfs.open` keeps it until the interpreter ends,
-since another would need all connections anew; `Store.close` ends it when nobody else uses it.
+There is one for each process and settings, begun by the first use. `Store.close` ends it when nobody else uses it. What
+`lazyfs.open` has used stays, since another would need all connections anew: as long as files of it are open, and after
+that until KEPT others have come since, or the interpreter ends.
 
 A process that forks takes the store along in a way that no store can bear: SQLite's connections must not cross a fork,
 and a lock belongs to the open file, which the child then has as well, so that the parent's death would not drop it. So
@@ -32,6 +33,9 @@ from lazyfs.python.asynchronous import AsyncStore, opened_store
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+KEPT: Final = 8
+"""Stores of `lazyfs.open` that stay open with no file of theirs open, each with a thread and its connections."""
 
 _CLOSED: Final = "the store was closed"
 
@@ -175,44 +179,80 @@ _running: dict[Settings, Background] = {}
 _resting: list[Background] = []  # around a fork
 _left_behind: list[Background] = []  # by a parent; to collect them might touch what they have
 _watcher: threading.Thread | None = None
+_ending = False  # the interpreter would wait for ever for what begins now
 
 
-def acquire(settings: Settings, *, keep: bool = False) -> Background:
-    """Return the background of these settings, begun if need be; pair it with `release`, unless it is to be kept.
+def acquire(settings: Settings) -> Background:
+    """Return the background of these settings, begun if need be; pair it with `release`.
 
-    *Raises*: OSError, when its store cannot be opened.
+    *Raises*: OSError, when its store cannot be opened; ValueError, when the interpreter ends. *Locks*: takes `_lock`,
+    also while a store is opened.
     """
     global _watcher
     with _lock:
+        if _ending:
+            raise ValueError("the interpreter ends")
         found = _running.get(settings)
         if found is None or not found.usable:
             found = _running[settings] = Background(settings)
         if _watcher is None:
             _watcher = threading.Thread(target=_watch, name="lazyfs-end", daemon=True)
             _watcher.start()
-        found.kept |= keep
-        found.users += not keep
+        found.users += 1
         return found
 
 
-def release(background: Background) -> None:
-    """Undo one `acquire`: the last one ends it, unless it is kept."""
+def release(background: Background, *, keep: bool = False) -> None:
+    """Undo one `acquire`: the last one ends it, unless it is to be kept; too many that are kept end, too.
+
+    *Locks*: takes `_lock`, also while a store is closed.
+    """
     with _lock:
         background.users -= 1
-        if not background.users and not background.kept and background.usable:
-            background.end()
-            if _running.get(background.settings) is background:
-                del _running[background.settings]
+        background.kept |= keep
+        if _running.get(background.settings) is not background:
+            return
+        _running[background.settings] = _running.pop(background.settings)  # the last used at the end
+        if not background.users and not background.kept:
+            _end(background)
+        idle = [one for one in _running.values() if one.kept and not one.users and not one.store.open_files]
+        for one in idle[:-KEPT]:
+            _end(one)
+
+
+def _end(background: Background) -> None:
+    """*Locks*: `_lock`, held."""
+    del _running[background.settings]
+    background.end()
+
+
+def opened(settings: Settings, function: Callable[[AsyncStore], Awaitable[T]]) -> tuple[Background, T]:
+    """Open a file with a function, and return it with its background, which stays for as long as it is open.
+
+    *Raises*: as `acquire`, and what the function raises.
+    """
+    background = acquire(settings)
+    try:
+        return background, background.call(function, background.store)
+    finally:
+        release(background, keep=True)
 
 
 def _watch() -> None:
-    """End them when nobody is left who could use them."""
+    """End them when nobody is left who could use them: daemon threads are not waited for."""
+    global _ending
     threading.main_thread().join()
-    for thread in threading.enumerate():
-        if not thread.daemon and thread not in {background.thread for background in tuple(_running.values())}:
+    while left := [thread for thread in threading.enumerate() if _is_waited_for(thread)]:
+        for thread in left:
             thread.join()
-    for background in tuple(_running.values()):
-        background.tell_to_end()
+    with _lock:
+        _ending = True
+        for background in _running.values():
+            background.tell_to_end()
+
+
+def _is_waited_for(thread: threading.Thread) -> bool:
+    return thread.is_alive() and not thread.daemon and thread not in {one.thread for one in tuple(_running.values())}
 
 
 def _before_fork() -> None:
@@ -229,12 +269,12 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    global _lock, _watcher
+    global _lock, _watcher, _ending
     for background in _resting:
         _let_go_of_files(background.store.place)
     _left_behind.extend(_running.values())
     _running.clear()
-    _lock, _watcher = threading.Lock(), None
+    _lock, _watcher, _ending = threading.Lock(), None, False
 
 
 def _let_go_of_files(place: str) -> None:

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from lazyfs.python.asynchronous import AsyncFile, position
-from lazyfs.python.background import Background, acquire
+from lazyfs.python.background import Background, opened
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -133,9 +133,8 @@ class _RawFile(io.RawIOBase):
 
     def _open_again(self) -> None:
         """Open it in a process that was forked, as the same version."""
-        background = acquire(self._background.settings, keep=True)
-        self._file = background.call(background.store.reopen, self._file.given)
-        self._background = background
+        given = self._file.given
+        self._background, self._file = opened(self._background.settings, lambda store: store.reopen(given))
 
     def _refuse_closed(self) -> None:
         if self.closed:

@@ -19,7 +19,7 @@ import fsspec.utils
 import trio
 from fsspec.implementations.chained import ChainedFileSystem
 
-from lazyfs.python.asynchronous import AsyncStore
+from lazyfs.python.asynchronous import AsyncFile, AsyncStore
 from lazyfs.python.files import File
 from lazyfs.python.info import Info
 from lazyfs.python.options import Options
@@ -28,6 +28,8 @@ from lazyfs.python.stores import Store
 _OF_FSSPEC: Final = ("use_listings_cache", "listings_expiry_time", "max_paths")
 _AT_ONCE: Final = 64
 """Ranges that are read at a time."""
+_FILES_AT_ONCE: Final = 32
+"""Files of which they are: each takes a few descriptors, of which a process may have 1024 as a rule."""
 
 
 class LazyFileSystem(ChainedFileSystem):
@@ -219,31 +221,13 @@ class LazyFileSystem(ChainedFileSystem):
 async def _read_ranges(
     store: AsyncStore, ranges: list[tuple[str, int | None, int | None]], tolerant: bool
 ) -> list[bytes | Exception]:
-    """Read ranges of files, each file opened once."""
+    """Read ranges of files, each file opened once, and no more at a time than there are descriptors for."""
     found: list[bytes | Exception] = [b""] * len(ranges)
+    failures: list[Exception] = []
     wanted: dict[str, list[int]] = {}
     for number, (url, _, _) in enumerate(ranges):
         wanted.setdefault(url, []).append(number)
-    limit = trio.CapacityLimiter(_AT_ONCE)
-
-    async def read(url: str, numbers: list[int]) -> None:
-        try:
-            async with await store.open(url) as file, trio.open_nursery() as nursery:
-
-                async def read_one(number: int) -> None:
-                    start, stop, _ = slice(*ranges[number][1:]).indices(file.size)
-                    async with limit:
-                        try:
-                            found[number] = await file.read_at(start, max(0, stop - start))
-                        except OSError as exc:
-                            failed(exc, [number])
-
-                for number in numbers:
-                    nursery.start_soon(read_one, number)
-        except (OSError, ValueError) as exc:
-            failed(exc, numbers)
-
-    failures: list[Exception] = []
+    files, reads = trio.Semaphore(_FILES_AT_ONCE), trio.Semaphore(_AT_ONCE)  # released by who was begun
 
     def failed(exc: Exception, numbers: list[int]) -> None:
         for number in numbers:
@@ -252,8 +236,29 @@ async def _read_ranges(
         if not tolerant:
             everything.cancel_scope.cancel()
 
+    async def read_one(file: AsyncFile, number: int) -> None:
+        try:
+            start, stop, _ = slice(*ranges[number][1:]).indices(file.size)
+            found[number] = await file.read_at(start, max(0, stop - start))
+        except OSError as exc:
+            failed(exc, [number])
+        finally:
+            reads.release()
+
+    async def read(url: str, numbers: list[int]) -> None:
+        try:
+            async with await store.open(url) as file, trio.open_nursery() as nursery:
+                for number in numbers:
+                    await reads.acquire()
+                    nursery.start_soon(read_one, file, number)
+        except (OSError, ValueError) as exc:
+            failed(exc, numbers)
+        finally:
+            files.release()
+
     async with trio.open_nursery() as everything:
         for url, numbers in wanted.items():
+            await files.acquire()
             everything.start_soon(read, url, numbers)
     if failures and not tolerant:
         raise failures[0]

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from lazyfs.options import Settings
-from lazyfs.python.background import Background, acquire, release
+from lazyfs.python.background import Background, acquire, opened, release
 from lazyfs.python.files import File
 from lazyfs.python.info import Info
 from lazyfs.python.options import Options, for_url, settings_of
@@ -30,8 +30,7 @@ def open(url: str, *, digest: str | None = None, **options: Unpack[Options]) -> 
     """
     with translated():
         settings = for_url(settings_of(options), url)
-    background = acquire(settings, keep=True)
-    return File(background, background.call(background.store.open, url, digest))
+    return File(*opened(settings, lambda store: store.open(url, digest)))
 
 
 class Store:

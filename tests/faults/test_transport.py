@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
-import httpx
 import pytest
 import trio
 
 from lazyfs import urls
-from lazyfs.errors import LazyfsError, OriginUnreachable, UsageError
+from lazyfs.errors import LazyfsError, OriginDenied, OriginUnreachable, UsageError
 from lazyfs.native import receiving
 from lazyfs.options import DIRECT, OriginOptions
 from lazyfs.origin.own import Own
+from lazyfs.origin.proxies import Proxies
 from lazyfs.origin.transport import ENVIRONMENT, Transport, TransportOptions
 from tests.certificates import LOOPBACK, Authority
 from tests.servers import Nginx
@@ -159,6 +159,7 @@ def test_the_environments_proxies_count_only_when_asked(
         ("intern.example:9", "http://intern.example:9/", "http://intern.example/"),
         ("10.1.2.3", "http://10.1.2.3/", "http://10.1.2.4/"),
         ("fe80::/10, ::: , 10.1.2.3", "http://10.1.2.3/", "http://[fe80::1]/"),
+        ("10.0.0.0/8, INTERN.example", "http://intern.example/", "http://10.0.0.0/"),
     ],
 )
 def test_what_the_environment_excepts_is_asked_directly(
@@ -168,13 +169,9 @@ def test_what_the_environment_excepts_is_asked_directly(
     monkeypatch.setenv("http_proxy", "http://proxy.example:8080")
     monkeypatch.setenv("no_proxy", no_proxy)
 
-    async def main() -> None:
-        http = Transport(TransportOptions(proxy=ENVIRONMENT))._http
-        direct = http._transport
-        assert http._transport_for_url(httpx.URL(excepted)) is direct
-        assert http._transport_for_url(httpx.URL(asked)) is not direct
-
-    trio.run(main)
+    proxies = Proxies(ENVIRONMENT, Own())
+    assert proxies.of(urls.origin_of(excepted)) is None
+    assert proxies.of(urls.origin_of(asked)) == "http://proxy.example:8080"
 
 
 @pytest.mark.parametrize("proxy", ["socks5://:s3cret@proxy.example", "http://"])
@@ -242,6 +239,49 @@ def test_an_origin_has_its_own_way_through_proxies_or_none(proxy: Proxy, nginx: 
     direct = [OriginOptions(("http", host, port), proxy=DIRECT)]
     assert get(TransportOptions(proxy=nobody), url, own=direct) == [(200, CONTENT, "")]
     assert len(proxy.asked) == 2
+
+
+def test_a_way_through_proxies_is_an_origins_and_not_that_of_another_port() -> None:
+    """Not of its host's usual port, either; and what is said of one host leaves nothing of its domain's."""
+    general, domain, one = "http://general.example", "http://domain.example", "http://one.example"
+    proxies = Proxies(
+        general,
+        Own(
+            [
+                OriginOptions(("https", "*.example.org", 443), proxy=domain),
+                OriginOptions(("https", "a.example.org", 443), proxy=one),
+                OriginOptions(("https", "b.example.org", 443), rate=1 << 20),
+                OriginOptions(("https", "::1", 443), proxy=DIRECT),
+            ]
+        ),
+    )
+    for url, proxy in (
+        ("https://a.example.org/", one),
+        ("https://A.example.org:443/", one),
+        ("https://a.example.org:8443/", general),
+        ("http://a.example.org/", general),
+        ("https://b.example.org/", general),
+        ("https://c.example.org/", domain),
+        ("https://c.example.org:8443/", general),
+        ("https://example.org/", general),
+        ("https://[::1]/", None),
+        ("https://[::1]:8443/", general),
+    ):
+        assert proxies.of(urls.origin_of(url)) == proxy, url
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_files_for_tls_that_cannot_be_used_are_a_denial_at_once(
+    proxy: Proxy, tmp_path: Path, nginx: Nginx, secure: Nginx, authority: Authority, through: bool
+) -> None:
+    """Of their origin, and of no other; asked again, it would be the same."""
+    missing, here = tmp_path / "missing.pem", urls.origin_of(secure.url)
+    options = TransportOptions(ca_file=authority.pem, proxy=proxy.url if through else None)
+    for own in (OriginOptions(here, ca_file=missing), OriginOptions(here, client_certificate=missing)):
+        with pytest.raises(OriginDenied, match=r"missing\.pem: No such file or directory") as caught:
+            get(options, f"{secure.url}/file", own=[own])
+        assert not caught.value.retryable
+        assert get(options, f"{nginx.url}/file", own=[own]) == [(200, CONTENT, "")]
 
 
 def test_no_cookie_is_kept(nginx: Nginx, tmp_path: Path, docroot: Path) -> None:

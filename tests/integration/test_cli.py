@@ -226,7 +226,12 @@ def test_what_was_done_is_said_for_people_and_for_scripts(url: str, tmp_path: Pa
     assert re.fullmatch(r"fetched disk.img, 1.0 MiB in [0-9.]+ s\n", did("fetch", *store, f"{url}/disk.img"))
     (fetched,) = said("fetch", *store, f"{url}/a.txt", f"{url}/none", status=1)
     assert (fetched["path"], fetched["size"], set(fetched)) == ("a.txt", 6, {"path", "size", "seconds"})
-    assert did("fetch", *store, "-o", "/dev/stdout", f"{url}/a.txt") == "hello\n"
+    for output in ("/dev/stdout", "-"):
+        assert did("fetch", *store, "-o", output, f"{url}/a.txt") == "hello\n"
+    link, written = tmp_path / "link", tmp_path / "written"
+    link.symlink_to(written.name)
+    assert did("fetch", *store, "-o", link, f"{url}/a.txt") == ""
+    assert (link.is_symlink(), written.read_text()) == (True, "hello\n")
 
     rows = {row["url"]: row["blob"] for row in said("ls", *store)}
     disk, text = rows[f"{url}/disk.img"], rows[f"{url}/a.txt"]
@@ -264,6 +269,26 @@ def test_names_of_all_kinds_in_any_locale(locale: dict[str, str], docroot: Path,
     assert done.stdout.startswith(b"fetched bl\xc3\xa5.img, 1 B")
     done = shell(f"lazyfs fetch {store} {nginx.url}/none/bl\u00e5.img; lazyfs ls {store} --json", **locale)
     assert (done.stderr.count(b"\n"), len(json.loads(done.stdout))) == (1, 2)
+
+
+def test_output_that_goes_where_stdout_goes_is_added_there(url: str, tmp_path: Path) -> None:
+    for output in ("-", "/dev/stdout"):
+        assert shell(f"lazyfs fetch --store {tmp_path}/s -o {output} {url}/a.txt >>{tmp_path}/log").returncode == 0
+    assert (tmp_path / "log").read_text() == "hello\nhello\n"
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_name_controls_no_terminal(docroot: Path, nginx: Nginx, mounts: Mounts) -> None:
+    name = "a\x1b]0;x\x07\n.img"
+    (docroot / name).write_text("some text")
+    mount = mounts(f"{nginx.url}/a%1B%5D0;x%07%0A.img")
+    on_mount(under.sha256, mount.path(name))
+    shown = "a\\x1b]0;x\\x07\\n.img"
+    why = lazyfs("status", "--why", mount.at).stdout
+    assert shown in why
+    fetched = lazyfs("fetch", mount.path(name)).stdout
+    assert fetched.startswith(f"fetched {shown}, 9 B")
+    assert all(line.isprintable() for line in (why + fetched).splitlines())
 
 
 def test_a_defect_is_one_line_that_says_so(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ SHELLS = {
 
 def completed(line: str, store: Path | None = None) -> list[str]:
     """Return what may stand at the end of a line, as the scripts ask for it."""
-    asked = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_LAZYFS_COMPLETE": "bash_complete"}
+    asked = {"COMP_WORDS": line, "_LAZYFS_COMPLETE": "bash_complete"}
     more = {"LAZYFS_STORE": str(store)} if store else {}
     words = ["env", *(f"{name}={value}" for name, value in (asked | more).items()), sys.executable, "-m", "lazyfs"]
     return run(words).stdout.strip("\n").splitlines()
@@ -47,6 +47,7 @@ def there(tmp_path: Path) -> Path:
     (tmp_path / "a dir").mkdir()
     (tmp_path / "x*y.toml").write_text("")
     (tmp_path / ".hidden").write_text("")
+    (tmp_path / '12:30 it\'s "$5" \u00e9\\').write_text("")
     return tmp_path
 
 
@@ -80,6 +81,13 @@ def test_a_tab(shell: str, commands: Path, there: Path) -> None:
     assert typed(shell, commands, f"lazyfs mount https://h/x --ca-file {there}/x")[-1] == f"{there}/x*y.toml"
     assert typed(shell, commands, f"lazyfs mount {there}/nothing")[-1] == f"{there}/nothing"
     assert typed(shell, commands, f"lazyfs mount {there}/a")[-1] == f"{there}/a dir/"
+    odd = f'{there}/12:30 it\'s "$5" \u00e9\\'
+    for start in ("", "12:", "12:30\\ it\\'", "'12:30'"):
+        assert typed(shell, commands, f"lazyfs mount {there}/{start or '1'}")[-1] == odd
+    for quote in ("'", '"'):
+        assert typed(shell, commands, f"lazyfs mount {quote}{there}/12:30 i")[-1] == odd
+    assert typed(shell, commands, f'lazyfs mount x="{there}/12:3')[-1] == f"x={odd}"
+    assert typed(shell, commands, f"lazyfs ls --store={there}/12:")[-1] == f"--store={odd}"
 
 
 def test_a_tab_in_fish(commands: Path, there: Path) -> None:
@@ -90,6 +98,7 @@ def test_a_tab_in_fish(commands: Path, there: Path) -> None:
     (umount,) = said("lazyfs umo")
     assert umount.startswith("umount\tUnmount ")
     assert said(f"lazyfs mount {there}/a") == [f"{there}/a dir/"]
+    assert said(f"lazyfs ls --store={there}/a") == [f"--store={there}/a dir/"]
 
 
 def test_where_a_script_belongs() -> None:
@@ -107,7 +116,7 @@ def test_commands_and_options() -> None:
 
 
 def test_paths(there: Path) -> None:
-    assert completed(f"lazyfs mount {there}/") == [f"{there}/a\\ dir/", f"{there}/x\\*y.toml"]
+    assert completed(f"lazyfs mount {there}/")[1:] == [f"{there}/a\\ dir/", f"{there}/x\\*y.toml"]
     assert completed(f"lazyfs mount {there}/.h") == [f"{there}/.hidden"]
     assert completed("lazyfs mount /not/there/") == []
     assert "/etc/" in completed("lazyfs mount /e")

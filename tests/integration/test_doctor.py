@@ -82,10 +82,12 @@ def test_a_host_that_is_well(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_colours_on_a_terminal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_colours_on_a_terminal(more: dict[str, str], tmp_path: Path) -> None:
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "NO_COLOR"} | {"TERM": "xterm"} | more
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "lazyfs", "doctor", "--store", str(tmp_path / "store")]
-    pid = os.posix_spawn(sys.executable, command, ENVIRONMENT, file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 1)])
+    pid = os.posix_spawn(sys.executable, command, environment, file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 1)])
     os.close(theirs)
     told = b""
     try:
@@ -95,7 +97,8 @@ def test_colours_on_a_terminal(tmp_path: Path) -> None:
         pass
     os.close(ours)
     os.waitpid(pid, 0)
-    assert b"\x1b[32mok" in told
+    assert b"kernel: " in told
+    assert (b"\x1b[32mok" in told) == (not more)
 
 
 @as_root

@@ -15,7 +15,7 @@ from typing import Any
 
 from lazyfs.extents import Extent
 from tests import under
-from tests.mounts import ENVIRONMENT, PATIENCE, ROOT, Mount, Mounts, lazyfs, on_mount
+from tests.mounts import ENVIRONMENT, PATIENCE, ROOT, Mounts, lazyfs, on_mount
 from tests.servers import MisbehavingOrigin, Nginx
 
 UNIT = 64 * 1024
@@ -143,20 +143,23 @@ def test_watching_shows_what_comes_in(mounts: Mounts, nginx: Nginx, docroot: Pat
         while not json.loads(process.stdout.readline())["complete"]:
             pass
         process.kill()
-    said = on_terminal(words, mount)
+    said = on_terminal(words)
     assert said.count(b"\x1b[5F\x1b[J") >= 2, "it draws over itself"
     assert b"\x1b[32m" in said, "in colours"
     assert b"came in" in said
     assert b"Traceback" not in said
+    said = on_terminal(words, NO_COLOR="1")
+    assert said.count(b"\x1b[5F\x1b[J") >= 2, "it does so without colours, too"
+    assert b"\x1b[3" not in said
 
 
-def on_terminal(words: list[str], mount: Mount) -> bytes:
+def on_terminal(words: list[str], **more: str) -> bytes:
     """Return what a command draws on a terminal until it has drawn three times and is interrupted."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 12, 100, 0, 0))
     environment = {name: value for name, value in ENVIRONMENT.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     process = subprocess.Popen(
-        words, cwd=ROOT, env=environment | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs,
+        words, cwd=ROOT, env=environment | {"TERM": "xterm"} | more, stdin=theirs, stdout=theirs, stderr=theirs,
         start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(theirs)

@@ -98,3 +98,46 @@ slow = lazyfs.open(stalled, store=store)
 threading.Thread(target=slow.read, args=(10,), daemon=True).start()
 """
 """Neither files nor stores are closed; one thread reads on after the main one, another waits for what never comes."""
+
+MANY = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+import fsspec
+
+url, count, store = sys.argv[1:]
+urls = [f"{url}{number}" for number in range(int(count))]
+found = fsspec.filesystem("lazyfs", store=store).cat_ranges(urls, 0, None)
+print(found == [b"%d" % number for number in range(int(count))], flush=True)
+"""
+"""More files are read in one call than a process of so few descriptors may have open."""
+
+NEVER_ENDING = """
+import sys, threading
+import lazyfs
+
+url, store = sys.argv[1:]
+began = threading.Event()
+
+def read():
+    for number in range(1 << 60):
+        try:
+            with lazyfs.open(url, store=store, headers={"X-Number": str(number)}) as file:
+                file.read(10)
+        except ValueError:
+            assert began.is_set()
+        began.set()
+
+threading.Thread(target=read, daemon=True).start()
+began.wait()
+
+def begin_another():
+    threading.main_thread().join()
+    threading.Thread(target=finish).start()
+
+def finish():
+    file = lazyfs.open(url, store=store)
+    print("finished", len(file.read(10)), flush=True)
+
+threading.Thread(target=begin_another).start()
+"""
+"""A daemon thread opens without an end; a thread that is to be waited for begins only when the main one is over."""

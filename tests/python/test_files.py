@@ -6,12 +6,14 @@ import errno
 import hashlib
 import io
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import lazyfs
+from lazyfs.python.background import KEPT
 from tests.python.conftest import Site
 from tests.servers import MisbehavingOrigin
 
@@ -238,3 +240,16 @@ def test_a_store_that_was_closed_says_so_and_another_of_the_same_options_goes_on
         with pytest.raises(ValueError, match="the store was closed"):
             which.read_at(0, 5)
         which.close()
+
+
+def test_of_stores_that_nobody_uses_few_stay_open(there: Path, url: str) -> None:
+    """As with tokens that are good for an hour: each is another setting."""
+    before = {thread.ident for thread in threading.enumerate()}
+    header = "Authorization"
+    with lazyfs.open(url, store=there, headers={header: "Bearer first"}) as first:
+        for number in range(KEPT + 4):
+            with lazyfs.open(url, store=there, headers={header: f"Bearer {number}"}) as file:
+                assert file.read(5) == CONTENT[:5]
+        left = [one for one in threading.enumerate() if one.name == "lazyfs" and one.ident not in before]
+        assert KEPT <= len(left) <= KEPT + 2, "besides, the first and the last one's"
+        assert first.read(5) == CONTENT[:5], "its store is in use"

@@ -160,3 +160,17 @@ def test_an_interpreter_ends_with_what_was_left_open(site: Site, there: Path, od
         out, err = process.communicate(timeout=PATIENCE)
     assert (out, process.returncode) == ("later 10\n", 0)
     assert not re.search("Warning|Traceback(?s:.*)trio", err), err
+
+
+def test_more_files_are_read_at_once_than_there_are_descriptors_for(site: Site, there: Path) -> None:
+    for number in range(250):
+        site.put(f"small{number}", b"%d" % number)
+    with script(processes.MANY, site.url("small"), "250", str(there)) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (out, process.returncode) == ("True\n", 0), err
+
+
+def test_an_interpreter_ends_though_a_daemon_thread_opens_without_an_end(site: Site, there: Path) -> None:
+    with script(processes.NEVER_ENDING, site.put("data", DATA), str(there)) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (out, process.returncode) == ("finished 10\n", 0), err

@@ -190,6 +190,7 @@ def test_mirrors_of_an_origin_are_for_all_spellings_of_it(tmp_path: Path) -> Non
                                       'write [origin."https://a"]'),
         (f'[origin."https://a?b={SECRET}"]', 1, '[origin."https://a"]: an origin has no path'),
         (f'[origin."https://u:{SECRET}@a"]', 1, '[origin."https://a"]: an origin has no user'),
+        (f'[origin."u:{SECRET}@a"]', 1, '[origin."a"]: an origin is a scheme and a host'),
         ('[origin."https://a.*.b"]', 1, '[origin."https://a.*.b"]: a * stands for the first part of a host'),
         ('[origin."https://*"]', 1, "a * stands for"),
         ('[origin."http://*.0.0.1"]', 1, "a * stands for"),

@@ -10,12 +10,12 @@ import click
 
 from lazyfs.cli.commands.helping import Command, Group, Option
 from lazyfs.cli.commands.options import fetching_options, json_option, store_option, store_path
-from lazyfs.cli.values import Word
+from lazyfs.cli.values import Within, Word
 
 
 @click.command(cls=Command)
 @click.option("-o", "--output", cls=Option, group="What is fetched", metavar="FILE", type=click.Path(path_type=Path),
-              help="Write the one file that is fetched here, too.")  # fmt: skip
+              help="Write the one file that is fetched here, too; - is stdout.")  # fmt: skip
 @click.option("--digest", cls=Option, group="What is fetched", metavar="sha256:HEX",
               help="Check the one file that is fetched.")  # fmt: skip
 @fetching_options
@@ -38,6 +38,8 @@ def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, as_
 
     if digest is not None and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", digest):
         raise click.BadParameter("a digest is sha256: and 64 hexadecimal digits", param_hint="'--digest'")
+    if as_json and str(output) in ("-", "/dev/stdout"):
+        raise click.UsageError("--json goes to stdout: write the file elsewhere with --output")
     settings = settings_of(store_path(options["store"]), sources, options)
     fetching.fetch(sources, settings, output, digest, as_json=as_json)
 
@@ -61,7 +63,7 @@ def list_blobs(store: Path | None, as_json: bool) -> None:
 @click.command("map")
 @store_option
 @click.option("--watch", is_flag=True, help="Go on, and show it in each second.")
-@click.option("--interval", type=click.FloatRange(0.1, 3600), metavar="SECONDS",
+@click.option("--interval", type=Within(0.1, 3600), metavar="SECONDS",
               help="How often, with --watch; 1 if not said.")  # fmt: skip
 @click.option("--svg", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
               help="Write a picture there; - is stdout.")  # fmt: skip
@@ -191,7 +193,7 @@ def show_profile(store: Path | None, blob: str, as_json: bool) -> None:
 @profile.command("export")
 @store_option
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-              help="Write it there, not to stdout.")  # fmt: skip
+              help="Write it there; - is stdout, as if not said.")  # fmt: skip
 @click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB")
 def export_profile(store: Path | None, blob: str, output: Path | None) -> None:
     """Write the profile of a blob down, for other hosts.

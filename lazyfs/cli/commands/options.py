@@ -11,7 +11,7 @@ import click
 
 from lazyfs import records
 from lazyfs.cli.commands.helping import Option
-from lazyfs.cli.values import BlockSize, Mountpoint, Seconds, Size
+from lazyfs.cli.values import BlockSize, Mountpoint, Seconds, Size, Within
 from lazyfs.options import default_path
 
 STORE: Final = "The store"
@@ -120,7 +120,7 @@ def _fetching_options(function: Any) -> Any:
                  help="A read that cannot be served by then fails with EIO; 60 if not said (0: wait for ever)."),
             read("--revalidate", type=Seconds("never"), default=60.0, metavar="SECONDS",
                  help="Ask again after that whether a name has changed; 60 if not said (0: at each open; or never)."),
-            read("--hedge", type=click.FloatRange(0, 100), default=3.0, metavar="PERCENT",
+            read("--hedge", type=Within(0, 100), default=3.0, metavar="PERCENT",
                  help="Requests that may be sent a second time when they are slow; 3 if not said."),
         )
     ):  # fmt: skip

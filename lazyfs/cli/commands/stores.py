@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from lazyfs.cli.commands.options import json_option, store_option, store_option_at_least, store_path
-from lazyfs.cli.values import Mountpoint, Size
+from lazyfs.cli.values import Mountpoint, Size, Within
 
 
 @click.command()
 @store_option_at_least
 @json_option("one object; with --watch, one on each line")
 @click.option("--watch", is_flag=True, help="Go on, and show what happens in each second.")
-@click.option("--interval", type=click.FloatRange(0.1, 3600), metavar="SECONDS",
+@click.option("--interval", type=Within(0.1, 3600), metavar="SECONDS",
               help="How often, with --watch; 1 if not said.")  # fmt: skip
 @click.option("--why", is_flag=True, help="Show what was fetched last, and what for.")
 @click.argument("mountpoint", required=False, type=Mountpoint())

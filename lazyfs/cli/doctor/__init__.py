@@ -17,7 +17,7 @@ from lazyfs import mountinfo, urls
 from lazyfs.cli.doctor import host, mounts, origins, parts, storage
 from lazyfs.cli.doctor.findings import SECONDS, Finding, State, UnderWay, note, ok, problem, under_way
 from lazyfs.configuration import Configuration, mistaken
-from lazyfs.errors import UsageError
+from lazyfs.errors import UsageError, one_line
 from lazyfs.options import Settings
 
 _COLOURS = {State.OK: "green", State.NOTE: "yellow", State.PROBLEM: "red"}
@@ -73,6 +73,6 @@ def _mounts() -> dict[str, mountinfo.Mounted]:
 
 def _print(finding: Finding) -> None:
     state = click.style(f"{finding.state.value:<8}", fg=_COLOURS[finding.state])
-    click.echo(f"{state} {finding.subject}: {finding.what}")
+    click.echo(f"{state} {one_line(f'{finding.subject}: {finding.what}')}")
     if finding.remedy:
-        click.echo(f"         -> {finding.remedy}")
+        click.echo(f"         -> {one_line(finding.remedy)}")
