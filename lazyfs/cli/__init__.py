@@ -90,6 +90,8 @@ def explained(exc: BaseException, statuses: Statuses, name: str, words: Sequence
             return statuses.misused
         case BrokenPipeError():
             return statuses.failed
+        case BaseExceptionGroup() if exc.subgroup(BrokenPipeError) is not None:
+            return statuses.failed
         case LazyfsError():
             saying.complain(exc, name)
             return statuses.misused if isinstance(exc, Misconfigured) else statuses.failed

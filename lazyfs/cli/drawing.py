@@ -90,7 +90,7 @@ class Named:
 
 
 def lines(named: Named, width: int, rows: int, glyphs: Glyphs, *, rate: float | None = None) -> list[Line]:
-    """Return the map in lines of no more than `width` characters, with at most `rows` of them for the cells.
+    """Return the map in lines, at most `rows` of them for the cells, each of `width` characters or less, 22 at least.
 
     *Units*: `rate` bytes a second that came in, to be shown.
     """

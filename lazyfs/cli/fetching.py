@@ -165,6 +165,8 @@ async def _write_out(session: Session, path: str, output: Path | None, digest: s
             if digest is not None and hashed.hexdigest() != digest.removeprefix("sha256:").lower():
                 found = f"its digest is sha256:{hashed.hexdigest()}, not the one that was given"
                 raise LazyfsError(f"{path}: {found}; check the URL and --digest")
+    except BrokenPipeError:  # who was to read it wants no more
+        raise
     except OSError as exc:
         raise LazyfsError(
             f"{output} cannot be written: {exc.strerror or exc}; name another place with --output"

@@ -278,6 +278,11 @@ def test_output_that_goes_where_stdout_goes_is_added_there(url: str, tmp_path: P
     assert Path("/dev/stdout").is_symlink()
 
 
+def test_who_has_read_enough_ends_a_fetch_without_a_word(url: str, tmp_path: Path) -> None:
+    done = shell(f"(lazyfs fetch --store {tmp_path}/s -o - {url}/disk.img; echo $? >{tmp_path}/status) | head -c 1")
+    assert (len(done.stdout), done.stderr, (tmp_path / "status").read_text()) == (1, b"", "1\n")
+
+
 def test_a_name_controls_no_terminal(docroot: Path, nginx: Nginx, mounts: Mounts) -> None:
     name = "a\x1b]0;x\x07\n.img"
     (docroot / name).write_text("some text")

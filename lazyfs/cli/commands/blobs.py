@@ -68,7 +68,7 @@ def list_blobs(store: Path | None, as_json: bool) -> None:
 @click.option("--svg", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
               help="Write a picture there; - is stdout.")  # fmt: skip
 @json_option("an object; with --watch, one a line")
-@click.option("--width", type=click.IntRange(20, 1000), metavar="N", help="Characters in a line; the terminal's.")
+@click.option("--width", type=click.IntRange(22, 1000), metavar="N", help="Characters in a line; the terminal's.")
 @click.argument("blob", type=Word("blob", "mount", "path"), metavar="PATH|BLOB|URL")
 def show_map(
     blob: str,
