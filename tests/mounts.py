@@ -209,7 +209,8 @@ class Mounts:
         daemons = [pid for mount in self._made for pid in _processes(mount.at, "lazyfs")]
         supervisors = [pid for mount in self._made for pid in _processes(mount.at, SUPERVISOR)]
         for pid in daemons:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it was about to end
+                os.kill(pid, signal.SIGTERM)
         wait_for_end(daemons + supervisors, GRACE)
         for mounted in Leftovers.below(self.directory).mounts:
             run(_unmount(mounted))

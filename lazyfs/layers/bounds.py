@@ -36,7 +36,8 @@ _MAJOR_MAX, _MINOR_MAX = 2**12 - 1, 2**20 - 1
 
 def shown(name: str) -> str:
     """Return a name as a message shows it: quoted, on one line, not too long."""
-    return repr(name if len(name) <= 100 else name[:97] + "...")
+    text = repr(name[:100])  # of bytes that are no text, each takes six characters
+    return text if len(text) <= 110 and len(name) <= 100 else f"{text[:97]}...{text[0]}"
 
 
 def path_of(name: str) -> str:
