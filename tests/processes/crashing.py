@@ -149,6 +149,9 @@ class Place:
         kill(pids)
         if self._command is not None:
             self._command.communicate(timeout=PATIENCE)
+            late = self.processes()  # on a busy machine it had not even begun
+            kill(late)
+            pids += late
         return len(pids)
 
 
