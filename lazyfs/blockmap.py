@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from lazyfs.extents import Extent, Geometry
 from lazyfs.records import ENTRY_SIZE, USE_SIZE
@@ -29,9 +29,12 @@ class State(IntEnum):
 PRESENT: Final = (State.PRESENT, State.HOT)
 MISSING: Final = (State.MISSING, State.FETCHING)
 
+KINDS: Final = {"missing": MISSING, "present": PRESENT, "hot": (State.HOT,), "fetching": (State.FETCHING,)}
+"""What JSON calls them."""
+
 _RUNS: Final = {
     states: re.compile(b"[" + b"".join(re.escape(bytes([state])) for state in states) + b"]+")
-    for states in (PRESENT, MISSING, (State.HOT,), (State.FETCHING,))
+    for states in KINDS.values()
 }
 _NOT_ZERO: Final = bytes(map(bool, range(256)))
 _LOWEST_BIT: Final = bytes(value & 1 for value in range(256))
@@ -108,6 +111,17 @@ class BlockMap:
         if self._states and self._states[-1] in states:  # the last one may be short
             total -= self.geometry.block_size - self.geometry.length(len(self._states) - 1)
         return total
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what there is of it in all, as JSON shows it."""
+        return {
+            "size": self.geometry.size,
+            "block_size": self.geometry.block_size,
+            "blocks": self.geometry.blocks,
+            "complete": self.complete,
+            "pinned": self.pinned,
+            "bytes": {name: self.bytes_in(*states) for name, states in KINDS.items()},
+        }
 
     def runs(self, *states: State) -> Iterator[Extent]:
         """Yield the runs of blocks in one of some states that go together: PRESENT, MISSING, or a single one."""

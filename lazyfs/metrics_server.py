@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import h11
 import trio
 
+from lazyfs import urls
 from lazyfs.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ Stream = trio.abc.HalfCloseableStream
 
 def listen(address: str, port: int) -> socket.socket:
     """Return a socket that listens at a numeric address. *Raises*: UsageError with one line."""
-    shown = _shown(address, port)
+    shown = urls.host_and_port(address, port)
     try:
         return socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     except OSError as exc:
@@ -74,11 +75,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 def place_of(listening: socket.socket) -> str:
     """Return where a socket listens, as `status` shows it."""
-    return _shown(*listening.getsockname()[:2])
-
-
-def _shown(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return urls.host_and_port(*listening.getsockname()[:2])
 
 
 def is_loopback(listening: socket.socket) -> bool:

@@ -119,12 +119,10 @@ def _mirrors(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _own_mirrors(configuration: Configuration) -> Iterator[tuple[str, str]]:
     """Yield the rules for the mirrors of origins, whose URLs may be written with the usual port or without."""
-    for (scheme, host, port), own in configuration.origins.items():
-        host = f"[{host}]" if ":" in host else host
+    for place, own in configuration.origins.items():
+        written = dict.fromkeys((urls.shown_origin(place), f"{place[0]}://{urls.shown_host(place)}"))
         for base in own["mirrors"].value if "mirrors" in own else ():
-            yield f"{scheme}://{host}:{port}/", base
-            if port == {"http": 80, "https": 443}[scheme]:
-                yield f"{scheme}://{host}/", base
+            yield from ((f"{origin}/", base) for origin in written)
 
 
 def _credentials(options: Mapping[str, Any], named: frozenset[Place]) -> CredentialOptions:

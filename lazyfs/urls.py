@@ -14,6 +14,9 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
+_PORTS: Final = {"http": 80, "https": 443}
+"""The usual ones."""
+
 _NOTHING_TO_REDACT: Final = re.compile(r"https?://[a-z0-9.\-]+(?::[1-9][0-9]{0,3})?/[!\"$->@-~]*")
 """What `redact` returns as it is: no user, query or fragment, and a host that needs no rewriting."""
 
@@ -45,13 +48,25 @@ def origin_of(url: str) -> tuple[str, str, int]:
     """Return scheme, host and port: two URLs with the same three are the same origin (RFC 6454 §4)."""
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
-    return scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(scheme, 0)
+    return scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(scheme, 0)
 
 
 def shown_origin(place: tuple[str, str, int]) -> str:
     """Return an origin as it is shown: `scheme://host:port`."""
     scheme, host, port = place
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return f"{scheme}://{host_and_port(host, port)}"
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Return a host with its port as URLs have them: an address of IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def shown_host(place: tuple[str, str, int]) -> str:
+    """Return an origin's host, with its port unless that is the usual one: the form of messages, and git's `host=`."""
+    scheme, host, port = place
+    shown = host_and_port(host, port)
+    return shown.removesuffix(f":{port}") if port == _PORTS.get(scheme) else shown
 
 
 def last_segment(url: str) -> str:

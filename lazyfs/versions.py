@@ -18,6 +18,7 @@ from typing import NewType
 BlobId = NewType("BlobId", str)
 
 _BLOB_ID = re.compile(r"(?:sha256|url)-[0-9a-f]{64}")
+_DIGEST = re.compile("sha256:[0-9a-fA-F]{64}")
 _START = re.compile(r"(?:sha256|url)-[0-9a-f]{4,64}")
 
 
@@ -92,6 +93,11 @@ def blob_id_for(url: str, version: Version, digest: str | None) -> BlobId:
 def same_blob(one: Version, other: Version) -> bool:
     """Say whether two versions of what one URL names are one blob."""
     return blob_id_for("", one, None) == blob_id_for("", other, None)
+
+
+def is_digest(text: str) -> bool:
+    """Say whether a text is a SHA-256 as people write it: `sha256:` and 64 hexadecimal digits, small or large."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def digest_of(blob_id: BlobId) -> str | None:

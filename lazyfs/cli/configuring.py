@@ -45,9 +45,7 @@ def show(configuration: Configuration, options: dict[str, Any], *, as_json: bool
 
 def shown(place: Place) -> str:
     """Return an origin as a file would name it."""
-    scheme, _, port = place
-    text = urls.shown_origin(place)
-    return text.removesuffix(f":{port}") if port == {"http": 80, "https": 443}[scheme] else text
+    return f"{place[0]}://{urls.shown_host(place)}"
 
 
 def _wrong_origins(configuration: Configuration) -> list[Misconfigured]:

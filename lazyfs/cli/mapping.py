@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 from lazyfs import urls
-from lazyfs.blockmap import MISSING, PRESENT, State
-from lazyfs.cli import drawing
+from lazyfs.blockmap import KINDS, PRESENT, State
+from lazyfs.cli import drawing, streams
 from lazyfs.cli.drawing import ASCII, UNICODE, Named
 from lazyfs.cli.mounting import mount_of, store_of
 from lazyfs.cli.naming import named, under_mount
@@ -46,7 +46,7 @@ def show(word: str, store_path: Path, *, as_json: bool, svg: Path | None, width:
     with opened(target.store) as store:
         now = _look(store, target)
     if svg is not None:
-        _write(svg, drawing.svg(now))
+        streams.write_to(svg, drawing.svg(now).encode())
     elif as_json:
         click.echo(json.dumps(_described(target, now)))
     else:
@@ -111,32 +111,14 @@ def _lines(now: Named, width: int | None, rate: float | None) -> list[Line]:
 
 
 def _described(target: _Target, now: Named) -> dict[str, Any]:
-    found = now.map
-    kinds = {"missing": MISSING, "present": PRESENT, "hot": (State.HOT,), "fetching": (State.FETCHING,)}
     return {
         "blob": target.blob_id,
         "name": target.name,
         "url": target.url,
-        "size": found.geometry.size,
-        "block_size": found.geometry.block_size,
-        "blocks": found.geometry.blocks,
-        "complete": found.complete,
-        "pinned": found.pinned,
-        "bytes": {name: found.bytes_in(*states) for name, states in kinds.items()},
-        "runs": {name: list(_pairs(now, states)) for name, states in kinds.items()},
+        **now.map.as_dict(),
+        "runs": {name: list(_pairs(now, states)) for name, states in KINDS.items()},
     }
 
 
 def _pairs(now: Named, states: tuple[State, ...]) -> Iterator[tuple[int, int]]:
     return ((run.start, run.stop) for run in now.map.runs(*states))
-
-
-def _write(path: Path, content: str) -> None:
-    """Write a file, or with `-` to stdout. *Raises*: UsageError."""
-    if str(path) == "-":
-        click.echo(content, nl=False)
-        return
-    try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"{path} cannot be written: {exc.strerror or exc}; name another file") from exc

@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from lazyfs import profiles
+from lazyfs.cli import streams
 from lazyfs.cli.mounting import mount_of, store_of
 from lazyfs.cli.naming import under_mount
 from lazyfs.cli.showing import counted, opened
@@ -44,14 +45,7 @@ def show(word: str, store_path: Path, *, as_json: bool) -> None:
 
 def export(word: str, store_path: Path, output: Path | None) -> None:
     """Write a blob's profile to a file, or to stdout. *Raises*: LazyfsError."""
-    content = profiles.encode(_kept(word, store_path)[1])
-    if output is None or str(output) == "-":
-        click.echo(content, nl=False)
-        return
-    try:
-        output.write_bytes(content)
-    except OSError as exc:
-        raise UsageError(f"{output} cannot be written: {exc.strerror or exc}; name another file") from exc
+    streams.write_to(output, profiles.encode(_kept(word, store_path)[1]))
 
 
 def take_in(file: Path, store_path: Path) -> None:

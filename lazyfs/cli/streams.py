@@ -8,9 +8,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from lazyfs.errors import LazyfsError
+from lazyfs.errors import LazyfsError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from _typeshed import ReadableBuffer
 
 
@@ -39,6 +41,17 @@ def draws() -> bool:
 def coloured() -> bool:
     """Say whether standard output takes colours. *Source*: no-color.org."""
     return draws() and not os.environ.get("NO_COLOR")
+
+
+def write_to(place: Path | None, content: bytes) -> None:
+    """Write a file, or to standard output where `-` or nothing is said. *Raises*: UsageError; OutputError."""
+    if place is None or str(place) == "-":
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        place.write_bytes(content)
+    except OSError as exc:
+        raise UsageError(f"{place} cannot be written: {exc.strerror or exc}; name another file") from exc
 
 
 def prepare() -> None:

@@ -268,8 +268,7 @@ def _mirror_shown(value: str) -> str:
 
 
 def _address_shown(value: tuple[str, int]) -> str:
-    host, port = value
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return urls.host_and_port(*value)
 
 
 _size_shown = sizes.format_size

@@ -25,7 +25,8 @@ from typing import Any, Final
 
 import trio
 
-from lazyfs.origin.login import Login, NoLogin, Place, basic, may_end_a_header, shown
+from lazyfs import urls
+from lazyfs.origin.login import Login, NoLogin, Place, basic, may_end_a_header
 from lazyfs.origin.programs import COMMAND_TIMEOUT, run
 
 _FILE_MAX: Final = 1024 * 1024
@@ -141,8 +142,7 @@ def _names(place: Place) -> tuple[str, ...]:
     """Return what a registry may be filed under, the best first."""
     if place[1] == _HUBS_REGISTRY:
         return _HUBS_NAMES
-    host = f"[{place[1]}]" if ":" in place[1] else place[1]
-    return tuple(dict.fromkeys((shown(place), f"{host}:{place[2]}")))
+    return tuple(dict.fromkeys((urls.shown_host(place), urls.host_and_port(*place[1:]))))
 
 
 def _keys(names: tuple[str, ...], repository: str) -> Iterator[str]:

@@ -31,7 +31,7 @@ from lazyfs.options import CredentialOptions as CredentialOptions
 from lazyfs.origin.challenges import Challenge, parse_challenges
 from lazyfs.origin.grants import FetchPage, Grant, Grants, Lack, Recent, Wanted
 from lazyfs.origin.headerfiles import HeaderFiles
-from lazyfs.origin.logins import Logins, NoLogin, shown
+from lazyfs.origin.logins import Logins, NoLogin
 from lazyfs.origin.own import Own
 
 _NOTHING: Final = Own()
@@ -99,7 +99,8 @@ class Credentials:
         if sent is not None and (status == 403 or _insufficient(challenges)):
             # It knows who asks and keeps them out: only a token of another scope could help.
             if wanted.token_url is None or wanted == self._tokens.get(_key(url)):
-                reason = f"the credentials for {shown(place)} are not enough for it (HTTP {status}); give others"
+                whose = f"the credentials for {urls.shown_host(place)}"
+                reason = f"{whose} are not enough for it (HTTP {status}); give others"
                 if self._grants.is_anonymous(wanted, sent):
                     reason = f"it is not for everybody, and there are no credentials: {wanted.remedy}"
                 raise OriginDenied(urls.redact(url), reason)
@@ -148,7 +149,8 @@ class Credentials:
                 self._logins.drop(wanted.login)
             raise OriginDenied(urls.redact(url), str(exc)) from None
         if grant.authorization == sent or self._grants.is_refused(wanted.place, grant.authorization, url):
-            raise OriginDenied(urls.redact(url), f"it refuses the credentials for {shown(wanted.place)}; give others")
+            reason = f"it refuses the credentials for {urls.shown_host(wanted.place)}; give others"
+            raise OriginDenied(urls.redact(url), reason)
         if grant.login is None:
             self._tokens.put(_key(url), wanted)
         else:
@@ -205,12 +207,12 @@ def _missing(wanted: Wanted, challenges: Sequence[Challenge], status: int, note:
     """Say what is missing and where it may be put."""
     place = wanted.place
     if _fits("basic", challenges):
-        words = f"a username and password for {shown(place)}: {wanted.remedy}"
+        words = f"a username and password for {urls.shown_host(place)}: {wanted.remedy}"
     elif _fits("bearer", challenges):
         remedy = "name a --credential-command that has one, or put it into a --header-file"
-        words = f"a bearer token for {shown(place)}: {remedy}"
+        words = f"a bearer token for {urls.shown_host(place)}: {remedy}"
     else:
         names = dict.fromkeys(challenge.scheme[:20].capitalize() for challenge in challenges[:3])
-        words = f"credentials for {shown(place)} by {', '.join(names)}: lazyfs has only Basic and Bearer"
+        words = f"credentials for {urls.shown_host(place)} by {', '.join(names)}: lazyfs has only Basic and Bearer"
     wants = "it wants" if status == 401 else f"HTTP {status}, perhaps for want of"  # which need not be for credentials
     return f"{wants} {words}" + (f" ({note})" if note else "")

@@ -20,8 +20,9 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
+from lazyfs import urls
 from lazyfs.errors import LazyfsError, OriginRefused
-from lazyfs.origin.logins import Login, Logins, NoLogin, Place, shown
+from lazyfs.origin.logins import Login, Logins, NoLogin, Place
 from lazyfs.origin.tokens import parse_token
 from lazyfs.shared import Shared
 
@@ -199,7 +200,7 @@ class Grants:
         finally:
             self._renewing.discard(wanted)
         if failure:
-            log.info("the credentials for %s could not be renewed: %s", shown(wanted.place), failure)
+            log.info("the credentials for %s could not be renewed: %s", urls.shown_host(wanted.place), failure)
             if self._grants.get(wanted) is old:
                 self._grants.put(wanted, replace(old, renew_at=self._renew_at(old.expires)))
 
@@ -221,7 +222,7 @@ class Grants:
                     return self._keep(wanted, login.authorization, login.expires, login)
                 refused.append(login.source)
         if refused:
-            raise NoLogin(f"what {' and '.join(refused)} has for {shown(place)} is refused")
+            raise NoLogin(f"what {' and '.join(refused)} has for {urls.shown_host(place)} is refused")
         return Lack(said if isinstance(said, str) else "")
 
     async def _fetch_token(self, wanted: Wanted, token_url: str) -> Grant | Lack:
@@ -229,7 +230,7 @@ class Grants:
 
         A bearer token of the command's is for the origin itself: there is nothing to ask the token server then.
         """
-        own, host = wanted.login, shown(wanted.place)
+        own, host = wanted.login, urls.shown_host(wanted.place)
         for _ in range(2):
             got = await self.obtain(own)
             login = got.login if isinstance(got, Grant) else None
@@ -257,7 +258,7 @@ class Grants:
         self, wanted: Wanted, authorization: str, expires: float | None, login: Login | None, *, anonymous: bool = False
     ) -> Grant:
         if self.is_refused(wanted.place, authorization):
-            raise NoLogin(f"the credentials for {shown(wanted.place)} are refused")
+            raise NoLogin(f"the credentials for {urls.shown_host(wanted.place)} are refused")
         grant = Grant(authorization, expires, self._renew_at(expires), login, anonymous)
         self._grants.put(wanted, grant)
         return grant

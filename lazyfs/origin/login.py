@@ -34,13 +34,6 @@ class Login:
     """What the command said, to be said back to it when the origin refuses it."""
 
 
-def shown(place: Place) -> str:
-    """Return the host, with its port unless that is the usual one: the form of messages, and of git's `host=`."""
-    scheme, host, port = place
-    host = f"[{host}]" if ":" in host else host
-    return host if port == {"http": 80, "https": 443}.get(scheme) else f"{host}:{port}"
-
-
 def basic(username: str, password: str, source: str) -> str:
     """Return the Authorization of a username and password, which are from `source`.
 

@@ -26,12 +26,12 @@ from typing import Final
 
 import trio
 
+from lazyfs import urls
 from lazyfs.origin.authfiles import find_login
 from lazyfs.origin.login import Login as Login
 from lazyfs.origin.login import NoLogin as NoLogin
 from lazyfs.origin.login import Place as Place
 from lazyfs.origin.login import basic, has_controls, may_end_a_header
-from lazyfs.origin.login import shown as shown
 from lazyfs.origin.own import Own
 from lazyfs.origin.programs import COMMAND_TIMEOUT as COMMAND_TIMEOUT
 from lazyfs.origin.programs import run
@@ -102,7 +102,7 @@ async def _run(command: str, word: str, stdin: bytes, limit: int) -> tuple[int |
 def _described(place: Place, said: tuple[tuple[str, str], ...]) -> bytes:
     """Return what the command reads."""
     # The path is left out, as git does unless told otherwise (credential.useHttpPath).
-    lines = [("capability[]", "authtype"), ("protocol", place[0]), ("host", shown(place)), *said]
+    lines = [("capability[]", "authtype"), ("protocol", place[0]), ("host", urls.shown_host(place)), *said]
     if has_controls(place[1]):
         raise NoLogin("the host's name cannot be said to a credential command")
     return "".join(f"{key}={value}\n" for key, value in lines).encode("utf-8", "surrogateescape") + b"\n"

@@ -36,7 +36,7 @@ from urllib.parse import parse_qs
 import trio
 
 from lazyfs import __version__, states, urls
-from lazyfs.blockmap import MISSING, PRESENT, BlockMap, State
+from lazyfs.blockmap import BlockMap
 from lazyfs.errors import StoreError, UsageError
 from lazyfs.metrics_server import Reply
 from lazyfs.origin.tally import BOUNDS
@@ -278,16 +278,10 @@ def _mapped(store: Store, blob_id: BlobId, most: int) -> dict[str, Any]:
     except FileNotFoundError:
         return {"blob": blob_id, "there": False}
     each, cells = found.cells(most)
-    kinds = {"missing": MISSING, "present": PRESENT, "hot": (State.HOT,), "fetching": (State.FETCHING,)}
     return {
         "blob": blob_id,
         "there": True,
-        "size": found.geometry.size,
-        "block_size": found.geometry.block_size,
-        "blocks": found.geometry.blocks,
-        "complete": found.complete,
-        "pinned": found.pinned,
-        "bytes": {name: found.bytes_in(*kind) for name, kind in kinds.items()},
+        **found.as_dict(),
         "each": each,
         "present": [cell.present for cell in cells],
         "hot": [cell.hot for cell in cells],

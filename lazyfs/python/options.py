@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,6 +13,7 @@ from typing import Any, TypedDict
 from lazyfs import records, settings, sizes, urls
 from lazyfs.errors import UsageError
 from lazyfs.options import Settings
+from lazyfs.versions import is_digest
 
 StrPath = str | os.PathLike[str]
 
@@ -112,7 +112,7 @@ def for_url(base: Settings, url: str) -> Settings:
 
 def checked_digest(text: str) -> str:
     """Read `sha256:HEX`. *Raises*: UsageError."""
-    if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", text):
+    if not is_digest(text):
         raise UsageError("a digest is written as sha256: and 64 hexadecimal digits")
     return text.lower()
 

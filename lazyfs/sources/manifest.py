@@ -29,6 +29,7 @@ from lazyfs.errors import SourceError
 from lazyfs.sizes import SIZE_MAX
 from lazyfs.sources.links import Base, wire
 from lazyfs.urls import is_http
+from lazyfs.versions import is_digest
 
 LINE_MAX = 1 << 20
 """Bytes in one line of a JSON Lines manifest."""
@@ -39,7 +40,6 @@ SYMLINK_MAX = 4095
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.\-]+(?::[1-9][0-9]{0,3})?/[!-~]*")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
 _MODE = re.compile(r"(?:0o)?[0-7]{1,5}")
 
 
@@ -137,7 +137,7 @@ def _entry(record: Any, base: Base | None) -> Entry:
     mtime_ns = None if mtime is None else _mtime_ns(mtime)
     bits = None if mode is None else _mode(mode)
     if digest is not None:
-        if type(digest) is not str or not _DIGEST.fullmatch(digest):
+        if type(digest) is not str or not is_digest(digest):
             raise _RecordError("the digest is not sha256: and 64 hexadecimal digits")
         digest = digest.lower()
     url, mirrors = get("url"), get("mirrors")

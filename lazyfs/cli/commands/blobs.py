@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,9 @@ def fetch(sources: tuple[str, ...], output: Path | None, digest: str | None, as_
     """
     from lazyfs.cli import fetching
     from lazyfs.cli.settings import settings_of
+    from lazyfs.versions import is_digest
 
-    if digest is not None and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", digest):
+    if digest is not None and not is_digest(digest):
         raise click.BadParameter("a digest is sha256: and 64 hexadecimal digits", param_hint="'--digest'")
     if as_json and str(output) in ("-", "/dev/stdout"):
         raise click.UsageError("--json goes to stdout: write the file elsewhere with --output")
